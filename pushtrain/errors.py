@@ -1,0 +1,107 @@
+"""Every error pushtrain raises on purpose, sorted by who has to act next.
+
+PushtrainError                reason · exit_code · hint
+├── SpecError            2    a person edits the job spec (where: file:line:column)
+├── CloudError           3    the cloud said no, or said nothing
+│   ├── NoCapacity            another GPU, another data center, or later
+│   ├── CloudAuthFailed       a person fixes the key
+│   ├── NoBalance             a person adds funds
+│   ├── RequestRejected       a bug or a wrong value in the request: never retried
+│   └── CloudUnavailable      retry later; after a create, look the name up first
+├── EngineError          3    Pulumi, or the state it keeps
+├── LedgerError          3    the git remote that holds the runs
+│   ├── AlreadyClaimed        somebody else owns this run: success for the caller who only wants it run once
+│   └── LedgerUnavailable     retry later; training goes on
+├── HubError             3    the Hugging Face Hub
+├── RunFailed            1    the run itself: training, data, a limit
+└── LeakError            4    money may still be burning: the ids are in the message
+
+Only the outermost function of a process prints one of these and exits.
+"""
+
+
+class PushtrainError(Exception):
+    """Base of all expected failures.
+
+    `reason` is a CamelCase constant for machines, the message one sentence for people, `hint` what to do next.
+    """
+
+    exit_code = 1
+    reason = "Error"
+
+    def __init__(self, message: str, *, hint: str | None = None, reason: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+        if reason is not None:
+            self.reason = reason
+
+
+class SpecError(PushtrainError):
+    """A job spec (or a file it names) is wrong. `where` is `file:line:column`, or the path alone."""
+
+    exit_code = 2
+    reason = "InvalidSpec"
+
+    def __init__(
+        self, message: str, *, where: str | None = None, hint: str | None = None, reason: str | None = None
+    ) -> None:
+        super().__init__(f"{where}: {message}" if where else message, hint=hint, reason=reason)
+        self.where = where
+
+
+class CloudError(PushtrainError):
+    exit_code = 3
+    reason = "CloudFailed"
+
+
+class NoCapacity(CloudError):
+    reason = "NoCapacity"
+
+
+class CloudAuthFailed(CloudError):
+    reason = "CloudAuthFailed"
+
+
+class NoBalance(CloudError):
+    reason = "NoBalance"
+
+
+class RequestRejected(CloudError):
+    reason = "RequestRejected"
+
+
+class CloudUnavailable(CloudError):
+    reason = "CloudUnavailable"
+
+
+class EngineError(PushtrainError):
+    exit_code = 3
+    reason = "EngineFailed"
+
+
+class LedgerError(PushtrainError):
+    exit_code = 3
+    reason = "LedgerFailed"
+
+
+class AlreadyClaimed(LedgerError):
+    reason = "AlreadyClaimed"
+
+
+class LedgerUnavailable(LedgerError):
+    reason = "LedgerUnavailable"
+
+
+class HubError(PushtrainError):
+    exit_code = 3
+    reason = "HubFailed"
+
+
+class RunFailed(PushtrainError):
+    exit_code = 1
+    reason = "RunFailed"
+
+
+class LeakError(PushtrainError):
+    exit_code = 4
+    reason = "Leak"

@@ -1,0 +1,47 @@
+"""Last function before a text leaves the process: no key, token or password survives it.
+
+Standard library only: the pod uses it before anything is installed.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+
+SECRET_NAMES = (
+    "RUNPOD_API_KEY",
+    "HF_TOKEN",
+    "PUSHTRAIN_LEDGER_TOKEN",
+    "GITHUB_TOKEN",
+    "PULUMI_ACCESS_TOKEN",
+    "PULUMI_CONFIG_PASSPHRASE",
+    "AWS_SECRET_ACCESS_KEY",
+    "WANDB_API_KEY",
+)
+MASK = "***"
+
+# Shapes that are secret wherever they stand: URL passwords, api_key= queries, bearer headers, and vendors' token prefixes.
+_SHAPES = (
+    (re.compile(r"(?i)(\b[a-z][a-z0-9+.-]*://)[^/\s:@]*:[^/\s@]+@"), rf"\1{MASK}@"),
+    (re.compile(r"(?i)\b(api_?key|access_token|token|password)=[^\s&\"']+"), rf"\1={MASK}"),
+    (re.compile(r"(?i)\b(authorization:\s*(?:bearer|basic)|bearer)\s+[A-Za-z0-9._~+/=-]{8,}"), rf"\1 {MASK}"),
+    (re.compile(r"\b(?:hf_|rpa_|ghp_|gho_|ghs_|github_pat_|pul-)[A-Za-z0-9_]{10,}"), MASK),
+)
+
+
+def secret_values(environ: Mapping[str, str] | None = None, extra: Iterable[str] = ()) -> list[str]:
+    """The secret values of an environment, longest first, so that a value inside another is masked whole.
+
+    Values under 6 characters are left out: masking them would shred ordinary text.
+    """
+    environ = os.environ if environ is None else environ
+    values = {environ.get(name, "") for name in SECRET_NAMES} | set(extra)
+    return sorted((value for value in values if len(value) >= 6), key=len, reverse=True)
+
+
+def redact(text: str, environ: Mapping[str, str] | None = None, extra: Iterable[str] = ()) -> str:
+    """`text` without the environment's secret values and without anything shaped like a credential."""
+    for value in secret_values(environ, extra):
+        text = text.replace(value, MASK)
+    for shape, replacement in _SHAPES:
+        text = shape.sub(replacement, text)
+    return text

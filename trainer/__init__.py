@@ -1,0 +1,1 @@
+"""The only room that imports torch: from a job spec to an adapter on the Hub. Runs on the pod."""
