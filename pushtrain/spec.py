@@ -13,9 +13,9 @@ from pushtrain.run import spec_digest
 
 NAME = re.compile(r"^[a-z0-9][a-z0-9-]{0,40}$")
 # Hub ids, revisions and image references reach URLs and git: only characters that mean nothing to a shell.
-HubId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?$")]
-Revision = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w./-]{0,99}$")]
-ImageRef = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][\w./:@-]{0,254}$")]
+HubId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,95}(/[A-Za-z0-9][A-Za-z0-9_.-]{0,95})?$")]
+Revision = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]{0,99}$")]
+ImageRef = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][A-Za-z0-9_./:@-]{0,254}$")]
 DataCenter = Annotated[str, StringConstraints(pattern=r"^[A-Z]{2,3}-[A-Z]{2,4}-\d+$")]
 Positive = Annotated[int, Field(gt=0)]
 
@@ -36,12 +36,12 @@ class Model(Part):
 
 
 class Data(Part):
-    source: Annotated[str, StringConstraints(pattern=r"^hf://datasets/[\w.-]+(/[\w.-]+)?$")] | None = None
+    source: Annotated[str, StringConstraints(pattern=r"^hf://datasets/[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)?$")] | None = None
     """`hf://datasets/ORG/NAME`; exactly one of source and path."""
     path: Annotated[str, StringConstraints(min_length=1, max_length=500)] | None = None
     """A .jsonl file in the commit, relative to the repository's root."""
     revision: Revision = "main"
-    split: Annotated[str, StringConstraints(pattern=r"^[\w.-]{1,60}$")] = "train"
+    split: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,60}$")] = "train"
     eval_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.02
     """Share of the rows held out, chosen by `train.seed`."""
 
@@ -115,7 +115,7 @@ class Budget(Part):
 
 
 class Publish(Part):
-    repo: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}$")]
+    repo: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}$")]
     """Hub repository ORG/NAME; created when missing."""
     private: bool = True
     merge: Literal[False] = False
