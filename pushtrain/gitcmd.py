@@ -17,8 +17,8 @@ from pushtrain.redact import redact
 # Texts of git and of hosting services that mean: trying again with the same credentials changes nothing.
 _FATAL = re.compile(
     r"(?i)authentication failed|permission denied|could not read (username|password)|access denied|"
-    r"repository .*not found|does not appear to be a git repository|not a git repository|write access to repository not granted|"
-    r"protected branch|\b403\b|\b401\b"
+    r"repository .*not found|does not appear to be a git repository|not a git repository|"
+    r"write access to repository not granted|protected branch|\b403\b|\b401\b"
 )
 
 

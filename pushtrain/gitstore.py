@@ -28,7 +28,7 @@ class GitStore:
         return {ref: sha for sha, ref in (line.split("\t", 1) for line in out.splitlines())}
 
     def fetch(self, tips: Mapping[str, str]) -> dict[str, str]:
-        """Bring refs (ref → commit the caller saw) here; returns the commits that came, newer ones where a ref moved."""
+        """Bring refs (ref → commit the caller saw) here; returns what came: newer commits where a ref moved."""
         refs = list(tips)
         if not refs:
             return {}

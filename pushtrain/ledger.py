@@ -67,7 +67,7 @@ class _Head:
 
 
 class Ledger:
-    """The runs at one git URL (file://, ssh or https). `cache_dir` holds a bare repository that may be deleted any time.
+    """The runs at one git URL (file://, ssh or https). `cache_dir` holds a bare repository that may be deleted.
 
     Not safe for several threads; several processes may share a cache. `token` goes to the URL's host as a header only.
     """
@@ -167,7 +167,7 @@ class Ledger:
             head = self._head(run_id)
 
     def read(self, run_id: str, tip: str | None = None) -> RunRecord:
-        """The run at the remote's tip (or at `tip`, as `refs` gave it). Raises LedgerUnavailable; KeyError when unknown."""
+        """The run at the remote's tip (or at `tip`, as `refs` gave it). Raises KeyError when unknown."""
         return self.read_all({run_id: tip or self.refs()[run_id]})[run_id]
 
     def read_all(self, tips: Mapping[str, str]) -> dict[str, RunRecord]:
@@ -177,9 +177,10 @@ class Ledger:
 
     def text(self, record: RunRecord, folder: str, after: int = 0) -> tuple[bytes, int]:
         """Chunks of `logs` or `metrics` numbered above `after`, joined, and the last number read."""
-        names = sorted(p for p in record.paths if p.startswith(folder + "/") and int(p[len(folder) + 1 :][:6]) > after)
+        mine = (path for path in record.paths if path.startswith(folder + "/"))
+        names = sorted(path for path in mine if _number(path, folder) > after)
         blobs = self._store.blobs([f"{record.tip}:{name}" for name in names])
-        last = int(names[-1][len(folder) + 1 :][:6]) if names else after
+        last = _number(names[-1], folder) if names else after
         return b"".join(blob or b"" for blob in blobs), last
 
     # How it is done.
@@ -254,6 +255,11 @@ class Ledger:
 
 def _is_rejection(done: subprocess.CompletedProcess[bytes]) -> bool:
     return bool(_REJECTED.search((done.stdout + done.stderr).decode(errors="replace")))
+
+
+def _number(path: str, folder: str) -> int:
+    """The six digits a file of logs/, metrics/ or events/ starts with."""
+    return int(path[len(folder) + 1 :][:6])
 
 
 def _subject(run_id: str, events: Sequence[EventDraft]) -> str:

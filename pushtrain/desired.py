@@ -1,0 +1,98 @@
+"""Desired state: every job spec in jobs/ at the HEAD commit. Read from git objects, never from the work tree."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from git import Blob, Repo
+
+from pushtrain.errors import SpecError
+from pushtrain.run import Run
+from pushtrain.spec import JobSpec
+from pushtrain.spec_file import MAX_BYTES, loads
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One committed job spec. `text` is the file as committed."""
+
+    spec: JobSpec
+    spec_path: str
+    text: bytes
+    commit: str
+
+    def run(self, ledger_url: str) -> Run:
+        return Run(job=self.spec.name, commit=self.commit, spec_digest=self.spec.digest, ledger_url=ledger_url)
+
+    @property
+    def claim(self) -> str:
+        """The name under which this spec is claimed, whatever the commit."""
+        return f"{self.spec.name}-{self.spec.digest[:8]}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Desired:
+    """What HEAD asks for. A file that cannot be read is a problem, not a deletion: its name is still `named`."""
+
+    commit: str
+    jobs: Mapping[str, Job]
+    named: frozenset[str]
+    problems: tuple[SpecError, ...]
+
+
+def desired(root: Path) -> Desired:
+    """Every jobs/*.yaml at HEAD. Raises SpecError when there is no commit yet."""
+    repo = Repo(root)
+    if not repo.head.is_valid():
+        raise SpecError(f"{root} has no commit yet", hint="git commit the job spec first")
+    commit = repo.head.commit
+    jobs: dict[str, Job] = {}
+    problems: list[SpecError] = []
+    named: set[str] = set()
+    for blob in _specs(repo):
+        path = str(blob.path)
+        named.add(Path(path).stem)
+        try:
+            if blob.size > MAX_BYTES:
+                raise SpecError(f"a job spec holds at most {MAX_BYTES} bytes, this one {blob.size}", where=path)
+            text = blob.data_stream.read()
+            spec = loads(text, path)
+            _require_file(repo, spec, path)
+        except SpecError as problem:
+            problems.append(problem)
+        else:
+            jobs[spec.name] = Job(spec=spec, spec_path=path, text=text, commit=commit.hexsha)
+    return Desired(commit=commit.hexsha, jobs=jobs, named=frozenset(named), problems=tuple(problems))
+
+
+def lock_digest(root: Path) -> str | None:
+    """Git's blob id of uv.lock at HEAD: what the pod's environment is installed from."""
+    item = _at_head(Repo(root), "uv.lock")
+    return item.hexsha if item else None
+
+
+def _specs(repo: Repo) -> list[Blob]:
+    try:
+        folder = repo.head.commit.tree / "jobs"
+    except KeyError:
+        return []
+    # Mode 0o120000 is a symbolic link: a spec is a file of its own, or it is not a spec.
+    return [blob for blob in folder.blobs if str(blob.path).endswith((".yaml", ".yml")) and blob.mode != 0o120000]
+
+
+def _require_file(repo: Repo, spec: JobSpec, where: str) -> None:
+    """The data file must be in the very commit the pod fetches."""
+    if spec.data.path is not None and not spec.suspend and _at_head(repo, spec.data.path) is None:
+        raise SpecError(
+            f"data.path: '{spec.data.path}' is not in commit {repo.head.commit.hexsha[:8]}",
+            where=where,
+            hint=f"git add {spec.data.path}, commit and push again",
+        )
+
+
+def _at_head(repo: Repo, path: str) -> Blob | None:
+    try:
+        item = repo.head.commit.tree / path
+    except KeyError:
+        return None
+    return item if isinstance(item, Blob) else None

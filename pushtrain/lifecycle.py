@@ -1,0 +1,107 @@
+"""What to do next with a run: a pure function of what the ledger says, what the cloud lists, and the time.
+
+claimed ─► provision ─► watch ─► destroy ─► closed (receipt)
+              ▲           │
+              └── lost ◄──┘   a pod gone without a word: same volume, next attempt, from the checkpoint
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pushtrain.cloud import Pod
+from pushtrain.events import POD_STATES, Event
+from pushtrain.ledger import RunRecord
+
+Kind = Literal["provision", "watch", "lost", "destroy", "over"]
+Outcome = Literal["succeeded", "failed", "cancelled"]
+
+# The pod's watchdog ends the run at its deadline; only after this long does the control plane do it for a dead watchdog.
+DEADLINE_GRACE_S = 120.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """`attempt` is the attempt the step is about; `outcome` is set for destroy."""
+
+    kind: Kind
+    attempt: int
+    outcome: Outcome | None = None
+    reason: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    boot_limit_s: float
+    max_attempts: int
+
+
+def next_step(
+    record: RunRecord, *, pods: Sequence[Pod], cancel_reason: str | None, now_s: float, limits: Limits
+) -> Step:
+    """The next step of a run. `pods` are its live pods, listed BEFORE the ledger was read: a pod missing there had
+    already written all it ever will. `cancel_reason` is set when HEAD no longer asks for this run."""
+    events, last = record.events, record.last
+    attempt = max(event.attempt for event in events)
+    if record.is_over:
+        return Step(kind="over", attempt=attempt)
+    if last.state in ("destroying", "leak"):
+        return Step(kind="destroy", attempt=attempt, outcome=last.data["outcome"], reason=last.reason)
+    cancelled = _last(events, "cancelled")
+    if cancelled or cancel_reason:
+        reason = cancelled.reason if cancelled else cancel_reason or ""
+        return Step(kind="destroy", attempt=attempt, outcome="cancelled", reason=reason)
+    mine = [event for event in events if event.attempt == attempt]
+    if ended := _last(mine, "finished"):
+        return Step(kind="destroy", attempt=attempt, outcome="succeeded", message=ended.message)
+    if ended := _last(mine, "failed"):
+        return Step(kind="destroy", attempt=attempt, outcome="failed", reason=ended.reason, message=ended.message)
+    if _last(mine, "lost"):
+        return _another(attempt, limits)
+    provisioned = _last(mine, "provisioned")
+    if provisioned is None:
+        return Step(kind="provision", attempt=attempt)
+    return _running(mine, provisioned, pods=pods, now_s=now_s, limits=limits)
+
+
+def used(record: RunRecord) -> tuple[float, float]:
+    """Hours and dollars (GPU and storage) the attempts so far took, by the ledger's clock and the recorded price.
+
+    An attempt lasts from its `provisioned` event to the last event that names it.
+    """
+    hours = usd = 0.0
+    for start in (event for event in record.events if event.state == "provisioned"):
+        end = max(event.epoch_s for event in record.events if event.attempt == start.attempt)
+        hours += (end - start.epoch_s) / 3600
+        usd += (end - start.epoch_s) / 3600 * float(start.data.get("usd_per_hour", 0.0))
+    return hours, usd
+
+
+def _running(mine: Sequence[Event], provisioned: Event, *, pods: Sequence[Pod], now_s: float, limits: Limits) -> Step:
+    attempt = provisioned.attempt
+    alive = any(pod.id == provisioned.data["pod_id"] for pod in pods)
+    deadline_s = float(provisioned.data["deadline_epoch_s"])
+    if now_s > deadline_s + (DEADLINE_GRACE_S if alive else 0.0):
+        message = "the run reached its deadline (max_hours or max_usd of the budget) before it was done"
+        return Step(kind="destroy", attempt=attempt, outcome="failed", reason="DeadlineReached", message=message)
+    if not alive:
+        preempted = _last(mine, "preempted")
+        reason = "Preempted" if preempted else "PodLost"
+        return Step(kind="lost", attempt=attempt, reason=reason, message="the pod is gone and did not say why")
+    spoke = any(event.state in POD_STATES for event in mine)
+    if not spoke and now_s > provisioned.epoch_s + limits.boot_limit_s:
+        message = f"no word from the pod within {limits.boot_limit_s:.0f} s of its creation"
+        return Step(kind="lost", attempt=attempt, reason="BootTimeout", message=message)
+    return Step(kind="watch", attempt=attempt)
+
+
+def _another(attempt: int, limits: Limits) -> Step:
+    if attempt >= limits.max_attempts:
+        message = f"{attempt} attempts lost their pod"
+        return Step(kind="destroy", attempt=attempt, outcome="failed", reason="TooManyAttempts", message=message)
+    return Step(kind="provision", attempt=attempt + 1)
+
+
+def _last(events: Sequence[Event], state: str) -> Event | None:
+    return next((event for event in reversed(events) if event.state == state), None)
