@@ -1,0 +1,58 @@
+"""The simulator as one Starlette app: RunPod's API, the control endpoints and the Hub over one state."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import BaseRoute
+
+from infra.simulator import control, runpod_api
+from infra.simulator.gate import Gate, Problem
+from infra.simulator.service import Service
+
+_TICK_S = 0.2
+
+
+def create_app(
+    service: Service,
+    transports: dict[Any, asyncio.Transport],
+    shut_down: Callable[[bool], None],
+    hub_routes: list[BaseRoute],
+) -> Starlette:
+    """`transports` by client address, for answers that get lost; `shut_down(stop_pods)` is asked to end the server."""
+    gate = Gate(service, transports)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        service.adopt()
+        ticking = asyncio.create_task(_tick(service))
+        yield
+        ticking.cancel()
+
+    return Starlette(
+        routes=[*runpod_api.routes(gate), *control.routes(gate, shut_down), *hub_routes],
+        lifespan=lifespan,
+        exception_handlers={HTTPException: _problem},
+    )
+
+
+async def _tick(service: Service) -> None:
+    while True:
+        await asyncio.sleep(_TICK_S)
+        service.tick()
+
+
+async def _problem(request: Request, error: Exception) -> Response:
+    """No such path, or no such method there: RunPod's API answers that as a problem, too."""
+    assert isinstance(error, HTTPException)
+    if not request.url.path.startswith("/v2/"):
+        return PlainTextResponse(error.detail, error.status_code, headers=error.headers)
+    detail = {404: "resource not found", 405: "The requested method is not allowed for this path."}
+    problem = Problem(error.status_code, detail.get(error.status_code, error.detail))
+    problem.headers.update(error.headers or {})
+    return problem.response()

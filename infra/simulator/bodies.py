@@ -1,0 +1,129 @@
+"""Bodies the REST API accepts, as strict as RunPod's: an unknown property is refused by name."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from infra.simulator.catalog import Tier, VolumeKind
+from infra.simulator.state import PodOrder, Refused
+
+Text = Annotated[str, Field(min_length=1)]
+CudaVersion = Annotated[str, Field(pattern=r"^\d+\.\d+$")]
+VolumeSize = Annotated[int, Field(ge=10, le=4096)]
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Gpu(Body):
+    id: str
+    count: Annotated[int, Field(ge=1)] = 1
+    allowedCudaVersions: list[CudaVersion] = []
+    minCudaVersion: CudaVersion | None = None
+
+
+class PersistentMount(Body):
+    size: Annotated[int, Field(ge=10)]
+    path: str
+
+
+class NetworkMount(Body):
+    volumeId: str
+    path: str
+
+
+class Mounts(Body):
+    persistent: PersistentMount | None = None
+    network: Annotated[list[NetworkMount], Field(max_length=1)] = []
+
+
+class CreatePod(Body):
+    name: Text
+    image: str | None = None
+    args: str = ""
+    disk: Annotated[int, Field(ge=1)] = 50
+    env: dict[str, str] = {}
+    ports: list[str] = []
+    registry: str | None = None
+    cloud: Tier = "SECURE"
+    gpu: Gpu | None = None
+    cpu: dict[str, Any] | None = None
+    dataCenterIds: list[str] = []
+    globalNetworking: bool = False
+    mounts: Mounts = Mounts()
+    startJupyter: bool = False
+    startSsh: bool = False
+    templateId: Text | None = None
+
+    def order(self) -> PodOrder:
+        """Raises Refused for what no schema says: RunPod answers 400 there."""
+        if (self.gpu is None) == (self.cpu is None):
+            raise Refused("rule", "exactly one of gpu or cpu must be set")
+        if self.gpu is None:
+            raise Refused("rule", "CPU pods are not part of the simulator")
+        if self.templateId is not None:
+            raise Refused("not_found", "template not found")
+        if self.registry is not None:
+            raise Refused("rule", "Registry auth not found")
+        if self.mounts.persistent is not None and self.mounts.network:
+            raise Refused("rule", "mounts.persistent and mounts.network are mutually exclusive")
+        network = self.mounts.network[0] if self.mounts.network else None
+        persistent = self.mounts.persistent
+        return PodOrder(
+            name=self.name,
+            image=self.image or "",
+            gpu=self.gpu.id,
+            gpu_count=self.gpu.count,
+            tier=self.cloud,
+            args=self.args,
+            disk_gb=self.disk,
+            env=self.env,
+            ports=self.ports,
+            data_centers=tuple(self.dataCenterIds),
+            volume_id=network.volumeId if network else None,
+            mount_path=network.path if network else persistent.path if persistent else None,
+            persistent_gb=persistent.size if persistent else 0,
+            allowed_cuda_versions=tuple(self.gpu.allowedCudaVersions),
+            min_cuda_version=self.gpu.minCudaVersion,
+            global_networking=self.globalNetworking,
+            start_ssh=self.startSsh,
+        )
+
+
+class PodAction(Body):
+    action: Literal["start", "stop", "restart", "terminate"]
+
+
+class CreateVolume(Body):
+    name: Text
+    size: VolumeSize
+    dataCenter: Text
+    type: VolumeKind | None = None
+
+
+class UpdateVolume(Body):
+    name: Text | None = None
+    size: VolumeSize | None = None
+
+
+class UpdateSshKeys(Body):
+    keys: list[str]
+
+
+def violations(error: ValidationError) -> list[str]:
+    """Pydantic's findings in the words RunPod's validator uses."""
+    return [_violation(finding) for finding in error.errors(include_url=False)]
+
+
+def _violation(finding: Any) -> str:
+    *above, last = finding["loc"] or ("",)
+    parent = "$" + "".join(f".{part}" for part in above)
+    kind, context = finding["type"], finding.get("ctx", {})
+    if kind == "extra_forbidden":
+        return f"{parent}: additional properties '{last}' not allowed"
+    if kind == "missing":
+        return f"{parent}: missing property '{last}'"
+    if kind == "literal_error":
+        return f"{parent}.{last}: value must be one of {context['expected'].replace(' or ', ', ')}"
+    return f"{parent}.{last}: {finding['msg']}"

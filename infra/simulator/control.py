@@ -1,0 +1,104 @@
+"""Control of the simulator itself, with the account key: faults, the state as it really is, and the end."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from pydantic import Field
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from infra.simulator import billing, faults, processes
+from infra.simulator.bodies import Body
+from infra.simulator.gate import Call, Gate
+from infra.simulator.state import Pod, Volume
+
+
+class AddFault(Body):
+    kind: faults.Kind
+    times: Annotated[int, Field(ge=1)] | None = 1
+    match: dict[str, str] = Field(default_factory=dict)
+    seconds: Annotated[float, Field(ge=0)] = 1.0
+
+
+class Shutdown(Body):
+    stop_pods: bool = True
+
+
+def routes(gate: Gate, shut_down: Callable[[bool], None]) -> list[Route]:
+    async def stop(call: Call) -> Response:
+        shut_down((await call.body(Shutdown)).stop_pods)
+        return Response(status_code=202)
+
+    def route(method: str, path: str, handler: Callable[[Call], Any]) -> Route:
+        return gate.route(method, path, "simulator", handler, behind_cloudflare=False)
+
+    return [
+        route("GET", "/_simulator/state", _state),
+        route("GET", "/_simulator/faults", _list_faults),
+        route("POST", "/_simulator/faults", _add_fault),
+        route("DELETE", "/_simulator/faults", _clear_faults),
+        route("POST", "/_simulator/shutdown", stop),
+    ]
+
+
+async def _add_fault(call: Call) -> Response:
+    body = await call.body(AddFault)
+    fault = call.service.faults.add(body.kind, body.times, body.match, body.seconds)
+    return JSONResponse(dataclasses.asdict(fault), 201)
+
+
+async def _list_faults(call: Call) -> Response:
+    return JSONResponse({"faults": [dataclasses.asdict(fault) for fault in call.service.faults.active()]})
+
+
+async def _clear_faults(call: Call) -> Response:
+    call.service.faults.clear(call.request.query_params.get("id"))
+    return Response(status_code=204)
+
+
+async def _state(call: Call) -> Response:
+    """Everything that ever was, with living processes and dollars; ended pods too, so that a test sees leftovers."""
+    account, now = call.service.account, call.service.clock()
+    pods = [_pod(call, pod, now) for pod in account.pods.values()]
+    volumes = [_volume(volume, now) for volume in account.volumes.values()]
+    return JSONResponse(
+        {
+            "time": now,
+            "pods": pods,
+            "volumes": volumes,
+            "processes_alive": sum(len(pod["processes"]) for pod in pods),
+            "billed_usd": sum(item["billed_usd"] for item in [*pods, *volumes]),
+        }
+    )
+
+
+def _pod(call: Call, pod: Pod, now: float) -> dict[str, Any]:
+    running = call.service.running(pod)
+    return {
+        "id": pod.id,
+        "name": pod.name,
+        "status": pod.status,
+        "gpu": pod.gpu,
+        "gpu_count": pod.gpu_count,
+        "data_center": pod.data_center,
+        "volume_id": pod.volume_id,
+        "created_at": pod.created_at,
+        "ended_at": pod.ended_at,
+        "container_pid": running.pid if running else None,
+        "restarts": running.restarts if running else None,
+        "processes": sorted(processes.of_pod(pod.id)),
+        "billed_usd": billing.pod_cost(pod, 0.0, now).total,
+        "folder": str(call.service.machine.pod_dir(pod.id)),
+    }
+
+
+def _volume(volume: Volume, now: float) -> dict[str, Any]:
+    return {
+        "id": volume.id,
+        "name": volume.name,
+        "size_gb": volume.size_gb,
+        "data_center": volume.data_center,
+        "deleted": volume.deleted,
+        "billed_usd": billing.volume_cost(volume, 0.0, now),
+    }

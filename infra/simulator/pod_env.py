@@ -1,0 +1,65 @@
+"""The environment of a pod: what RunPod sets, what the request sets, and nothing of the simulator's own environment."""
+
+import hashlib
+import hmac
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.simulator.state import Pod
+
+# RunPod's machines give a pod a share of the host's cores by GPU; this is a usual one.
+_CPUS_PER_GPU = 8
+_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PodPlaces:
+    """Where the simulator put things: the pod's folder, its volume's folder (None: no volume), and its own URL."""
+
+    pod_dir: Path
+    workspace: Path | None
+    base_url: str
+
+
+def pod_key(api_key: str, pod_id: str) -> str:
+    """The pod-scoped key. Derived, so that it is stored nowhere and survives a restart of the simulator."""
+    return "rpa_pod" + hmac.new(api_key.encode(), pod_id.encode(), hashlib.sha256).hexdigest()[:40]
+
+
+def hostname(pod_id: str) -> str:
+    return f"{pod_id}-{hashlib.sha256(pod_id.encode()).hexdigest()[:8]}"
+
+
+def pod_environment(
+    pod: Pod, places: PodPlaces, key: str, ssh_keys: list[str], lend_python: bool = True
+) -> dict[str, str]:
+    """Everything the container process gets. `lend_python`: the trainer runs on this interpreter."""
+    env = {
+        "PATH": os.environ.get("PATH", _DEFAULT_PATH),
+        "LANG": "C.UTF-8",
+        "HOME": str(places.pod_dir / "home"),
+        "TMPDIR": str(places.pod_dir / "tmp"),
+        "HF_ENDPOINT": places.base_url,
+    }
+    if pod.start_ssh and ssh_keys:
+        env["PUBLIC_KEY"] = "\n".join(ssh_keys)
+    env.update(pod.env)
+    env.update(
+        RUNPOD_POD_ID=pod.id,
+        RUNPOD_API_KEY=key,
+        RUNPOD_POD_HOSTNAME=hostname(pod.id),
+        RUNPOD_GPU_COUNT=str(pod.gpu_count),
+        RUNPOD_CPU_COUNT=str(_CPUS_PER_GPU * pod.gpu_count),
+        RUNPOD_API_BASE_URL=places.base_url,
+    )
+    if pod.data_center is not None:
+        env["RUNPOD_DC_ID"] = pod.data_center
+    if pod.volume_id is not None:
+        env["RUNPOD_VOLUME_ID"] = pod.volume_id
+    if places.workspace is not None:
+        env["PUSHTRAIN_WORKSPACE"] = str(places.workspace)
+    if lend_python:
+        env["PUSHTRAIN_TRAINER_PYTHON"] = sys.executable
+    return env

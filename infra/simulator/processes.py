@@ -1,0 +1,91 @@
+"""Finding and stopping the processes of one pod through /proc (Linux). Standard library only, as its users need.
+
+A process belongs to a pod when its environment carries the pod's id, or when it descends from one that does: neither
+setsid nor a double fork gets away, and an emptied environment does not either while the runner (a subreaper) lives.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+MARKER = "RUNPOD_POD_ID"
+_PROC = Path("/proc")
+
+
+def start_ticks(pid: int) -> int | None:
+    """Start time in clock ticks since boot: with the pid, an identity that survives pid reuse. None: not running."""
+    fields = _stat(pid)
+    return None if fields is None or fields[0] in ("Z", "X") else int(fields[19])
+
+
+def is_running(pid: int, ticks: int) -> bool:
+    return start_ticks(pid) == ticks
+
+
+def of_pod(pod_id: str, without: Iterable[int] = ()) -> dict[int, int]:
+    """Every living process of the pod as pid → start ticks."""
+    parents: dict[int, int] = {}
+    ticks: dict[int, int] = {}
+    for entry in _PROC.iterdir():
+        fields = _stat(int(entry.name)) if entry.name.isdigit() else None
+        if fields is not None and fields[0] not in ("Z", "X"):
+            parents[int(entry.name)] = int(fields[1])
+            ticks[int(entry.name)] = int(fields[19])
+    marker = f"{MARKER}={pod_id}".encode()
+    found = {pid for pid in parents if marker in _environ(pid)}
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    skip = {os.getpid(), *without}
+    return {pid: ticks[pid] for pid in found - skip}
+
+
+def stop(pod_id: str, grace_s: float, without: Iterable[int] = (), limit_s: float = 10.0) -> dict[int, int]:
+    """SIGTERM to every process of the pod, `grace_s` later SIGKILL until none is left.
+
+    Blocks for at most `limit_s` after the grace. Returns what still lives, empty unless the kernel holds a process.
+    """
+    without = set(without)
+    known = of_pod(pod_id, without)
+    _signal(known, signal.SIGTERM)
+    grace_ends = time.monotonic() + grace_s
+    while known and time.monotonic() < grace_ends:
+        time.sleep(0.02)
+        known = _living(known) | of_pod(pod_id, without)
+    gives_up = time.monotonic() + limit_s
+    while known and time.monotonic() < gives_up:
+        # Between a look and a kill a process may fork: look again until a look finds nobody.
+        _signal(known, signal.SIGKILL)
+        time.sleep(0.01)
+        known = _living(known) | of_pod(pod_id, without)
+    return known
+
+
+def _living(known: dict[int, int]) -> dict[int, int]:
+    return {pid: ticks for pid, ticks in known.items() if is_running(pid, ticks)}
+
+
+def _signal(known: dict[int, int], number: signal.Signals) -> None:
+    for pid, ticks in known.items():
+        if is_running(pid, ticks):
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                continue
+
+
+def _stat(pid: int) -> list[str] | None:
+    """Fields of /proc/<pid>/stat after the name: state, parent, …; the 20th is the start time. None: gone."""
+    try:
+        text = (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return text.rpartition(")")[2].split()
+
+
+def _environ(pid: int) -> list[bytes]:
+    try:
+        return (_PROC / str(pid) / "environ").read_bytes().split(b"\0")
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return []

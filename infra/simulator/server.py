@@ -1,0 +1,269 @@
+"""Starting and stopping the simulator: in the foreground, or as a process of its own."""
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from infra.simulator import processes, store
+from infra.simulator.app import create_app
+from infra.simulator.catalog import DEFAULT_CATALOG
+from infra.simulator.faults import Faults
+from infra.simulator.service import Service, Settings
+from infra.simulator.state import Account
+from pushtrain.errors import CloudError
+
+_HOST = "127.0.0.1"
+_USER_AGENT = "pushtrain-simulator"
+# No look-alikes, no capitals: as RunPod's ids.
+_ID_LETTERS = "0123456789abcdefghjkmnpqrstvwxyz"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulatorConfig:
+    """`port` 0: the one used last in this state folder, else any free one. Keys None: stored ones, else new ones.
+
+    `page_size` None: lists are not paged. `max_hours`: after so long the simulator stops itself and every pod.
+    """
+
+    state_dir: Path
+    port: int = 0
+    api_key: str | None = field(default=None, repr=False)
+    hf_token: str | None = field(default=None, repr=False)
+    page_size: int | None = 100
+    requests_per_minute: int = 6000
+    lend_python: bool = True
+    keep_pods: bool = False
+    max_hours: float = 12.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunningSimulator:
+    """A simulator process. Whoever started it calls `stop`, or its pods live until `max_hours`."""
+
+    state_dir: Path
+    url: str
+    pid: int
+    api_key: str = field(repr=False)
+    hf_token: str = field(repr=False)
+    process: "subprocess.Popen[bytes]" = field(repr=False)
+
+    def env(self) -> dict[str, str]:
+        return env(self.url, store.Keys(api_key=self.api_key, hf_token=self.hf_token))
+
+    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """One request with the account key; `path` begins with a slash. Raises httpx.HTTPError."""
+        headers = {"Authorization": f"Bearer {self.api_key}", "User-Agent": _USER_AGENT, **options.pop("headers", {})}
+        return httpx.request(method, self.url + path, headers=headers, timeout=30, trust_env=False, **options)
+
+    def fault(self, kind: str, times: int | None = 1, seconds: float = 1.0, **match: str) -> None:
+        body = {"kind": kind, "times": times, "match": match, "seconds": seconds}
+        self.request("POST", "/_simulator/faults", json=body).raise_for_status()
+
+    def state(self) -> dict[str, Any]:
+        return dict(self.request("GET", "/_simulator/state").raise_for_status().json())
+
+    def stop(self, stop_pods: bool = True, timeout_s: float = 20.0) -> None:
+        """End the process, and with `stop_pods` every process of every pod, even when the simulator does not answer."""
+        with contextlib.suppress(httpx.HTTPError):
+            self.request("POST", "/_simulator/shutdown", json={"stop_pods": stop_pods})
+        try:
+            self.process.wait(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        if stop_pods:
+            for folder in (self.state_dir / "pods").glob("*"):
+                processes.stop(folder.name, grace_s=0)
+
+
+def env(url: str, keys: store.Keys) -> dict[str, str]:
+    """What a client needs in its environment to talk to the simulator instead of the real cloud and Hub."""
+    return {
+        "RUNPOD_API_BASE_URL": url,
+        "RUNPOD_API_KEY": keys.api_key,
+        "HF_ENDPOINT": url,
+        "HF_TOKEN": keys.hf_token,
+        "HF_HUB_DISABLE_XET": "1",
+    }
+
+
+def start(config: SimulatorConfig, timeout_s: float = 30.0) -> RunningSimulator:
+    """Start the simulator as a process and wait until it answers. Raises CloudError with what it said otherwise."""
+    state_dir = config.state_dir.resolve()
+    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    keys = store.keys(state_dir, config.api_key, config.hf_token)
+    log_path = state_dir / "simulator.log"
+    with log_path.open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "infra.simulator", *_arguments(config, state_dir)],
+            cwd=Path(__file__).resolve().parents[2],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    gives_up = time.monotonic() + timeout_s
+    while time.monotonic() < gives_up and process.poll() is None:
+        announced = _announced(state_dir)
+        if announced.get("pid") == process.pid:
+            url = str(announced["url"])
+            return RunningSimulator(
+                state_dir=state_dir,
+                url=url,
+                pid=process.pid,
+                api_key=keys.api_key,
+                hf_token=keys.hf_token,
+                process=process,
+            )
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    said = log_path.read_text(errors="replace").strip().splitlines()[-5:]
+    raise CloudError("the simulator did not start: " + " / ".join(said), hint=f"its log: {log_path}")
+
+
+def serve(config: SimulatorConfig, announce: Callable[[str, Mapping[str, str]], None]) -> None:
+    """Run in the foreground until SIGTERM, SIGINT, a shutdown request or `max_hours`; then stop every pod.
+
+    `announce(url, env)` is called once it listens. Raises CloudError when the port or the state folder is taken.
+    """
+    state_dir = config.state_dir.resolve()
+    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _locked(state_dir), _listening(config.port or _announced(state_dir).get("port", 0), config.port) as listener:
+        asyncio.run(_serve(config, state_dir, listener, announce))
+
+
+async def _serve(
+    config: SimulatorConfig,
+    state_dir: Path,
+    listener: socket.socket,
+    announce: Callable[[str, Mapping[str, str]], None],
+) -> None:
+    keys = store.keys(state_dir, config.api_key, config.hf_token)
+    port = listener.getsockname()[1]
+    url = f"http://{_HOST}:{port}"
+    settings = Settings(
+        state_dir=state_dir,
+        base_url=url,
+        api_key=keys.api_key,
+        expires_at=time.time() + config.max_hours * 3600,
+        page_size=config.page_size,
+        requests_per_minute=config.requests_per_minute,
+        lend_python=config.lend_python,
+    )
+    account = Account(DEFAULT_CATALOG, _new_id)
+    store.load(account, state_dir)
+    service = Service(settings, account, Faults(_new_id))
+    stop_pods = not config.keep_pods
+    transports: dict[Any, asyncio.Transport] = {}
+
+    def shut_down(stop: bool) -> None:
+        nonlocal stop_pods
+        stop_pods = stop
+        server.should_exit = True
+
+    app = create_app(service, transports, shut_down, [])
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http=_protocol(transports),
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=1,
+            server_header=False,
+        )
+    )
+    # uvicorn raises the signal again after it has shut down; the pods still have to be stopped then.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    asyncio.get_running_loop().call_later(config.max_hours * 3600, shut_down, True)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        while not server.started and not serving.done():
+            await asyncio.sleep(0.01)
+        store.write_json(state_dir / "server.json", {"pid": os.getpid(), "port": port, "url": url})
+        announce(url, env(url, keys))
+        await serving
+    finally:
+        service.close(stop_pods)
+
+
+def _protocol(transports: dict[Any, asyncio.Transport]) -> type[H11Protocol]:
+    """uvicorn's HTTP protocol, which also tells us the transport of each client: a lost answer aborts it."""
+
+    class Protocol(H11Protocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self._address = transport.get_extra_info("peername")
+            transports[self._address] = transport
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            transports.pop(self._address, None)
+            super().connection_lost(exc)
+
+    return Protocol
+
+
+@contextlib.contextmanager
+def _locked(state_dir: Path) -> Any:
+    """One simulator per state folder; the kernel releases the lock however the process ends."""
+    with (state_dir / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise CloudError(
+                f"another simulator uses {state_dir}", hint="stop it, or name another state folder with --state"
+            ) from error
+        yield
+
+
+def _listening(port: int, asked: int) -> socket.socket:
+    """A listening socket. The port of last time is kept when it is free, because old pods know it."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((_HOST, port))
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE and not asked:
+            return _listening(0, 0)
+        raise CloudError(
+            f"port {port} on {_HOST} cannot be used: {error.strerror}", hint="choose another one with --port"
+        ) from error
+    return listener
+
+
+def _announced(state_dir: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((state_dir / "server.json").read_text()))
+    except FileNotFoundError:
+        return {}
+
+
+def _arguments(config: SimulatorConfig, state_dir: Path) -> list[str]:
+    arguments = ["--state", str(state_dir), "--port", str(config.port), "--max-hours", str(config.max_hours)]
+    arguments += ["--page-size", str(config.page_size or 0)]
+    arguments += ["--requests-per-minute", str(config.requests_per_minute)]
+    arguments += ["--keep-pods"] if config.keep_pods else []
+    return arguments + ([] if config.lend_python else ["--no-trainer-python"])
+
+
+def _new_id() -> str:
+    return "".join(secrets.choice(_ID_LETTERS) for _ in range(14))

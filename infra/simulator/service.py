@@ -1,0 +1,205 @@
+"""The simulated cloud: the account, the machine under it and the faults, joined. Every API speaks to this.
+
+The account is changed and saved first, then the machine is made to match it in the background, one pod at a time under
+its lock: a simulator that dies in between finds on its next start what is left to do.
+"""
+
+import hmac
+import logging
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.simulator import store
+from infra.simulator.catalog import VolumeKind
+from infra.simulator.faults import Fault, Faults, Kind
+from infra.simulator.machine import Machine, Running
+from infra.simulator.pod_env import PodPlaces, pod_environment, pod_key
+from infra.simulator.state import VOLUME_IN_USE, Account, Pod, PodOrder, Refused, Volume
+
+log = logging.getLogger("pushtrain.simulator")
+# A pod that terminates itself must get its answer before it dies.
+_KILL_DELAY_S = 0.3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """`base_url` is what pods reach the simulator by; containers end by themselves at `expires_at` (epoch seconds).
+
+    `page_size` None: lists are not paged, as in RunPod's API of August 2026.
+    """
+
+    state_dir: Path
+    base_url: str
+    api_key: str
+    expires_at: float
+    page_size: int | None = 100
+    requests_per_minute: int = 6000
+    lend_python: bool = True
+
+
+class Service:
+    """One simulated account with real processes. `close` ends it; without it pods go on, as a cloud's would."""
+
+    def __init__(self, settings: Settings, account: Account, faults: Faults, clock: Callable[[], float] = time.time):
+        self.settings = settings
+        self.account = account
+        self.faults = faults
+        self.machine = Machine(settings.state_dir)
+        self.clock = clock
+        self.closing = threading.Event()
+        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._jobs: dict[str, Future[None]] = {}
+        self._workers = ThreadPoolExecutor(max_workers=32, thread_name_prefix="pods")
+
+    def adopt(self) -> None:
+        """After a restart: pods whose runner lives go on, others get a new one, processes of ended pods are stopped."""
+        for pod in self.account.pods.values():
+            if pod.status != "TERMINATED" or self.machine.has_disk(pod.id):
+                self._settle_soon(pod.id)
+
+    def caller(self, bearer: str) -> str | None:
+        """'account', or the id of the pod this key belongs to; None for a key nobody has."""
+        if hmac.compare_digest(bearer.encode(), self.settings.api_key.encode()):
+            return "account"
+        for pod_id in self.account.pods:
+            if hmac.compare_digest(bearer.encode(), pod_key(self.settings.api_key, pod_id).encode()):
+                return pod_id
+        return None
+
+    def running(self, pod: Pod) -> Running | None:
+        return self.machine.running(pod.id) if pod.status == "RUNNING" else None
+
+    def create_pod(self, order: PodOrder) -> Pod:
+        """Raises Refused. Billed from now on; its container starts a moment later."""
+        subject = {"operation": "create_pod", "pod_name": order.name}
+        struck: dict[str, Fault] = {}
+
+        def out_of_stock(gpu: str, data_center: str | None) -> bool:
+            where = subject | {"gpu": gpu, "data_center": data_center or ""}
+            fault = self.faults.find("no_stock", **where) or self.faults.find("no_capacity", **where)
+            if fault is not None:
+                struck[fault.id] = fault
+            return fault is not None
+
+        try:
+            pod = self.account.create_pod(order, self.clock(), out_of_stock)
+        except Refused:
+            for fault in struck.values():
+                fault.use()
+            raise
+        pod.never_starts = self.faults.take("never_starts", pod_name=pod.name, gpu=pod.gpu) is not None
+        return self._changed(pod)
+
+    def terminate_pod(self, pod_id: str) -> Pod:
+        return self._changed(self.account.terminate_pod(pod_id, self.clock()), _KILL_DELAY_S)
+
+    def stop_pod(self, pod_id: str) -> Pod:
+        return self._changed(self.account.stop_pod(pod_id, self.clock()), _KILL_DELAY_S)
+
+    def start_pod(self, pod_id: str) -> Pod:
+        return self._changed(self.account.start_pod(pod_id, self.clock()))
+
+    def restart_pod(self, pod_id: str) -> Pod:
+        pod = self.account.restart_pod(pod_id)
+        self.machine.kill_container(pod_id)
+        return pod
+
+    def create_volume(self, name: str, size_gb: int, data_center: str, kind: VolumeKind | None) -> Volume:
+        volume = self.account.create_volume(name, size_gb, data_center, kind, self.clock())
+        self.machine.create_volume(volume.id)
+        self.save()
+        return volume
+
+    def update_volume(self, volume_id: str, name: str | None, size_gb: int | None) -> Volume:
+        volume = self.account.update_volume(volume_id, self.clock(), name, size_gb)
+        self.save()
+        return volume
+
+    def delete_volume(self, volume_id: str) -> None:
+        volume = self.account.volume(volume_id)
+        if self.faults.take("volume_busy", volume_id=volume_id, volume_name=volume.name):
+            raise Refused("in_use", VOLUME_IN_USE)
+        self.account.delete_volume(volume_id, self.clock())
+        self.save()
+        self.machine.delete_volume(volume_id)
+
+    def save(self) -> None:
+        store.save(self.account, self.settings.state_dir)
+
+    def tick(self) -> None:
+        """What happens without a request: faults that strike running pods, and runners that died."""
+        for pod in self.account.live_pods():
+            running = self.running(pod)
+            uptime_s = -1.0 if running is None else self.clock() - running.started_at
+            if self._strikes("lost_pod", pod, uptime_s):
+                self._changed(self.account.terminate_pod(pod.id, self.clock()))
+            elif self._strikes("container_restart", pod, uptime_s) or self._strikes("crash_loop", pod, uptime_s):
+                self.machine.kill_container(pod.id)
+            elif pod.status == "RUNNING" and not pod.never_starts and not self.machine.has_runner(pod.id):
+                self._settle_soon(pod.id)
+
+    def close(self, stop_pods: bool) -> None:
+        """End. With `stop_pods` every pod and its processes are ended; else they go on and may be adopted later."""
+        if stop_pods:
+            for pod in self.account.live_pods():
+                self._changed(self.account.terminate_pod(pod.id, self.clock()))
+        self.closing.set()
+        self._workers.shutdown(wait=True)
+
+    def _strikes(self, kind: Kind, pod: Pod, uptime_s: float) -> bool:
+        subject = {"pod_id": pod.id, "pod_name": pod.name, "gpu": pod.gpu}
+        fault = self.faults.find(kind, **subject)
+        return fault is not None and uptime_s >= fault.seconds and self.faults.take(kind, **subject) is not None
+
+    def _changed(self, pod: Pod, delay_s: float = 0.0) -> Pod:
+        self.save()
+        self._settle_soon(pod.id, delay_s)
+        return pod
+
+    def _settle_soon(self, pod_id: str, delay_s: float = 0.0) -> None:
+        job = self._jobs.get(pod_id)
+        if job is None or job.done() or delay_s or self.account.pods[pod_id].status != "RUNNING":
+            self._jobs[pod_id] = self._workers.submit(self._settle, pod_id, delay_s)
+            self._jobs[pod_id].add_done_callback(_report)
+
+    def _settle(self, pod_id: str, delay_s: float) -> None:
+        """Make the machine match the account for one pod; running it again changes nothing."""
+        time.sleep(delay_s)
+        with self._locks[pod_id]:
+            pod = self.account.pods[pod_id]
+            if pod.status == "RUNNING":
+                self._launch(pod)
+                return
+            left = self.machine.stop(pod_id)
+            if left:
+                # The disk stays, too: the next start of the simulator sees it and tries again.
+                log.error("pod %s: processes that cannot be killed: %s", pod_id, sorted(left))
+                return
+            self.machine.wipe(pod_id)
+            if pod.status == "TERMINATED":
+                self.machine.discard(pod_id)
+
+    def _launch(self, pod: Pod) -> None:
+        if pod.never_starts or self.closing.is_set() or self.machine.has_runner(pod.id):
+            return
+        self.machine.stop(pod.id, grace_s=0)
+        workspace = self.machine.persistent_dir(pod.id) if pod.persistent_gb else None
+        if pod.volume_id is not None:
+            workspace = self.machine.volume_dir(pod.volume_id)
+        if workspace is not None:
+            workspace.mkdir(parents=True, exist_ok=True)
+        places = PodPlaces(pod_dir=self.machine.pod_dir(pod.id), workspace=workspace, base_url=self.settings.base_url)
+        key = pod_key(self.settings.api_key, pod.id)
+        env = pod_environment(pod, places, key, self.account.ssh_keys, self.settings.lend_python)
+        self.machine.launch(pod.id, pod.args, env, self.settings.expires_at)
+
+
+def _report(job: Future[None]) -> None:
+    error = job.exception()
+    if error is not None:
+        log.error("a background job failed", exc_info=error)

@@ -1,0 +1,68 @@
+"""The simulator's memory between two starts: the account in one JSON file, and its keys in another, both mode 0600."""
+
+import dataclasses
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from infra.simulator.state import Account, Pod, Volume
+
+_PODS = TypeAdapter(dict[str, Pod])
+_VOLUMES = TypeAdapter(dict[str, Volume])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Keys:
+    """`api_key` is the account's; `hf_token` writes to the simulated Hub."""
+
+    api_key: str
+    hf_token: str
+
+
+def save(account: Account, directory: Path) -> None:
+    """Atomic: a crash at any moment leaves the old file or the new one."""
+    write_json(
+        directory / "account.json",
+        {
+            "pods": _PODS.dump_python(account.pods, mode="json"),
+            "volumes": _VOLUMES.dump_python(account.volumes, mode="json"),
+            "ssh_keys": account.ssh_keys,
+        },
+    )
+
+
+def load(account: Account, directory: Path) -> None:
+    """Fill an empty account from what `save` wrote; nothing was written yet: it stays empty."""
+    path = directory / "account.json"
+    if path.exists():
+        document = json.loads(path.read_text())
+        account.pods.update(_PODS.validate_python(document["pods"]))
+        account.volumes.update(_VOLUMES.validate_python(document["volumes"]))
+        account.ssh_keys.extend(document["ssh_keys"])
+
+
+def keys(directory: Path, api_key: str | None = None, hf_token: str | None = None) -> Keys:
+    """The keys of this state folder: those given, else the stored ones, else new random ones, which are then stored."""
+    path = directory / "keys.json"
+    stored = json.loads(path.read_text()) if path.exists() else {}
+    found = Keys(
+        api_key=api_key or stored.get("api_key") or f"rpa_simulator{secrets.token_hex(16)}",
+        hf_token=hf_token or stored.get("hf_token") or f"hf_simulator{secrets.token_hex(16)}",
+    )
+    if dataclasses.asdict(found) != stored:
+        write_json(path, dataclasses.asdict(found))
+    return found
+
+
+def write_json(path: Path, document: Any) -> None:
+    temporary = path.with_name(path.name + ".new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        json.dump(document, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
