@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pushtrain.errors import AlreadyClaimed, LedgerUnavailable
+from pushtrain.errors import AlreadyClaimed, LedgerUnavailable, PushtrainError
 from pushtrain.events import EVENT_FILE, Event, EventDraft, decode, encode
 from pushtrain.gitcmd import failure
 from pushtrain.gitstore import GitStore, blob_id
@@ -251,6 +251,16 @@ class Ledger:
             receipt=json.loads(receipt) if receipt else None,
             paths=tuple(blobs),
         )
+
+
+def newest_run(ledger: Ledger, name: str) -> RunRecord:
+    """A run by its id or the beginning of it, the newest of several. Raises PushtrainError when there is none."""
+    refs = ledger.refs()
+    matches = {run_id: tip for run_id, tip in refs.items() if run_id.startswith(name)}
+    if not matches:
+        known = ", ".join(sorted(refs)[:5]) or "none"
+        raise PushtrainError(f"no run '{name}' in the ledger", hint=f"known runs: {known}", reason="UnknownRun")
+    return max(ledger.read_all(matches).values(), key=lambda record: record.events[0].epoch_s)
 
 
 def _is_rejection(done: subprocess.CompletedProcess[bytes]) -> bool:

@@ -1,0 +1,58 @@
+"""From a run and a candidate to the Pulumi program of one attempt: what exactly is asked of the cloud."""
+
+from collections.abc import Mapping
+
+from pushtrain.placement import Candidate
+
+from infra.program import StackPlan, program
+from infra.start import pod_env, start_args
+from pushtrain.cloud import PodRequest, VolumeRequest
+from pushtrain.control import Launch
+from pushtrain.engine import Program
+from pushtrain.run import Run
+from pushtrain.settings import Settings
+from pushtrain.spec import JobSpec
+
+# The cloud client reads their values from its own environment at the moment of the create; Pulumi sees only the names.
+POD_SECRETS = ("HF_TOKEN", "PUSHTRAIN_LEDGER_TOKEN")
+# torch 2.15's default Linux wheel is built for CUDA 13; a host with an older driver could not run it.
+MIN_CUDA_VERSION = "13.0"
+
+
+def make_launch(settings: Settings, environ: Mapping[str, str]) -> Launch:
+    """The function reconcile hands to the engine. Pure: no cloud call, no secret value."""
+
+    def launch(run: Run, spec: JobSpec, candidate: Candidate, *, attempt: int, deadline_epoch_s: float) -> Program:
+        env = pod_env(
+            run,
+            attempt=attempt,
+            spec_path=f"jobs/{spec.name}.yaml",
+            source_url=settings.source_url,
+            deadline_epoch_s=deadline_epoch_s,
+            stall_s=settings.stall_limit_s,
+            environ=environ,
+        )
+        return program(stack_plan(run, spec, candidate, attempt=attempt, env=env))
+
+    return launch
+
+
+def stack_plan(run: Run, spec: JobSpec, candidate: Candidate, *, attempt: int, env: Mapping[str, str]) -> StackPlan:
+    """One network volume and one pod, named after the run and the attempt."""
+    if candidate.data_center is None:
+        raise ValueError("a network volume needs a data center")
+    volume = VolumeRequest(name=run.volume_name, size_gb=spec.compute.volume.size_gb, data_center=candidate.data_center)
+    pod = PodRequest(
+        name=run.pod_name(attempt),
+        image=spec.compute.image,
+        gpu=candidate.gpu,
+        gpu_count=spec.compute.count,
+        tier=candidate.tier,
+        disk_gb=spec.compute.disk_gb,
+        args=start_args(),
+        data_center=candidate.data_center,
+        env=env,
+        secret_env=POD_SECRETS,
+        min_cuda_version=MIN_CUDA_VERSION,
+    )
+    return StackPlan(run_id=run.id, cloud=spec.compute.cloud, volume=volume, pod=pod)

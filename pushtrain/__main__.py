@@ -1,0 +1,5 @@
+"""`python -m pushtrain` is the command line."""
+
+from pushtrain.cli import main
+
+main()

@@ -1,0 +1,264 @@
+"""The command line. The only place that prints and exits; everything below raises.
+
+Exit codes: 0 ok · 1 the run failed · 2 the spec is wrong · 3 the cloud or engine failed · 4 a leak.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from pushtrain import __version__
+from pushtrain.errors import PushtrainError, SpecError
+from pushtrain.redact import redact
+
+app = typer.Typer(
+    name="pushtrain",
+    help="Train by git push: job specs in git, rented GPUs by Pulumi, adapters on the Hub, nothing left running.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out = Console(soft_wrap=True, highlight=False)
+err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
+
+
+def main() -> None:
+    """Entry point: turns an expected failure into two lines (and an annotation on GitHub) and its exit code."""
+    try:
+        app(standalone_mode=True)
+    except PushtrainError as failure:
+        report(failure)
+        sys.exit(failure.exit_code)
+    except KeyboardInterrupt:
+        err.print("interrupted", style="yellow")
+        sys.exit(130)
+
+
+def report(failure: PushtrainError) -> None:
+    """Print one failure for a person: what and where, then what to do."""
+    err.print(f"error: {redact(str(failure))}", style="red", markup=False)
+    if failure.hint:
+        err.print(f"hint:  {redact(failure.hint)}", markup=False)
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        print(_annotation(failure), flush=True)
+
+
+def say(text: str) -> None:
+    """One line for people, on stderr, so that stdout stays clean for --json."""
+    err.print(redact(text), markup=False)
+
+
+@app.command()
+def check(
+    paths: Annotated[list[Path] | None, typer.Argument(help="Job specs; all of jobs/ when left out.")] = None,
+    write_schema: Annotated[bool, typer.Option(help="Write jobs/schema.json anew from the model.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Check job specs, their data files and each other. Needs no key and touches no network."""
+    from pushtrain.check import check as check_specs
+    from pushtrain.spec_file import write_schema as write
+
+    root = Path.cwd()
+    if write_schema:
+        write(root / "jobs" / "schema.json")
+    found = check_specs(paths or [], root)
+    if as_json:
+        out.print_json(json.dumps(found.as_json()))
+    for problem in found.problems:
+        report(problem)
+    for warning in found.warnings:
+        say(f"warning: {warning}")
+    if found.problems:
+        raise typer.Exit(2)
+    if not as_json:
+        out.print(f"{len(found.specs)} job specs are fine: {', '.join(spec.name for spec in found.specs)}")
+
+
+@app.command()
+def plan(
+    paths: Annotated[list[Path] | None, typer.Argument(help="Job specs; all of jobs/ when left out.")] = None,
+    markdown: Annotated[bool, typer.Option(help="Markdown, for a step summary.")] = False,
+    as_json: Json = False,
+) -> None:
+    """What a merge would rent and at most spend. With RUNPOD_API_KEY set, candidates carry live prices."""
+    from pushtrain.plan import plan_specs
+
+    plans, problems = plan_specs(paths or [], Path.cwd(), os.environ)
+    if as_json:
+        out.print_json(json.dumps([plan.as_json() for plan in plans]))
+    else:
+        print("\n\n".join(plan.as_markdown() if markdown else plan.as_text() for plan in plans))
+    for problem in problems:
+        report(problem)
+    if problems:
+        raise typer.Exit(2)
+
+
+@app.command()
+def reconcile(
+    follow: Annotated[bool, typer.Option(help="Keep ticking until no run is active.")] = False,
+    max_minutes: Annotated[float, typer.Option(min=0, help="Time box of --follow.")] = 330.0,
+) -> None:
+    """Make the world match HEAD: claim, provision, watch, collect, destroy, receipt, sweep. Safe to repeat."""
+    from pushtrain.follow import follow as keep_on
+    from pushtrain.reconcile import tick
+    from pushtrain.wiring import open_control
+
+    control = open_control(Path.cwd(), say)
+    if follow:
+        raise typer.Exit(keep_on(control, max_minutes=max_minutes, once=_report_tick))
+    done = tick(control)
+    _report_tick(done)
+    raise typer.Exit(done.exit_code)
+
+
+@app.command()
+def run(
+    job: Annotated[str, typer.Argument(help="Name of a job spec at HEAD.")],
+    max_minutes: Annotated[float, typer.Option(min=0, help="Stop following after this; the run goes on.")] = 10080.0,
+) -> None:
+    """Run one committed job now, in the foreground. Ctrl-C cancels it and destroys its stack."""
+    from pushtrain.desired import desired
+    from pushtrain.follow import cancel, follow
+    from pushtrain.wiring import open_control
+
+    control = open_control(Path.cwd(), say)
+    wanted = desired(control.settings.root)
+    if job not in wanted.jobs:
+        for problem in wanted.problems:
+            report(problem)
+        known = ", ".join(sorted(wanted.jobs)) or "none"
+        raise SpecError(f"no job '{job}' in jobs/ at HEAD", hint=f"jobs at HEAD: {known}; commit the spec first")
+    run_id = wanted.jobs[job].run(control.settings.ledger_url).id
+    try:
+        raise typer.Exit(follow(control, max_minutes=max_minutes, only=job, once=_report_tick))
+    except KeyboardInterrupt:
+        say(f"{run_id}: cancelling; press Ctrl-C again only if you will run `pushtrain cancel {run_id}` yourself")
+        _report_tick(cancel(control, run_id, reason="Interrupted"))
+        raise
+
+
+@app.command()
+def runs(as_json: Json = False) -> None:
+    """Every run of the ledger: state, attempt, dollars, adapter."""
+    from pushtrain.listing import list_runs, runs_table
+    from pushtrain.settings import load_settings
+    from pushtrain.wiring import open_ledger
+
+    rows = list_runs(open_ledger(load_settings(Path.cwd())))
+    if as_json:
+        out.print_json(json.dumps(rows))
+    else:
+        out.print(runs_table(rows))
+
+
+@app.command()
+def logs(
+    name: Annotated[str, typer.Argument(metavar="RUN", help="Run id, its beginning, or a job name.")],
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run is over.")] = False,
+    as_json: Json = False,
+) -> None:
+    """A run's events and log from the ledger."""
+    from pushtrain.listing import stream_logs
+    from pushtrain.settings import load_settings
+    from pushtrain.wiring import open_ledger
+
+    settings = load_settings(Path.cwd())
+    for text in stream_logs(open_ledger(settings), name, follow=follow, as_json=as_json, tick_s=settings.tick_s):
+        sys.stdout.write(redact(text))
+        sys.stdout.flush()
+
+
+@app.command()
+def cancel(name: Annotated[str, typer.Argument(metavar="RUN", help="Run id, its beginning, or a job name.")]) -> None:
+    """Cancel an active run: pod and volume are destroyed, the receipt says what it cost."""
+    from pushtrain.follow import cancel as cancel_run
+    from pushtrain.wiring import open_control
+
+    done = cancel_run(open_control(Path.cwd(), say), name, reason="CancelledByHand")
+    _report_tick(done)
+    raise typer.Exit(max([failure.exit_code for failure in done.failures], default=0))
+
+
+@app.command()
+def sweep(
+    yes: Annotated[bool, typer.Option("--yes", help="Remove what is found; without it, only list.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Find (and with --yes remove) pods and volumes that carry this ledger's mark and no active run owns."""
+    from pushtrain.teardown import orphans, remove_orphans
+    from pushtrain.wiring import open_control
+
+    control = open_control(Path.cwd(), say)
+    left = orphans(control)
+    names = [f"pod {pod.id} ({pod.name})" for pod in left.pods]
+    names += [f"network volume {volume.id} ({volume.name})" for volume in left.volumes]
+    if as_json:
+        out.print_json(json.dumps({"orphans": names, "removed": yes}))
+    else:
+        out.print("\n".join(names) or "nothing is left: pods 0, volumes 0", markup=False)
+    if left and not yes:
+        err.print("run again with --yes to remove them")
+        raise typer.Exit(4)
+    if left:
+        remove_orphans(control, left)
+
+
+@app.command()
+def simulator(
+    state: Annotated[Path, typer.Option(help="Folder that keeps its state.")] = Path(".pushtrain/simulator"),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 0,
+    keep_pods: Annotated[bool, typer.Option(help="Leave pods running when it stops.")] = False,
+) -> None:
+    """RunPod and a Hugging Face Hub on loopback: pods are local processes, nothing is rented."""
+    from infra.simulator.server import SimulatorConfig, serve
+
+    serve(SimulatorConfig(state_dir=state, port=port, keep_pods=keep_pods))
+
+
+@app.command()
+def demo(
+    keep: Annotated[bool, typer.Option(help="Leave the simulator running for a look around.")] = False,
+    folder: Annotated[Path, typer.Option(help="Where the demo works.")] = Path(".pushtrain/demo"),
+) -> None:
+    """The whole way on loopback: push a job, train a LoRA, see the adapter, the receipt and the proof."""
+    from pushtrain.demo import run_demo
+
+    raise typer.Exit(run_demo(Path.cwd(), folder.absolute(), keep=keep, console=out))
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
+    if version:
+        out.print(f"pushtrain {__version__}")
+        raise typer.Exit(0)
+    if context.invoked_subcommand is None:
+        out.print(context.get_help())
+        raise typer.Exit(2)
+
+
+def _report_tick(done: object) -> None:
+    from pushtrain.reconcile import Tick
+
+    assert isinstance(done, Tick)
+    for failure in done.failures:
+        report(failure)
+
+
+def _annotation(failure: PushtrainError) -> str:
+    """GitHub's workflow command for an error at a place in a file; newlines and % are escaped as it asks for."""
+    text = redact(str(failure)).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    where = getattr(failure, "where", None) or ""
+    file, _, rest = where.partition(":")
+    line, _, column = rest.partition(":")
+    place = f" file={file}" + (f",line={line}" if line else "") + (f",col={column}" if column else "")
+    return f"::error{place if file else ''}::{text}"

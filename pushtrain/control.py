@@ -1,0 +1,42 @@
+"""What the control plane works with: one object that carries the seams, the clock and where to speak."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from pushtrain.cloud import Cloud
+from pushtrain.engine import Engine, Program
+from pushtrain.ledger import Ledger
+from pushtrain.lifecycle import Limits
+from pushtrain.placement import Candidate
+from pushtrain.run import Run
+from pushtrain.settings import Settings
+from pushtrain.spec import JobSpec
+
+
+class Launch(Protocol):
+    """Makes the Pulumi program of one attempt. Pure: no cloud call, no secret value."""
+
+    def __call__(
+        self, run: Run, spec: JobSpec, candidate: Candidate, *, attempt: int, deadline_epoch_s: float
+    ) -> Program: ...
+
+
+@dataclass(kw_only=True)
+class Control:
+    """The seams of one control plane process. `say` prints one line for people; it never carries a secret."""
+
+    settings: Settings
+    ledger: Ledger
+    cloud: Cloud
+    engine: Engine
+    launch: Launch
+    say: Callable[[str], None]
+    clock: Callable[[], float]
+    sleep: Callable[[float], None]
+    tried_s: dict[str, float] = field(default_factory=dict)
+    """When this process last looked for capacity, by run id: within a minute nothing changes."""
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(boot_limit_s=self.settings.boot_limit_s, max_attempts=self.settings.max_attempts)

@@ -1,0 +1,80 @@
+"""The reading verbs: the table of runs, and a run's events and log as a stream of text."""
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from rich.table import Table
+
+from pushtrain.events import Event
+from pushtrain.ledger import Ledger, RunRecord, newest_run
+from pushtrain.progress import spent_usd
+
+
+def list_runs(ledger: Ledger) -> list[dict[str, Any]]:
+    """One row a run, newest first. Raises LedgerUnavailable."""
+    records = ledger.read_all(ledger.refs()).values()
+    return [_row(record) for record in sorted(records, key=lambda r: r.events[0].epoch_s, reverse=True)]
+
+
+def runs_table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(title=f"{len(rows)} runs")
+    for column in ("run", "state", "attempt", "claimed", "dollars", "cap", "adapter"):
+        table.add_column(column, justify="right" if column in ("attempt", "dollars", "cap") else "left")
+    for row in rows:
+        state = (
+            f"{row['state']} ({row['outcome'] or row['reason']})" if row["outcome"] or row["reason"] else row["state"]
+        )
+        usd, cap = f"${row['spent_usd']:.4f}", f"${row['cap_usd']:.2f}"
+        table.add_row(row["run_id"], state, str(row["attempt"]), row["claimed"], usd, cap, row["adapter"] or "")
+    return table
+
+
+def stream_logs(ledger: Ledger, name: str, *, follow: bool, as_json: bool, tick_s: float) -> Iterator[str]:
+    """Events and log chunks in the order they were written, then (with `follow`) as they come, until the run is over.
+
+    Raises PushtrainError for an unknown run, LedgerUnavailable when the remote cannot be reached.
+    """
+    run_id = newest_run(ledger, name).run_id
+    seen, chunk, tip = 0, 0, ""
+    while True:
+        now_tip = ledger.refs()[run_id]
+        if now_tip != tip:
+            record = ledger.read(run_id, now_tip)
+            tip = now_tip
+            for event in record.events[seen:]:
+                yield _event_text(event, as_json)
+            seen = len(record.events)
+            raw, chunk = ledger.text(record, "logs", chunk)
+            if raw:
+                yield (
+                    json.dumps({"log": raw.decode(errors="replace")}) + "\n"
+                    if as_json
+                    else raw.decode(errors="replace")
+                )
+            if record.is_over or not follow:
+                return
+        time.sleep(tick_s)
+
+
+def _row(record: RunRecord) -> dict[str, Any]:
+    adapter = (record.result or {}).get("adapter") or {}
+    return {
+        "run_id": record.run_id,
+        "state": record.last.state,
+        "reason": record.last.reason,
+        "outcome": (record.receipt or {}).get("outcome", ""),
+        "attempt": record.last.attempt,
+        "claimed": record.events[0].time[:19].replace("T", " "),
+        "spent_usd": round(spent_usd(record, time.time()), 6),
+        "cap_usd": float(record.run.get("budget", {}).get("max_usd", 0.0)),
+        "adapter": f"{adapter['repo']}@{adapter['revision'][:8]}" if adapter else "",
+    }
+
+
+def _event_text(event: Event, as_json: bool) -> str:
+    if as_json:
+        return json.dumps({"event": {k: v for k, v in vars(event).items() if k != "digest"}}, default=dict) + "\n"
+    reason = f" {event.reason}" if event.reason else ""
+    return f"── {event.time} [{event.writer} {event.attempt}] {event.state}{reason}: {event.message}\n"

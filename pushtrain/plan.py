@@ -1,0 +1,90 @@
+"""A first plan of a job spec for its reviewer: what it trains, what it would rent, what it can cost at most.
+
+Without a key it names the caps and the resources; with one it adds the candidates at live prices. Memory fit and
+expected cost are not estimated here.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pushtrain.check import check
+from pushtrain.errors import CloudError, PushtrainError, SpecError
+from pushtrain.placement import Candidate, hourly_usd, ladder
+from pushtrain.spec import JobSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """`candidates` is None when no key was there to ask with; `note` says why there is no candidate."""
+
+    spec: JobSpec
+    candidates: tuple[tuple[Candidate, float], ...] | None
+    note: str
+
+    def rows(self) -> list[tuple[str, str]]:
+        spec = self.spec
+        data = spec.data.path or f"{spec.data.source} at {spec.data.revision}"
+        floating = [
+            ref for ref in (spec.model.revision, spec.data.revision if spec.data.source else "") if ref == "main"
+        ]
+        return [
+            ("trains", f"{spec.task}, {spec.method.kind} on {spec.model.id} at {spec.model.revision}"),
+            ("data", data),
+            ("publishes", f"{spec.publish.repo} ({'private' if spec.publish.private else 'PUBLIC'})"),
+            ("creates", f"network volume {spec.compute.volume.size_gb} GB, pod with {spec.compute.count} GPU"),
+            (
+                "never more than",
+                f"${spec.budget.max_usd:g} and {spec.budget.max_hours:g} h, storage and retries included",
+            ),
+            ("revisions", "floating: pin a commit to be able to repeat it" if floating else "pinned"),
+            ("state", "suspended: a merge starts nothing" if spec.suspend else "a merge starts it"),
+        ]
+
+    def candidate_rows(self) -> list[str]:
+        return [
+            f"{c.gpu} ({c.gpu_memory_gb} GB) in {c.data_center}: ${usd:.3f}/h with storage, stock {c.stock}"
+            for c, usd in self.candidates or ()
+        ]
+
+    def as_text(self) -> str:
+        lines = [self.spec.name] + [f"  {key:16} {value}" for key, value in self.rows()]
+        lines += [f"  {'candidate':16} {row}" for row in self.candidate_rows()]
+        return "\n".join(lines + ([f"  {'note':16} {self.note}"] if self.note else []))
+
+    def as_markdown(self) -> str:
+        lines = [f"### `{self.spec.name}`", "", "| | |", "| --- | --- |"]
+        lines += [f"| {key} | {_cell(value)} |" for key, value in self.rows()]
+        lines += [f"| candidate {i} | {_cell(row)} |" for i, row in enumerate(self.candidate_rows(), 1)]
+        return "\n".join(lines + ([f"| note | {_cell(self.note)} |"] if self.note else []))
+
+    def as_json(self) -> dict[str, Any]:
+        candidates = self.candidates and [{**asdict(c), "usd_per_hour_all": usd} for c, usd in self.candidates]
+        return {"name": self.spec.name, **dict(self.rows()), "candidates": candidates, "note": self.note}
+
+
+def plan_specs(paths: Sequence[Path], root: Path, environ: Mapping[str, str]) -> tuple[list[Plan], list[SpecError]]:
+    """Plans of the specs that are fine, and the problems of those that are not."""
+    found = check(paths, root)
+    return [_plan(spec, environ) for spec in found.specs], list(found.problems)
+
+
+def _plan(spec: JobSpec, environ: Mapping[str, str]) -> Plan:
+    if not environ.get("RUNPOD_API_KEY"):
+        return Plan(spec=spec, candidates=None, note="no RUNPOD_API_KEY here: prices are looked up at the merge")
+    from infra.clouds import connect
+
+    try:
+        cloud = connect(spec.compute.cloud, environ)
+        rungs = ladder(spec, cloud.offers(spec.compute.count), known_gpus=cloud.gpu_names())
+    except (CloudError, PushtrainError) as failure:
+        return Plan(spec=spec, candidates=(), note=f"{failure.reason}: {failure}")
+    return Plan(spec=spec, candidates=tuple((rung, hourly_usd(rung, spec)) for rung in rungs[:6]), note="")
+
+
+def _cell(text: str) -> str:
+    """User text in a table cell: no pipe, no HTML, no mention may mean anything there."""
+    for special, plain in (("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("@", "@\u200b"), ("`", "'"), ("\n", " ")):
+        text = text.replace(special, plain)
+    return text

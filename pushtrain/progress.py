@@ -1,0 +1,77 @@
+"""How far a run is, in figures: read from its events and metrics. Pure; the views draw it."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from pushtrain.events import Event
+from pushtrain.ledger import RunRecord
+from pushtrain.lifecycle import used
+
+# The phases a person follows, in order; control states in between are folded into the one before.
+PHASES = (
+    "claimed",
+    "provisioning",
+    "provisioned",
+    "booting",
+    "environment",
+    "preparing",
+    "training",
+    "evaluating",
+    "publishing",
+    "finished",
+    "destroying",
+    "closed",
+)
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """Latest figures of a run. Losses are (step, loss) in order; `tokens_per_s` is the last one logged."""
+
+    step: int = 0
+    total_steps: int = 0
+    losses: list[tuple[int, float]] = field(default_factory=list)
+    eval_losses: list[tuple[int, float]] = field(default_factory=list)
+    tokens_per_s: float | None = None
+
+    def add(self, lines: Iterable[bytes]) -> None:
+        """Take in metrics lines as the trainer wrote them; a torn last line is left for the next call's caller."""
+        for line in lines:
+            row: dict[str, Any] = json.loads(line)
+            step = int(row.get("step") or 0)
+            self.total_steps = int(row.get("total_steps") or self.total_steps)
+            if row.get("eval_loss") is not None:
+                self.eval_losses.append((step, float(row["eval_loss"])))
+            if row.get("loss") is not None:
+                self.step = step
+                self.losses.append((step, float(row["loss"])))
+            if row.get("tokens_per_s") is not None:
+                self.tokens_per_s = float(row["tokens_per_s"])
+
+
+def spent_usd(record: RunRecord, now_s: float) -> float:
+    """Dollars so far: every ended attempt, and the one that runs until now; the bill once there is a receipt."""
+    if record.receipt is not None:
+        return float(record.receipt["billed_usd"])
+    _, usd = used(record)
+    starts = [event for event in record.events if event.state == "provisioned"]
+    if starts and record.last.attempt == starts[-1].attempt and record.last.state not in ("lost", "destroying"):
+        rate = float(starts[-1].data.get("usd_per_hour", 0.0))
+        usd += max(0.0, now_s - record.last.epoch_s) / 3600 * rate
+    return usd
+
+
+def phase_times(events: Iterable[Event], now_s: float) -> list[tuple[str, float | None]]:
+    """(phase, seconds) for every phase of the newest attempt; None for those that did not start."""
+    events = list(events)
+    began: dict[str, float] = {}
+    attempt = max((event.attempt for event in events), default=1)
+    for event in events:
+        if event.state in PHASES and (event.attempt == attempt or event.state == "claimed"):
+            began.setdefault(event.state, event.epoch_s)
+    started = [phase for phase in PHASES if phase in began]
+    ends = [began[phase] for phase in started[1:]] + [now_s]
+    spans = {phase: max(0.0, end - began[phase]) for phase, end in zip(started, ends, strict=True)}
+    return [(phase, spans.get(phase)) for phase in PHASES]

@@ -1,0 +1,201 @@
+"""One tick: make the world match HEAD. Level-triggered: running it twice, late, or after a crash anywhere is safe.
+
+    desired  every spec in jobs/ at HEAD          observed  what the cloud lists, then every branch runs/* of the ledger
+    claim    specs nobody has claimed             advance   each run without a receipt, as far as it goes now
+    sweep    what carries this ledger's mark and no active run owns
+
+The cloud is listed before the ledger is read, always: what is listed and unclaimed is then really unowned, and a pod that
+is not listed had already written its last word.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from pushtrain.cloud import Live
+from pushtrain.control import Control
+from pushtrain.desired import Desired, Job, desired, lock_digest
+from pushtrain.errors import AlreadyClaimed, NoCapacity, PushtrainError, SpecError
+from pushtrain.events import EventDraft, now_text
+from pushtrain.jsontext import json_bytes
+from pushtrain.ledger import RunRecord
+from pushtrain.lifecycle import Step, next_step
+from pushtrain.placement import Candidate, candidate_json, ladder
+from pushtrain.provision import provision
+from pushtrain.redact import redact
+from pushtrain.run import Run, ledger_prefix, resource_prefix
+from pushtrain.spec_file import loads
+from pushtrain.teardown import destroy, remove_orphans, unowned
+
+
+@dataclass(kw_only=True)
+class Tick:
+    """What one tick did. `failures` hold everything that went wrong; the worst one gives the exit code."""
+
+    active: list[str] = field(default_factory=list)
+    closed: dict[str, str] = field(default_factory=dict)
+    swept: list[str] = field(default_factory=list)
+    failures: list[PushtrainError] = field(default_factory=list)
+
+    @property
+    def exit_code(self) -> int:
+        failed_run = any(outcome == "failed" for outcome in self.closed.values())
+        return max([failure.exit_code for failure in self.failures] + [1 if failed_run else 0])
+
+
+def tick(control: Control, *, only: str | None = None) -> Tick:
+    """One pass over everything; with `only`, over the runs of one job (nothing else is claimed, advanced or swept).
+
+    Raises LedgerUnavailable or CloudError when desired and observed state cannot be known: then nothing was done.
+    """
+    report = Tick()
+    wanted = desired(control.settings.root)
+    report.failures += [problem for problem in wanted.problems if only is None or f"/{only}." in f"/{problem.where}"]
+    live = control.cloud.find(ledger_prefix(control.settings.ledger_url))
+    refs = control.ledger.refs()
+    _claim_new(control, wanted, refs, report, only)
+    records = control.ledger.read_all(refs)
+    for record in records.values():
+        if record.is_over or (only and record.run.get("job") != only):
+            continue
+        outcome = _guarded(control, record, wanted, live, report)
+        if outcome:
+            report.closed[record.run_id] = outcome
+        else:
+            report.active.append(record.run_id)
+    if only is None:
+        active = [run_id for run_id, record in records.items() if not record.is_over]
+        report.swept = remove_orphans(control, unowned(control, live, active))
+    return report
+
+
+def run_of(record: RunRecord, ledger_url: str) -> Run:
+    """The identity of a recorded run."""
+    run = record.run
+    return Run(job=run["job"], commit=run["commit"], spec_digest=run["spec_digest"], ledger_url=ledger_url)
+
+
+def _guarded(control: Control, record: RunRecord, wanted: Desired, live: Live, report: Tick) -> str | None:
+    """One run's trouble never keeps another from being looked after; the tick reports it and exits non-zero."""
+    try:
+        return _advance(control, record, wanted, live)
+    except PushtrainError as failure:
+        control.say(f"{record.run_id}: {failure.reason}: {redact(str(failure))}")
+        report.failures.append(failure)
+        return None
+
+
+def _advance(control: Control, record: RunRecord, wanted: Desired, live: Live) -> str | None:
+    """Carry out steps until the run has to wait (None) or is closed (its outcome)."""
+    run = run_of(record, control.settings.ledger_url)
+    while True:
+        pods = [pod for pod in live.pods if pod.name.startswith(run.resource_prefix + "-")]
+        step = next_step(
+            record,
+            pods=pods,
+            cancel_reason=_cancel_reason(record, wanted),
+            now_s=control.clock(),
+            limits=control.limits,
+        )
+        if step.kind == "over":
+            return str((record.receipt or {}).get("outcome", ""))
+        if step.kind == "watch":
+            return None
+        if step.kind == "destroy":
+            return destroy(control, run, record, step)
+        if step.kind == "lost":
+            _give_up_attempt(control, run, record, step)
+        elif not _try_to_provision(control, run, record, step):
+            return None
+        live = control.cloud.find(run.resource_prefix)
+        record = control.ledger.read(record.run_id)
+
+
+def _try_to_provision(control: Control, run: Run, record: RunRecord, step: Step) -> bool:
+    now_s = control.clock()
+    if record.last.state == "waiting" and now_s < control.tried_s.get(run.id, 0.0) + 60.0:
+        return False
+    control.tried_s[run.id] = now_s
+    spec = loads(record.spec, str(record.run["spec_path"]), check_name=False)
+    return provision(control, run, spec, record, attempt=step.attempt)
+
+
+def _give_up_attempt(control: Control, run: Run, record: RunRecord, step: Step) -> None:
+    """The pod is gone, or as good as gone: make sure of it, keep what the cloud still has of its log, say so."""
+    provisioned = next(event for event in reversed(record.events) if event.state == "provisioned")
+    control.cloud.terminate(str(provisioned.data["pod_id"]))
+    lost = EventDraft(state="lost", writer="control", attempt=step.attempt, reason=step.reason, message=step.message)
+    control.ledger.append(run.id, events=[lost])
+    control.say(f"{run.id}: attempt {step.attempt} lost ({step.reason}): {step.message}")
+
+
+def _cancel_reason(record: RunRecord, wanted: Desired) -> str | None:
+    """Why HEAD no longer asks for this run; None when it does. Runs started by hand answer only to `cancel`."""
+    run = record.run
+    if run.get("trigger") == "hand":
+        return None
+    job = wanted.jobs.get(run["job"])
+    if job is None:
+        return None if run["job"] in wanted.named else "SpecDeleted"
+    if job.spec.suspend:
+        return "Suspended"
+    return None if job.spec.digest == run["spec_digest"] else "SpecChanged"
+
+
+def _claim_new(control: Control, wanted: Desired, refs: dict[str, str], report: Tick, only: str | None) -> None:
+    """Claim every spec nobody has claimed; adds the new refs to `refs`."""
+    claimed = control.ledger.claimed_specs()
+    jobs = [job for name, job in wanted.jobs.items() if only is None or name == only]
+    fresh = [job for job in jobs if not job.spec.suspend and job.claim not in claimed]
+    if not fresh:
+        return
+    offers, known = control.cloud.offers(), control.cloud.gpu_names()
+    for job in fresh:
+        try:
+            candidates = ladder(job.spec, offers, known_gpus=known)
+        except NoCapacity:
+            candidates = []
+        except SpecError as problem:
+            report.failures.append(SpecError(str(problem), where=job.spec_path, hint=problem.hint))
+            continue
+        run = job.run(control.settings.ledger_url)
+        try:
+            refs[run.id] = claim(control, job, candidates, trigger="hand" if only else "push")
+            control.say(f"{run.id}: claimed")
+        except AlreadyClaimed as taken:
+            control.say(f"{run.id}: {taken}")
+
+
+def claim(control: Control, job: Job, candidates: Iterable[Candidate], *, trigger: str) -> str:
+    """Record spec, commit, price and cap before anything is created; returns the branch's first commit."""
+    run = job.run(control.settings.ledger_url)
+    record = _run_json(control, job, list(candidates), trigger)
+    event = EventDraft(
+        state="claimed",
+        writer="control",
+        attempt=1,
+        message=f"{job.spec_path} at {job.commit[:8]}, at most ${job.spec.budget.max_usd:g}",
+        data={"trigger": trigger},
+    )
+    return control.ledger.claim(run.id, files={"spec.yaml": job.text, "run.json": record}, event=event)
+
+
+def _run_json(control: Control, job: Job, candidates: list[Candidate], trigger: str) -> bytes:
+    spec = job.spec
+    document: Mapping[str, object] = {
+        "job": spec.name,
+        "spec_path": job.spec_path,
+        "spec_digest": spec.digest,
+        "commit": job.commit,
+        "source_url": control.settings.source_url,
+        "created": now_text(control.clock()),
+        "trigger": trigger,
+        "model": {"id": spec.model.id, "revision": spec.model.revision},
+        "data": {"path": spec.data.path} if spec.data.path else spec.data.model_dump(mode="json", exclude={"path"}),
+        "lock": lock_digest(control.settings.root),
+        "image": spec.compute.image,
+        "engine": control.engine.name,
+        "resource_prefix": resource_prefix(job.run(control.settings.ledger_url).id, control.settings.ledger_url),
+        "candidates": [candidate_json(candidate) for candidate in candidates],
+        "budget": {"max_usd": spec.budget.max_usd, "max_hours": spec.budget.max_hours},
+    }
+    return json_bytes(document)

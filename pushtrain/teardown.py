@@ -1,0 +1,193 @@
+"""The end of a run: destroy the stack, ASK THE CLOUD that nothing is left, write the receipt. And the sweep."""
+
+from collections.abc import Iterable
+
+from pushtrain.cloud import Live
+from pushtrain.control import Control
+from pushtrain.errors import CloudError, EngineError, LeakError
+from pushtrain.events import EventDraft, now_text, parse_time
+from pushtrain.jsontext import json_bytes
+from pushtrain.ledger import RunRecord
+from pushtrain.lifecycle import Step, used
+from pushtrain.run import Run, ledger_prefix, resource_prefix
+
+CONSOLE = "https://console.runpod.io/pods"
+
+
+def destroy(control: Control, run: Run, record: RunRecord, step: Step) -> str:
+    """Bring one run to its receipt; returns its outcome.
+
+    What the engine says does not count: truth is what the cloud lists, twice. Raises LeakError (and writes `leak`) when
+    something is still listed after `teardown_wait_s`; the next tick tries again.
+    """
+    outcome = step.outcome or "failed"
+    if record.last.state not in ("destroying", "leak"):
+        draft = EventDraft(
+            state="destroying",
+            writer="control",
+            attempt=step.attempt,
+            reason=step.reason,
+            message=step.message,
+            data={"outcome": outcome},
+        )
+        control.ledger.append(run.id, events=[draft])
+        record = control.ledger.read(run.id)
+    complaint = _destroy_stack(control, run)
+    proof = _prove_empty(control, run, step, complaint)
+    receipt = _receipt(control, run, record, outcome, proof)
+    closed = EventDraft(
+        state="closed",
+        writer="control",
+        attempt=step.attempt,
+        reason=step.reason,
+        message=f"{outcome}; pods 0, volumes 0; billed ${receipt['billed_usd']:.4f}",
+        data={"outcome": outcome},
+    )
+    control.ledger.append(run.id, events=[closed], files={"receipt.json": json_bytes(receipt)})
+    control.say(f"{run.id}: {closed.message}")
+    return outcome
+
+
+def orphans(control: Control) -> Live:
+    """What carries this ledger's mark and no active run owns. The cloud is listed first, then the ledger read."""
+    live = control.cloud.find(ledger_prefix(control.settings.ledger_url))
+    records = control.ledger.read_all(control.ledger.refs())
+    return unowned(control, live, [record.run_id for record in records.values() if not record.is_over])
+
+
+def unowned(control: Control, live: Live, owned: Iterable[str]) -> Live:
+    """The part of `live` that no run in `owned` has a claim to. Everything else of the account is never touched."""
+    mark = ledger_prefix(control.settings.ledger_url)
+    kept = tuple(resource_prefix(run_id, control.settings.ledger_url) + "-" for run_id in owned)
+
+    def is_orphan(name: str) -> bool:
+        return name.startswith(mark) and not name.startswith(kept)
+
+    return Live(
+        pods=tuple(pod for pod in live.pods if is_orphan(pod.name)),
+        volumes=tuple(volume for volume in live.volumes if is_orphan(volume.name)),
+    )
+
+
+def remove_orphans(control: Control, left: Live) -> list[str]:
+    """Terminate the pods, then delete the volumes; returns one line for each."""
+    removed: list[str] = []
+    for pod in left.pods:
+        control.cloud.terminate(pod.id)
+        removed.append(f"pod {pod.name} ({pod.id})")
+    for volume in left.volumes:
+        control.cloud.delete_volume(volume.id)
+        removed.append(f"network volume {volume.name} ({volume.id})")
+    for line in removed:
+        control.say(f"swept: {line}: no active run owns it")
+    return removed
+
+
+def _destroy_stack(control: Control, run: Run) -> str:
+    """The engine's complaint, if it had one: only a warning as long as the cloud lists nothing."""
+    try:
+        control.engine.destroy(run.stack)
+    except (EngineError, CloudError) as failure:
+        control.say(f"{run.id}: destroy: {failure}")
+        return str(failure)
+    return ""
+
+
+def _prove_empty(control: Control, run: Run, step: Step, complaint: str) -> dict[str, object]:
+    """Ask until two answers in a row say nothing is left, removing by id whatever is still there."""
+    give_up_s = control.clock() + control.settings.teardown_wait_s
+    empty_at: list[str] = []
+    while len(empty_at) < 2:
+        left = _listed(control, run)
+        if left is not None and not left:
+            empty_at.append(now_text(control.clock()))
+            continue
+        empty_at.clear()
+        if control.clock() > give_up_s:
+            raise _leak(control, run, step, left, complaint)
+        if left is not None:
+            _remove(control, left)
+        control.sleep(1.0)
+    return {"pods": 0, "volumes": 0, "asked_at": empty_at, "engine_complaint": complaint}
+
+
+def _listed(control: Control, run: Run) -> Live | None:
+    """What is left; None while the cloud does not answer, which never counts as nothing."""
+    try:
+        return control.cloud.find(run.resource_prefix + "-")
+    except CloudError as failure:
+        control.say(f"{run.id}: cannot ask the cloud: {failure}")
+        return None
+
+
+def _remove(control: Control, left: Live) -> None:
+    try:
+        for pod in left.pods:
+            control.cloud.terminate(pod.id)
+        for volume in left.volumes:
+            control.cloud.delete_volume(volume.id)
+    except CloudError as failure:
+        control.say(f"not removed yet: {failure}")
+
+
+def _leak(control: Control, run: Run, step: Step, left: Live | None, complaint: str) -> LeakError:
+    what = "the cloud does not answer; it may hold anything" if left is None else _names(left)
+    message = f"{run.id}: {what}"
+    draft = EventDraft(
+        state="leak",
+        writer="control",
+        attempt=step.attempt,
+        reason=step.reason,
+        message=f"{message}. {complaint}".strip(),
+        data={"outcome": step.outcome or "failed"},
+    )
+    control.ledger.append(run.id, events=[draft])
+    return LeakError(f"may still be billed: {message}", hint=f"run `pushtrain sweep --yes`, then look at {CONSOLE}")
+
+
+def _names(left: Live) -> str:
+    pods = [f"pod {pod.id} ({pod.name})" for pod in left.pods]
+    return ", ".join(pods + [f"network volume {volume.id} ({volume.name})" for volume in left.volumes])
+
+
+def _receipt(
+    control: Control, run: Run, record: RunRecord, outcome: str, proof: dict[str, object]
+) -> dict[str, object]:
+    """What was rented, for how long, what it cost and what was estimated. A run is over only with this file."""
+    rented = [event for event in record.events if event.state == "provisioned"]
+    pods = sorted({str(event.data["pod_id"]) for event in rented})
+    volumes = sorted({str(event.data["volume_id"]) for event in rented})
+    hours, usd = used(record)
+    billed, source = usd, "time × price"
+    if pods:
+        try:
+            bill = control.cloud.bill(pods, volumes, record.events[0].time)
+            billed, source = bill.total_usd, "billing API"
+        except CloudError as failure:
+            control.say(f"{run.id}: no bill from the cloud: {failure}")
+    else:
+        source = "nothing was rented"
+    return {
+        "run_id": run.id,
+        "outcome": outcome,
+        "closed": now_text(control.clock()),
+        "attempts": max(event.attempt for event in record.events),
+        "pods": pods,
+        "volumes": volumes,
+        "billed_usd": round(billed, 6),
+        "billed_source": source,
+        "time_times_price_usd": round(usd, 6),
+        "pod_hours": round(hours, 6),
+        "cap_usd": record.run.get("budget", {}).get("max_usd"),
+        "phases_s": phases_s(record, control.clock()),
+        "proof": proof,
+    }
+
+
+def phases_s(record: RunRecord, now_s: float) -> dict[str, float]:
+    """Seconds from each event to the next, summed by state; the last one lasts until now."""
+    spans: dict[str, float] = {}
+    times = [parse_time(event.time) for event in record.events] + [now_s]
+    for event, begin, end in zip(record.events, times, times[1:], strict=False):
+        spans[event.state] = round(spans.get(event.state, 0.0) + end - begin, 3)
+    return spans

@@ -1,0 +1,80 @@
+"""The live view of one run in a terminal (rich), and plain lines where there is none."""
+
+from dataclasses import dataclass, field
+
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from pushtrain.ledger import Ledger, RunRecord
+from pushtrain.progress import Progress, phase_times, spent_usd
+
+_BARS = "▁▂▃▄▅▆▇█"
+
+
+@dataclass(kw_only=True)
+class RunView:
+    """Follows one run's branch; `refresh` reads only what is new since the last call."""
+
+    ledger: Ledger
+    run_id: str
+    record: RunRecord | None = None
+    progress: Progress = field(default_factory=Progress)
+    _chunk: int = 0
+
+    def refresh(self) -> RunRecord | None:
+        """The run as of now; None until it is claimed. Raises LedgerUnavailable."""
+        tip = self.ledger.refs().get(self.run_id)
+        if tip is not None and (self.record is None or tip != self.record.tip):
+            self.record = self.ledger.read(self.run_id, tip)
+            raw, self._chunk = self.ledger.text(self.record, "metrics", self._chunk)
+            self.progress.add(raw.splitlines())
+        return self.record
+
+
+def draw(view: RunView, now_s: float, lines: list[str]) -> RenderableType:
+    """One frame: phases with seconds, step, loss, tokens/s, dollars so far of the cap, the last lines said."""
+    record, progress = view.record, view.progress
+    if record is None:
+        return Panel(Text("waiting for the claim …"), title=view.run_id)
+    table = Table.grid(padding=(0, 2))
+    for phase, seconds in phase_times(record.events, now_s):
+        current = phase == record.last.state
+        mark = "▶" if current else ("✓" if seconds is not None else "·")
+        style = "bold cyan" if current else ("green" if seconds is not None else "dim")
+        table.add_row(Text(f"{mark} {phase}", style), Text("" if seconds is None else f"{seconds:7.1f} s", style))
+    cap = float(record.run.get("budget", {}).get("max_usd", 0.0))
+    figures = Table.grid(padding=(0, 1))
+    figures.add_row("step", f"{progress.step} of {progress.total_steps or '?'}")
+    figures.add_row("", ProgressBar(total=max(progress.total_steps, 1), completed=progress.step, width=40))
+    figures.add_row("loss", f"{progress.losses[-1][1]:.3f}  {spark(progress)}" if progress.losses else "–")
+    figures.add_row("tokens/s", f"{progress.tokens_per_s:,.0f}" if progress.tokens_per_s else "–")
+    figures.add_row("dollars", f"${spent_usd(record, now_s):.5f} of at most ${cap:.2f}")
+    figures.add_row("attempt", str(record.last.attempt))
+    figures.add_row("last", Text(f"{record.last.state}: {record.last.message}", overflow="ellipsis", no_wrap=True))
+    both = Table.grid(padding=(0, 4))
+    both.add_row(table, figures)
+    return Panel(Group(both, *[Text(line, style="dim") for line in lines[-4:]]), title=view.run_id)
+
+
+def spark(progress: Progress, width: int = 32) -> str:
+    """The loss as one line of bars: each the mean of a slice of the steps."""
+    values = [loss for _, loss in progress.losses]
+    if not values:
+        return ""
+    size = max(1, -(-len(values) // width))
+    means = [sum(values[i : i + size]) / len(values[i : i + size]) for i in range(0, len(values), size)]
+    low, high = min(means), max(means)
+    return "".join(_BARS[round((mean - low) / (high - low or 1.0) * (len(_BARS) - 1))] for mean in means)
+
+
+def line(view: RunView, now_s: float) -> str:
+    """The same in one plain line, for logs."""
+    record, progress = view.record, view.progress
+    if record is None:
+        return f"{view.run_id}: not claimed yet"
+    loss = f", loss {progress.losses[-1][1]:.3f}" if progress.losses else ""
+    step = f", step {progress.step}/{progress.total_steps}" if progress.step else ""
+    return f"{view.run_id}: {record.last.state}{step}{loss}, ${spent_usd(record, now_s):.5f}"

@@ -1,0 +1,52 @@
+"""Puts a control plane together from the environment: the only place where pushtrain reaches into infra."""
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from pushtrain.control import Control
+from pushtrain.ledger import Ledger
+from pushtrain.redact import redact
+from pushtrain.settings import Settings, load_settings
+
+
+def open_ledger(settings: Settings, environ: Mapping[str, str] | None = None) -> Ledger:
+    """The ledger alone: enough for the verbs that only read."""
+    return Ledger(
+        settings.ledger_url, cache_dir=settings.state_dir / "ledger", token=settings.ledger_token, environ=environ
+    )
+
+
+def open_control(root: Path, say: Callable[[str], None], environ: Mapping[str, str] | None = None) -> Control:
+    """Everything a tick needs. Raises CloudAuthFailed without a key, EngineError for an unknown engine.
+
+    Says first which engine it is: there is never a silent fallback.
+    """
+    from infra.clouds import connect
+    from infra.engines import engine_line, select
+    from infra.launch import make_launch
+
+    environ = os.environ if environ is None else environ
+    settings = load_settings(root, environ)
+    engine = select(environ, state_dir=settings.state_dir / "stacks")
+    say(engine_line(engine))
+    return Control(
+        settings=settings,
+        ledger=open_ledger(settings, environ),
+        cloud=connect("runpod", environ),
+        engine=engine,
+        launch=make_launch(settings, environ),
+        say=lambda text: say(redact(text, environ)),
+        clock=time.time,
+        sleep=time.sleep,
+    )
+
+
+def command() -> list[str]:
+    """How to call this very pushtrain again in another process."""
+    beside = Path(sys.executable).with_name("pushtrain")
+    found = str(beside) if beside.exists() else shutil.which("pushtrain")
+    return [found] if found else [sys.executable, "-m", "pushtrain"]
