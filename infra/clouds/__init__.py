@@ -1,0 +1,24 @@
+"""Clouds by name. Each is one member of `pushtrain.cloud.Cloud`."""
+
+import os
+from collections.abc import Mapping
+
+from infra.clouds.runpod import BASE_URL, RunPod
+from pushtrain.cloud import Cloud
+from pushtrain.errors import CloudAuthFailed, SpecError
+
+
+def connect(name: str = "runpod", environ: Mapping[str, str] = os.environ) -> Cloud:
+    """A client for the named cloud; sends nothing yet.
+
+    Reads RUNPOD_API_KEY and, where it is set, RUNPOD_API_BASE_URL. Raises CloudAuthFailed without a key, SpecError for
+    a cloud nobody has written.
+    """
+    if name != "runpod":
+        raise SpecError(f"unknown cloud {name!r}", hint="the only cloud so far is 'runpod'")
+    key = environ.get("RUNPOD_API_KEY", "").strip()
+    if not key:
+        raise CloudAuthFailed(
+            "RUNPOD_API_KEY is not set", hint="make a key at https://console.runpod.io/user/settings and export it"
+        )
+    return RunPod(key, environ.get("RUNPOD_API_BASE_URL") or BASE_URL, environ=environ)

@@ -1,0 +1,206 @@
+"""The wire to RunPod's REST v2: one key, one User-Agent, a deadline on everything, bounded patience.
+
+No error text, log or repr made here holds the key or a value sent as a secret.
+"""
+
+import json
+import random
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from infra.clouds.runpod_answers import Answer, problem, problem_text
+from pushtrain import __version__
+from pushtrain.errors import CloudAuthFailed, RequestRejected
+from pushtrain.redact import redact
+
+_LOOPBACK = re.compile(r"^(localhost|127(\.\d{1,3}){3}|::1)$")
+_SAID_MAX = 400
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """How long the client waits. Seconds; `create_s` is dstack's figure: renting hardware is slow."""
+
+    connect_s: float = 10.0
+    read_s: float = 60.0
+    create_s: float = 120.0
+    attempts: int = 4
+    """Tries of one repeatable call, the first one included."""
+    max_wait_s: float = 90.0
+    """Longest single wait the cloud may ask for: RunPod's minute window fits, its hour window does not."""
+    create_attempts: int = 3
+    look_pauses_s: tuple[float, ...] = (1.0, 3.0, 6.0)
+    """Waits before each look for a create whose answer was lost."""
+    jitter: Callable[[], float] = random.random
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Call:
+    """One request. `repeatable`: carrying it out twice is the same as once."""
+
+    method: str
+    path: str
+    query: Mapping[str, str] = field(default_factory=dict)
+    body: Any = field(default=None, repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    timeout_s: float
+    repeatable: bool
+
+
+class StreamEnded(Exception):
+    """A stream broke off, or never began; `answer` says how."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer.said)
+        self.answer = answer
+
+
+class RunPodHttp:
+    """Sends calls and reads answers; sorts no errors. Close it with `close`."""
+
+    def __init__(
+        self,
+        api_key: str,
+        base_url: str,
+        *,
+        limits: Limits,
+        sleep: Callable[[float], None],
+        clock: Callable[[], float],
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        """Raises CloudAuthFailed for a key no header can carry, RequestRejected for a URL that would expose it."""
+        if not re.fullmatch(r"[\x21-\x7e]+", api_key):
+            raise CloudAuthFailed(
+                "the RunPod API key is empty or has characters no key has", hint="set RUNPOD_API_KEY to the key alone"
+            )
+        loopback = _is_loopback(base_url)
+        self.limits, self.sleep, self.clock = limits, sleep, clock
+        self._secrets: set[str] = {api_key}
+        self._quota_clear_at = 0.0
+        self._client = httpx.Client(
+            base_url=base_url.rstrip("/").removesuffix("/v2"),
+            headers={"Authorization": f"Bearer {api_key}", "User-Agent": f"pushtrain/{__version__}"},
+            transport=transport,
+            trust_env=not loopback,
+        )
+
+    def close(self) -> None:
+        self._client.close()
+
+    def keep_secret(self, values: Iterable[str]) -> None:
+        """From now on `clean` masks these too."""
+        self._secrets.update(values)
+
+    def clean(self, text: str) -> str:
+        return redact(text, extra=self._secrets)
+
+    def send(self, call: Call) -> Answer:
+        """The answer, after as many tries as the retry table of `runpod_answers` allows. Raises nothing."""
+        answer = self._exchange(call)
+        for attempt in range(1, self.limits.attempts):
+            pause = self.pause_s(answer, attempt, call.repeatable)
+            if pause is None:
+                break
+            self.sleep(pause)
+            answer = self._exchange(call)
+        return answer
+
+    def pause_s(self, answer: Answer, attempt: int, repeatable: bool) -> float | None:
+        """How long to wait before try `attempt` + 1; None when the answer stands."""
+        backoff = min(2.0 ** (attempt - 1), 8.0) * (0.5 + self.limits.jitter())
+        if answer.status == 429:
+            wait = answer.retry_after_s or answer.quota_clear_s or backoff
+            return None if wait > self.limits.max_wait_s else wait + self.limits.jitter()
+        if answer.ambiguous and repeatable:
+            return min(max(backoff, answer.retry_after_s or 0.0), self.limits.max_wait_s)
+        return None
+
+    def stream(self, call: Call, until: float) -> Iterator[bytes]:
+        """Pieces of a 2xx body, until it ends or the clock reads `until`. Raises StreamEnded for anything else.
+
+        A server that says one thing and then nothing may hold this up to `call.timeout_s` longer: a socket's
+        time-out cannot be shortened while the body is read.
+        """
+        answer = None
+        try:
+            with self._open(call) as response:
+                if not response.is_success:
+                    answer = self._answer(response, b"".join(self._pieces(response, until)))
+                else:
+                    yield from self._pieces(response, until)
+        except httpx.RequestError as exc:
+            if not (isinstance(exc, httpx.TimeoutException) and self.clock() >= until):
+                answer = self._lost(exc)
+        if answer is not None:
+            raise StreamEnded(answer)
+
+    def _exchange(self, call: Call) -> Answer:
+        wait, self._quota_clear_at = self._quota_clear_at - self.clock(), 0.0
+        if wait > 0:
+            self.sleep(wait)
+        deadline = self.clock() + call.timeout_s
+        try:
+            with self._open(call) as response:
+                body = b"".join(self._pieces(response, deadline))
+                if self.clock() >= deadline:
+                    raise httpx.ReadTimeout(f"the answer took longer than {call.timeout_s:g} s")
+                answer = self._answer(response, body)
+        except httpx.RequestError as exc:
+            # Raising from here would chain httpx's exception, and with it the request, its headers and its body.
+            return self._lost(exc)
+        if answer.status != 429 and 0 < answer.quota_clear_s <= self.limits.max_wait_s:
+            self._quota_clear_at = self.clock() + answer.quota_clear_s
+        return answer
+
+    def _open(self, call: Call) -> AbstractContextManager[httpx.Response]:
+        return self._client.stream(
+            call.method,
+            call.path,
+            params=dict(call.query),
+            json=call.body,
+            headers=dict(call.headers),
+            timeout=httpx.Timeout(call.timeout_s, connect=min(self.limits.connect_s, call.timeout_s)),
+        )
+
+    def _pieces(self, response: httpx.Response, until: float) -> Iterator[bytes]:
+        for piece in response.iter_bytes():
+            yield piece
+            if self.clock() >= until:
+                return
+
+    def _answer(self, response: httpx.Response, body: bytes) -> Answer:
+        status, content, said = response.status_code, None, f"RunPod answered {response.status_code}"
+        if not response.is_success:
+            text = self.clean(problem_text(body))[:_SAID_MAX] or "(empty body)"
+            return Answer(status=status, said=f"{said}: {text}", headers=dict(response.headers), json=problem(body))
+        if body.strip():
+            try:
+                content = json.loads(body)
+            except ValueError:
+                return Answer(status=None, said=f"{said} with a body that is not JSON", headers=dict(response.headers))
+        return Answer(status=status, said=said, headers=dict(response.headers), json=content)
+
+    def _lost(self, exc: httpx.RequestError) -> Answer:
+        return Answer(status=None, said=f"no answer ({type(exc).__name__}: {self.clean(str(exc))[:_SAID_MAX]})")
+
+
+def _is_loopback(base_url: str) -> bool:
+    """Raises RequestRejected for every URL over which the key would travel in clear text."""
+    try:
+        url = urlsplit(base_url)
+        host, _ = url.hostname or "", url.port
+    except ValueError:
+        url, host = urlsplit(""), ""
+    loopback = bool(_LOOPBACK.match(host))
+    if not host or url.username or not (url.scheme == "https" or (url.scheme == "http" and loopback)):
+        raise RequestRejected(
+            f"the RunPod base URL {redact(base_url)!r} must be https, or http on loopback, without credentials",
+            hint="set RUNPOD_API_BASE_URL, or unset it for https://api.runpod.io",
+        )
+    return loopback

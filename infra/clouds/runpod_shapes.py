@@ -1,0 +1,124 @@
+"""RunPod's JSON and pushtrain's words for it, both ways. Pure; field by field as REST v2's OpenAPI names them.
+
+Reading raises KeyError, TypeError, ValueError or AttributeError for a shape nobody knows.
+"""
+
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from pushtrain.cloud import Offer, Pod, PodRequest, Stock, Volume, VolumeRequest
+
+GONE = "TERMINATED"
+# A pod in one of these never runs again by itself, whatever it still costs.
+DEAD = ("EXITED", "ERROR", GONE)
+
+
+def pod_body(request: PodRequest, secrets: Mapping[str, str]) -> dict[str, Any]:
+    """CreatePodRequest. `secrets` are the values of `request.secret_env` that are set."""
+    gpu: dict[str, Any] = {"id": request.gpu, "count": request.gpu_count}
+    if request.min_cuda_version is not None:
+        gpu["minCudaVersion"] = request.min_cuda_version
+    body: dict[str, Any] = {
+        "name": request.name,
+        "image": request.image,
+        "cloud": request.tier,
+        "gpu": gpu,
+        "args": request.args,
+        "env": {**request.env, **secrets},
+        "disk": request.disk_gb,
+    }
+    if request.ports:
+        body["ports"] = list(request.ports)
+    if request.volume_id is not None:
+        body["mounts"] = {"network": [{"volumeId": request.volume_id, "path": request.mount_path}]}
+    # On Community, naming a data center blocks the placement (runpodctl#326). Lower case is accepted and breaks later.
+    if request.data_center is not None and request.tier == "SECURE":
+        body["dataCenterIds"] = [request.data_center.upper()]
+    return body
+
+
+def volume_body(request: VolumeRequest) -> dict[str, Any]:
+    """CreateNetworkVolumeRequest; without `type` it gets the data center's own storage tier."""
+    return {"name": request.name, "size": request.size_gb, "dataCenter": request.data_center.upper()}
+
+
+def pod(raw: Any) -> Pod:
+    gpu, runtime = raw.get("gpu") or {}, raw.get("runtime")
+    return Pod(
+        id=str(raw["id"]),
+        name=str(raw["name"] or ""),
+        status=str(raw["status"]),
+        gpu=str(gpu.get("id") or ""),
+        gpu_count=int(gpu.get("count") or 0),
+        usd_per_hour=float(raw.get("cost") or 0.0),
+        data_center=raw.get("dataCenterId") or None,
+        uptime_s=None if runtime is None else int(runtime.get("uptime") or 0),
+        created_at=raw.get("createdAt") or None,
+    )
+
+
+def volume(raw: Any) -> Volume:
+    return Volume(
+        id=str(raw["id"]), name=str(raw["name"] or ""), size_gb=int(raw["size"]), data_center=str(raw["dataCenter"])
+    )
+
+
+def mounted_volume_ids(raw: Any) -> set[str]:
+    """Ids of the network volumes a listed pod mounts."""
+    return {str(mount["volumeId"]) for mount in (raw.get("mounts") or {}).get("network") or []}
+
+
+def volume_data_centers(data_centers: Any) -> set[str]:
+    """Ids of the data centers where a network volume can be made."""
+    return {str(center["id"]) for center in data_centers["dataCenters"] if center.get("networkVolumeTypes")}
+
+
+def secure_offers(gpus: Any, with_volumes: set[str]) -> list[Offer]:
+    """One offer for each data center that lists the GPU; RunPod leaves out those without stock."""
+    return [
+        Offer(
+            gpu=str(gpu["id"]),
+            gpu_memory_gb=int(gpu["memory"]),
+            data_center=str(center["id"]),
+            tier="SECURE",
+            usd_per_gpu_hour=float(gpu["price"]["secure"]),
+            stock=_stock(center["availability"]),
+            has_network_volumes=center["id"] in with_volumes,
+            max_count=int(gpu["maxCount"]["secure"]),
+        )
+        for gpu in gpus["gpus"]
+        if gpu["secure"]
+        for center in gpu.get("dataCenters") or []
+    ]
+
+
+def community_offers(gpus: Any) -> list[Offer]:
+    """One offer for each GPU of the community tier: where it would run is not known before it does."""
+    return [
+        Offer(
+            gpu=str(gpu["id"]),
+            gpu_memory_gb=int(gpu["memory"]),
+            data_center=None,
+            tier="COMMUNITY",
+            usd_per_gpu_hour=float(gpu["price"]["community"]),
+            stock=_stock(gpu.get("availability")),
+            has_network_volumes=False,
+            max_count=int(gpu["maxCount"]["community"]),
+        )
+        for gpu in gpus["gpus"]
+        if gpu["community"]
+    ]
+
+
+def billed_usd(billing: Any, key: str, resource_id: str) -> float:
+    """Sum of `totalAmount` over the records of one resource; `key` is `podId` or `networkVolumeId`.
+
+    Records are filtered here too: RunPod ignores a query parameter it does not know and would answer for everything.
+    """
+    return sum(float(record["totalAmount"]) for record in billing["records"] or [] if record[key] == resource_id)
+
+
+def _stock(level: Any) -> Stock:
+    """A level this client does not know is still some stock; none at all is NONE."""
+    known: tuple[Stock, ...] = get_args(Stock)
+    return next((stock for stock in known if stock == level), "LOW" if level else "NONE")
