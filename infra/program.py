@@ -1,0 +1,63 @@
+"""The Pulumi program of one run, as a plain function: a network volume, and while an attempt is on, a pod."""
+
+import re
+from dataclasses import dataclass
+
+import pulumi
+
+from infra.provider import NetworkVolume, Pod
+from pushtrain.cloud import PodRequest, VolumeRequest
+from pushtrain.engine import Program
+from pushtrain.errors import EngineError
+
+PROJECT = "pushtrain"
+# What Pulumi takes as a stack name; also safe as a file name.
+_STACK_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StackPlan:
+    """What one run wants to exist right now. `pod` is None between attempts: the volume alone stays.
+
+    `cloud` is a name `infra.clouds.connect` knows. A new attempt is the same plan with another pod name.
+    """
+
+    run_id: str
+    cloud: str
+    volume: VolumeRequest
+    pod: PodRequest | None
+
+
+def program(plan: StackPlan) -> Program:
+    """The program that declares `plan`; makes no cloud call itself.
+
+    Exports `run_id`, `volume_id`, `volume_data_center` and, with a pod, `pod_id`, `pod_name`, `usd_per_hour` and
+    `data_center` (where the pod really is).
+    """
+
+    def declare() -> None:
+        volume = NetworkVolume("volume", plan.cloud, plan.volume)
+        pulumi.export("run_id", plan.run_id)
+        pulumi.export("volume_id", volume.id)
+        pulumi.export("volume_data_center", volume.data_center)
+        if plan.pod is None:
+            return
+        # Two pods at once would be billed twice, so the old attempt's goes first.
+        options = pulumi.ResourceOptions(delete_before_replace=True, depends_on=[volume])
+        pod = Pod("pod", plan.cloud, plan.pod, volume.id, options)
+        pulumi.export("pod_id", pod.id)
+        pulumi.export("pod_name", pod.name)
+        pulumi.export("usd_per_hour", pod.usd_per_hour)
+        pulumi.export("data_center", pod.placed_in)
+
+    return declare
+
+
+def checked_stack_name(stack: str) -> str:
+    """`stack` itself; raises EngineError when it could not be a Pulumi stack and a file name."""
+    if not _STACK_NAME.fullmatch(stack):
+        raise EngineError(
+            f"{stack!r} cannot be a stack name",
+            hint="letters, digits, '-', '_' and '.', at most 100, as Run.stack makes it",
+        )
+    return stack
