@@ -1,8 +1,9 @@
 """Where a run may go, in which order, and what it may cost there at most. Pure: offers in, candidates out."""
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from difflib import get_close_matches
+from typing import Any
 
 from pushtrain.cloud import Offer, Stock, Tier
 from pushtrain.errors import NoCapacity, SpecError
@@ -94,6 +95,11 @@ def storage_usd_per_hour(spec: JobSpec) -> float:
     volume = VOLUME_USD_PER_GB_MONTH * min(size_gb, VOLUME_FIRST_GB)
     volume += VOLUME_USD_PER_GB_MONTH_ABOVE * max(0, size_gb - VOLUME_FIRST_GB)
     return (volume + DISK_USD_PER_GB_MONTH * spec.compute.disk_gb) / HOURS_PER_MONTH
+
+
+def candidate_json(candidate: Candidate) -> dict[str, Any]:
+    """For run.json and plan --json."""
+    return asdict(candidate)
 
 
 def cap(spec: JobSpec, candidate: Candidate) -> CostEstimate:
