@@ -1,0 +1,33 @@
+# Needs git, make, python3 and a package registry; brings uv into .tools/ when it is not on PATH.
+UV := $(or $(shell command -v uv 2>/dev/null),.tools/uv/bin/uv)
+RUN := $(UV) run --no-sync
+# The control plane's and the trainer's locked environment. Bytecode is compiled once, or every process pays 11 s for it.
+SYNC := $(UV) sync --frozen --quiet --all-extras --compile-bytecode
+
+.PHONY: help demo test lint benchmarks sync
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
+
+demo: sync ## The main job on loopback: git push a job spec, a LoRA is trained, nothing is left
+	$(RUN) pushtrain demo
+
+test: sync ## Every test (the suite prints how many ran, and why any was skipped)
+	$(RUN) pytest
+
+lint: sync ## ruff, mypy, actionlint
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+
+benchmarks: sync ## Every script in benchmarks/; each prints its ratio
+	@for script in benchmarks/*.py; do echo "== $$script"; $(RUN) python $$script || exit 1; done
+
+sync: $(UV)
+	$(SYNC)
+
+.tools/uv/bin/uv:
+	@mkdir -p .tools
+	@python3 -m venv .tools/uv 2>/dev/null && .tools/uv/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.8 \
+	  || python3 -m pip install --quiet --disable-pip-version-check --upgrade --target .tools/uv uv==0.13.8 \
+	  || { echo "make: cannot install uv: python3 here has neither venv nor pip; install uv yourself and run make again" >&2; exit 1; }
