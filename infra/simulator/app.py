@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute
 
-from infra.simulator import control, runpod_api
+from infra.simulator import billing_api, catalog_api, control, logs_api, runpod_api
 from infra.simulator.gate import Gate, Problem
 from infra.simulator.service import Service
 
@@ -35,7 +35,14 @@ def create_app(
         ticking.cancel()
 
     return Starlette(
-        routes=[*runpod_api.routes(gate), *control.routes(gate, shut_down), *hub_routes],
+        routes=[
+            *runpod_api.routes(gate),
+            *catalog_api.routes(gate),
+            *logs_api.routes(gate),
+            *billing_api.routes(gate),
+            *control.routes(gate, shut_down),
+            *hub_routes,
+        ],
         lifespan=lifespan,
         exception_handlers={HTTPException: _problem},
     )

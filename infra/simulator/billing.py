@@ -6,8 +6,12 @@ published rate: twice the standard one is an example. A month is 730 hours.
 """
 
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from typing import Literal
 
 from infra.simulator.state import Pod, Span, Volume
+
+BucketSize = Literal["hour", "day", "week", "month", "year"]
 
 _HOUR_S = 3600.0
 _MONTH_S = 730 * _HOUR_S
@@ -43,6 +47,45 @@ def volume_cost(volume: Volume, start: float, end: float) -> float:
     """Dollars of one network volume between two moments; used or not."""
     factor = _HIGH_PERFORMANCE if volume.kind == "HIGH_PERFORMANCE" else 1.0
     return sum(_overlap_s(span, start, end) / _MONTH_S * factor * _usd_per_month(span.size_gb) for span in volume.spans)
+
+
+def buckets(start: float, end: float, size: BucketSize) -> list[tuple[float, float]]:
+    """Whole UTC buckets that cover [start, end), oldest first; weeks begin on Monday."""
+    found = []
+    moment = _floor(datetime.fromtimestamp(start, timezone.utc), size)
+    while moment.timestamp() < end:
+        after = _next(moment, size)
+        found.append((moment.timestamp(), after.timestamp()))
+        moment = after
+    return found
+
+
+def last_buckets(now: float, count: int, size: BucketSize) -> list[tuple[float, float]]:
+    """The bucket of `now` and those before it, `count` in all, oldest first."""
+    moment = _floor(datetime.fromtimestamp(now, timezone.utc), size)
+    found: list[tuple[float, float]] = []
+    while len(found) < count and moment.year > 1970:
+        found.append((moment.timestamp(), _next(moment, size).timestamp()))
+        moment = _floor(moment - timedelta(seconds=1), size)
+    return found[::-1]
+
+
+def _floor(moment: datetime, size: BucketSize) -> datetime:
+    if size == "hour":
+        return moment.replace(minute=0, second=0, microsecond=0)
+    day = moment.replace(hour=0, minute=0, second=0, microsecond=0)
+    if size == "week":
+        return day - timedelta(days=day.weekday())
+    if size == "month":
+        return day.replace(day=1)
+    return day.replace(month=1, day=1) if size == "year" else day
+
+
+def _next(floor: datetime, size: BucketSize) -> datetime:
+    if size == "hour":
+        return floor + timedelta(hours=1)
+    days = {"day": 1, "week": 7, "month": 31, "year": 366}[size]
+    return _floor(floor + timedelta(days=days), size)
 
 
 def _usd_per_month(size_gb: int) -> float:

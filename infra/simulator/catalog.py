@@ -6,7 +6,7 @@ Which data centers have network volumes, and who has which GPU in stock, is made
 stock without storage, storage without stock, several data centers for one GPU, community only.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -14,7 +14,7 @@ Tier = Literal["SECURE", "COMMUNITY"]
 Stock = Literal["NONE", "LOW", "MEDIUM", "HIGH"]
 VolumeKind = Literal["STANDARD", "HIGH_PERFORMANCE"]
 
-STOCK_ORDER: tuple[Stock, ...] = ("NONE", "LOW", "MEDIUM", "HIGH")
+_STOCK_ORDER: tuple[Stock, ...] = ("NONE", "LOW", "MEDIUM", "HIGH")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +56,15 @@ class DataCenter:
 class Catalog:
     gpus: Mapping[str, GpuModel]
     data_centers: Mapping[str, DataCenter]
+
+
+def fullest(levels: Iterable[Stock]) -> Stock:
+    return max(levels, key=_STOCK_ORDER.index, default="NONE")
+
+
+def version_key(version: str) -> tuple[int, ...]:
+    """CUDA versions compare as numbers: 12.11 is above 12.2."""
+    return tuple(int(part) for part in version.split("."))
 
 
 _DATA_CENTERS = (

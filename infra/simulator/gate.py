@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -57,6 +58,15 @@ class Problem(Exception):
         return JSONResponse(body, self.status, self.headers, media_type="application/problem+json")
 
 
+def invalid(*errors: str) -> Problem:
+    """422: the request does not match the contract."""
+    return Problem(422, "Request validation failed.", list(errors))
+
+
+def rfc3339(epoch_s: float) -> str:
+    return datetime.fromtimestamp(epoch_s, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 class LostAnswer(Response):
     """Closes the connection without a byte. `transports` maps client address → transport, kept by the HTTP server."""
 
@@ -89,7 +99,7 @@ class Call:
         try:
             return model.model_validate(await _json(self.request))
         except ValidationError as error:
-            raise Problem(422, "Request validation failed.", violations(error)) from error
+            raise invalid(*violations(error)) from error
 
 
 Handler = Callable[[Call], Awaitable[Response]]

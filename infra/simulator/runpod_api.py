@@ -1,14 +1,13 @@
 """RunPod's REST v2: pods, network volumes and SSH keys, translated to and from the service."""
 
 import base64
-from datetime import datetime, timezone
 from typing import Any, TypeVar
 
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from infra.simulator import bodies
-from infra.simulator.gate import Call, Gate, Problem
+from infra.simulator.gate import Call, Gate, Problem, invalid, rfc3339
 from infra.simulator.machine import Running
 from infra.simulator.pod_env import hostname
 from infra.simulator.service import Service
@@ -34,10 +33,6 @@ def routes(gate: Gate) -> list[Route]:
         gate.route("GET", "/v2/account/ssh-keys", "get_ssh_keys", _get_ssh_keys),
         gate.route("PUT", "/v2/account/ssh-keys", "put_ssh_keys", _put_ssh_keys),
     ]
-
-
-def rfc3339(epoch_s: float) -> str:
-    return datetime.fromtimestamp(epoch_s, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def pod_document(pod: Pod, running: Running | None, now: float) -> dict[str, Any]:
@@ -113,7 +108,7 @@ async def _list_pods(call: Call) -> Response:
 async def _create_pod(call: Call) -> Response:
     body = await call.body(bodies.CreatePod)
     if body.templateId is None and body.image is None:
-        raise Problem(422, "Request validation failed.", ["$: missing property 'image'"])
+        raise invalid("$: missing property 'image'")
     return JSONResponse(_show(call.service, call.service.create_pod(body.order())), 201)
 
 
@@ -152,7 +147,7 @@ async def _get_volume(call: Call) -> Response:
 async def _update_volume(call: Call) -> Response:
     body = await call.body(bodies.UpdateVolume)
     if not body.model_fields_set:
-        raise Problem(422, "Request validation failed.", ["$: minProperties: got 0, want 1"])
+        raise invalid("$: minProperties: got 0, want 1")
     return JSONResponse(volume_document(call.service.update_volume(call.id, body.name, body.size)))
 
 
@@ -180,7 +175,7 @@ def _page(call: Call, items: list[ItemT]) -> tuple[list[ItemT], dict[str, Any]]:
     query = call.request.query_params
     limit_text = query.get("limit", str(default))
     if not limit_text.isdigit() or not 1 <= int(limit_text) <= _MOST_A_PAGE:
-        raise Problem(422, "Request validation failed.", [f"limit: must be between 1 and {_MOST_A_PAGE}"])
+        raise invalid(f"limit: must be between 1 and {_MOST_A_PAGE}")
     order = list(call.service.account.pods if items and isinstance(items[0], Pod) else call.service.account.volumes)
     if cursor := query.get("cursor"):
         after = _decode_cursor(cursor)

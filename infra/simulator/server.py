@@ -25,6 +25,9 @@ from infra.simulator import processes, store
 from infra.simulator.app import create_app
 from infra.simulator.catalog import DEFAULT_CATALOG
 from infra.simulator.faults import Faults
+from infra.simulator.hub import hub_routes
+from infra.simulator.hub_access import HubUser
+from infra.simulator.hub_store import HubStore
 from infra.simulator.service import Service, Settings
 from infra.simulator.state import Account
 from pushtrain.errors import CloudError
@@ -150,6 +153,13 @@ def serve(config: SimulatorConfig, announce: Callable[[str, Mapping[str, str]], 
         asyncio.run(_serve(config, state_dir, listener, announce))
 
 
+class _EveryOrg(HubUser):
+    """The simulated Hub is one user's own: whatever ORG a job spec publishes to, a rehearsal may write there."""
+
+    def owns(self, namespace: str) -> bool:
+        return True
+
+
 async def _serve(
     config: SimulatorConfig,
     state_dir: Path,
@@ -177,9 +187,11 @@ async def _serve(
     def shut_down(stop: bool) -> None:
         nonlocal stop_pods
         stop_pods = stop
+        service.shut_down_soon()
         server.should_exit = True
 
-    app = create_app(service, transports, shut_down, [])
+    hub = HubStore(state_dir / "hub", {keys.hf_token: _EveryOrg("simulator", ("demo",))})
+    app = create_app(service, transports, shut_down, hub_routes(hub))
     server = uvicorn.Server(
         uvicorn.Config(
             app,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from infra.simulator import store
-from infra.simulator.catalog import VolumeKind
+from infra.simulator.catalog import GpuModel, Stock, Tier, VolumeKind
 from infra.simulator.faults import Fault, Faults, Kind
 from infra.simulator.machine import Machine, Running
 from infra.simulator.pod_env import PodPlaces, pod_environment, pod_key
@@ -51,7 +51,7 @@ class Service:
         self.faults = faults
         self.machine = Machine(settings.state_dir)
         self.clock = clock
-        self.closing = threading.Event()
+        self._closing = threading.Event()
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._jobs: dict[str, Future[None]] = {}
         self._workers = ThreadPoolExecutor(max_workers=32, thread_name_prefix="pods")
@@ -73,6 +73,24 @@ class Service:
 
     def running(self, pod: Pod) -> Running | None:
         return self.machine.running(pod.id) if pod.status == "RUNNING" else None
+
+    @property
+    def stopping(self) -> bool:
+        """Streams end by themselves then: a server waits for its connections."""
+        return self._closing.is_set()
+
+    def shut_down_soon(self) -> None:
+        self._closing.set()
+
+    def stock(self, gpu: GpuModel, tier: Tier) -> dict[str | None, Stock]:
+        """Stock of one GPU type by data center (None: community), with the fault `no_stock` applied."""
+        levels: dict[str | None, Stock] = {None: gpu.community_stock}
+        if tier == "SECURE":
+            levels = {name: level for name, level in gpu.stock.items()}
+        for name in levels:
+            if self.faults.find("no_stock", operation="list_gpus", gpu=gpu.id, data_center=name or ""):
+                levels[name] = "NONE"
+        return levels
 
     def create_pod(self, order: PodOrder) -> Pod:
         """Raises Refused. Billed from now on; its container starts a moment later."""
@@ -148,7 +166,7 @@ class Service:
         if stop_pods:
             for pod in self.account.live_pods():
                 self._changed(self.account.terminate_pod(pod.id, self.clock()))
-        self.closing.set()
+        self._closing.set()
         self._workers.shutdown(wait=True)
 
     def _strikes(self, kind: Kind, pod: Pod, uptime_s: float) -> bool:
@@ -185,7 +203,7 @@ class Service:
                 self.machine.discard(pod_id)
 
     def _launch(self, pod: Pod) -> None:
-        if pod.never_starts or self.closing.is_set() or self.machine.has_runner(pod.id):
+        if pod.never_starts or self._closing.is_set() or self.machine.has_runner(pod.id):
             return
         self.machine.stop(pod.id, grace_s=0)
         workspace = self.machine.persistent_dir(pod.id) if pod.persistent_gb else None

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from infra.simulator.catalog import STOCK_ORDER, Catalog, DataCenter, GpuModel, Tier, VolumeKind
+from infra.simulator.catalog import Catalog, DataCenter, GpuModel, Stock, Tier, VolumeKind, fullest, version_key
 
 Why = Literal["no_capacity", "no_resources", "rule", "not_found", "wrong_status", "in_use"]
 Status = Literal["RUNNING", "EXITED", "TERMINATED"]
@@ -168,7 +168,7 @@ class Account:
             env=dict(order.env),
             ports=list(order.ports),
             data_center=data_center,
-            cuda_version=max(_cuda_versions(order, gpu), key=_version, default=None),
+            cuda_version=max(_cuda_versions(order, gpu), key=version_key, default=None),
             volume_id=order.volume_id,
             mount_path=order.mount_path,
             persistent_gb=order.persistent_gb,
@@ -273,10 +273,13 @@ class Account:
             wanted = [self.volume(order.volume_id).data_center]
         if order.global_networking:
             wanted = [name for name in wanted if self.catalog.data_centers[name].global_network]
-        stocked = [name for name in wanted if gpu.stock.get(name, "NONE") != "NONE" and not out_of_stock(gpu.id, name)]
-        if not fits or not stocked:
+        levels: dict[str, Stock] = {
+            name: "NONE" if out_of_stock(gpu.id, name) else gpu.stock.get(name, "NONE") for name in wanted
+        }
+        best = fullest(levels.values())
+        if not fits or best == "NONE":
             raise Refused("no_capacity", NO_CAPACITY)
-        return max(stocked, key=lambda name: STOCK_ORDER.index(gpu.stock[name]))
+        return next(name for name, level in levels.items() if level == best)
 
 
 def _next_span(spans: list[Span], span: Span) -> None:
@@ -285,12 +288,8 @@ def _next_span(spans: list[Span], span: Span) -> None:
 
 
 def _cuda_versions(order: PodOrder, gpu: GpuModel) -> list[str]:
-    """Versions of this GPU's hosts that the order takes; compared as numbers, so 12.11 is above 12.2."""
+    """Versions of this GPU's hosts that the order takes."""
     if order.allowed_cuda_versions:
         return [version for version in gpu.cuda_versions if version in order.allowed_cuda_versions]
-    floor = _version(order.min_cuda_version or "0.0")
-    return [version for version in gpu.cuda_versions if _version(version) >= floor]
-
-
-def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split("."))
+    floor = version_key(order.min_cuda_version or "0.0")
+    return [version for version in gpu.cuda_versions if version_key(version) >= floor]
