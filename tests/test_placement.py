@@ -1,0 +1,160 @@
+import pytest
+
+from pushtrain.cloud import Offer
+from pushtrain.errors import NoCapacity, SpecError
+from pushtrain.placement import candidate_json, cap, check_gpus, hourly_usd, ladder, storage_usd_per_hour
+from pushtrain.spec import JobSpec
+
+A40, A6000, H100 = "NVIDIA A40", "NVIDIA RTX A6000", "NVIDIA H100 PCIe"
+KNOWN = (A40, A6000, H100, "NVIDIA GeForce RTX 4090")
+
+
+def spec(*, budget: dict[str, float] | None = None, **compute: object) -> JobSpec:
+    return JobSpec.model_validate(
+        {
+            "version": 1,
+            "name": "support-lora",
+            "model": {"id": "org/base"},
+            "data": {"path": "data/chats.jsonl"},
+            "compute": {"gpus": [A40, A6000], **compute},
+            "budget": budget or {"max_hours": 6.0, "max_usd": 5.0},
+            "publish": {"repo": "org/support-lora"},
+        }
+    )
+
+
+def offer(gpu: str = A40, data_center: str | None = "EU-SE-1", **changes: object) -> Offer:
+    values: dict[str, object] = {
+        "gpu": gpu,
+        "gpu_memory_gb": 48,
+        "data_center": data_center,
+        "tier": "SECURE",
+        "usd_per_gpu_hour": 0.40,
+        "stock": "HIGH",
+        "has_network_volumes": True,
+        "max_count": 8,
+    }
+    return Offer(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def places(candidates: list) -> list[tuple[str, str]]:
+    return [(candidate.gpu, candidate.data_center) for candidate in candidates]
+
+
+def test_preference_comes_before_stock_and_stock_before_price_and_price_before_id():
+    offers = [
+        offer(A6000, "EU-RO-1", stock="HIGH", usd_per_gpu_hour=0.10),
+        offer(A40, "US-KS-2", stock="LOW", usd_per_gpu_hour=0.20),
+        offer(A40, "EU-SE-1", stock="MEDIUM", usd_per_gpu_hour=0.90),
+        offer(A40, "CA-MTL-2", stock="HIGH", usd_per_gpu_hour=0.60),
+        offer(A40, "CA-MTL-1", stock="HIGH", usd_per_gpu_hour=0.60),
+        offer(A40, "US-TX-3", stock="HIGH", usd_per_gpu_hour=0.50),
+    ]
+    expected = [
+        (A40, "US-TX-3"),
+        (A40, "CA-MTL-1"),
+        (A40, "CA-MTL-2"),
+        (A40, "EU-SE-1"),
+        (A40, "US-KS-2"),
+        (A6000, "EU-RO-1"),
+    ]
+    assert places(ladder(spec(), offers)) == expected
+    assert places(ladder(spec(), offers[::-1])) == expected, "the order of the offers must not matter"
+
+
+@pytest.mark.parametrize(
+    ("useless", "said"),
+    [
+        (offer(H100), "1 are not NVIDIA A40 or NVIDIA RTX A6000"),
+        (offer(data_center=None, tier="COMMUNITY", has_network_volumes=False), "1 are community offers"),
+        (offer(data_center="EU-RO-1"), "1 are outside compute.data_centers EU-SE-1"),
+        (offer(has_network_volumes=False), "1 are in data centers without network volumes"),
+        (offer(max_count=1), "1 have no machine with 2 GPUs"),
+        (offer(stock="NONE"), "1 are out of stock"),
+    ],
+)
+def test_each_condition_removes_its_offer_and_says_so(useless: Offer, said: str):
+    wanted = spec(data_centers=["EU-SE-1"], count=2)
+    assert places(ladder(wanted, [offer(), useless])) == [(A40, "EU-SE-1")]
+    with pytest.raises(NoCapacity) as caught:
+        ladder(wanted, [useless])
+    assert said in str(caught.value)
+    assert caught.value.hint
+
+
+def test_the_message_tells_every_condition_that_removed_something_in_order():
+    offers = [offer(H100), offer(H100, "EU-RO-1"), offer(data_center="EU-RO-1"), offer(stock="NONE")]
+    with pytest.raises(NoCapacity) as caught:
+        ladder(spec(data_centers=["EU-SE-1"]), offers)
+    assert str(caught.value) == (
+        "no place for support-lora: of 4 offers, 2 are not NVIDIA A40 or NVIDIA RTX A6000, "
+        "then 1 are outside compute.data_centers EU-SE-1, then 1 are out of stock"
+    )
+
+
+def test_no_offers_at_all_is_no_capacity_too():
+    with pytest.raises(NoCapacity, match="offers nothing at all"):
+        ladder(spec(), [])
+
+
+def test_an_existing_volume_pins_the_run_to_its_data_center():
+    offers = [offer(data_center="EU-RO-1", usd_per_gpu_hour=0.1), offer()]
+    assert places(ladder(spec(), offers, volume_data_center="EU-SE-1")) == [(A40, "EU-SE-1")]
+    with pytest.raises(NoCapacity, match="where the run's volume is"):
+        ladder(spec(), offers[:1], volume_data_center="EU-SE-1")
+
+
+def test_a_candidate_costs_what_all_its_gpus_cost():
+    (candidate,) = ladder(spec(count=4), [offer(usd_per_gpu_hour=0.44)])
+    assert candidate_json(candidate) == {
+        "gpu": A40,
+        "data_center": "EU-SE-1",
+        "tier": "SECURE",
+        "usd_per_hour": pytest.approx(1.76),
+        "gpu_memory_gb": 48,
+        "stock": "HIGH",
+    }
+
+
+@pytest.mark.parametrize(
+    ("written", "nearest"),
+    [("A40", A40), ("nvidia a40", A40), ("NVIDIA A4O", A40), ("RTX 4090", "NVIDIA GeForce RTX 4090"), ("H100", H100)],
+)
+def test_a_gpu_id_nobody_knows_is_a_spec_error_with_the_nearest_names(written: str, nearest: str):
+    with pytest.raises(SpecError) as caught:
+        ladder(spec(gpus=[A6000, written]), [offer(A6000)], known_gpus=KNOWN)
+    assert repr(written) in str(caught.value)
+    assert nearest in (caught.value.hint or "")
+
+
+def test_a_gpu_the_cloud_knows_but_does_not_offer_now_is_no_spec_error():
+    check_gpus(spec(gpus=list(KNOWN)), KNOWN)
+    with pytest.raises(NoCapacity):
+        ladder(spec(gpus=[H100]), [offer(A40)], known_gpus=KNOWN)
+
+
+def test_storage_is_priced_by_the_gigabyte_and_month_with_the_cheaper_rate_above_a_terabyte():
+    # 60 GB volume at 0.07 and 40 GB disk at 0.10, in 730 hours.
+    assert storage_usd_per_hour(spec(volume={"size_gb": 60}, disk_gb=40)) == pytest.approx((4.2 + 4.0) / 730)
+    # 1024 GB at 0.07, 976 GB at 0.05, 5 GB disk at 0.10.
+    assert storage_usd_per_hour(spec(volume={"size_gb": 2000}, disk_gb=5)) == pytest.approx((71.68 + 48.8 + 0.5) / 730)
+
+
+def test_storage_is_part_of_the_hourly_price_and_of_the_cap():
+    wanted = spec(volume={"size_gb": 4096}, disk_gb=2000, budget={"max_hours": 100.0, "max_usd": 5.0})
+    (candidate,) = ladder(wanted, [offer(usd_per_gpu_hour=0.40)])
+    estimate = cap(wanted, candidate)
+    assert hourly_usd(candidate, wanted) == pytest.approx(0.40 + storage_usd_per_hour(wanted))
+    assert estimate.usd_per_hour == pytest.approx(hourly_usd(candidate, wanted))
+    assert estimate.cap_usd == 5.0
+    assert estimate.deadline_hours < 5.0 / 0.40, "storage must shorten the hours"
+    assert estimate.deadline_hours * estimate.usd_per_hour == pytest.approx(5.0)
+
+
+def test_the_hours_bind_where_the_dollars_do_not():
+    wanted = spec(budget={"max_hours": 2.0, "max_usd": 500.0})
+    (candidate,) = ladder(wanted, [offer()])
+    estimate = cap(wanted, candidate)
+    assert estimate.deadline_hours == 2.0
+    assert estimate.cap_usd == pytest.approx(2.0 * estimate.usd_per_hour)
+    assert estimate.usd_per_hour_gpu == pytest.approx(0.40)
