@@ -1,0 +1,110 @@
+"""What a pod is started with: a boot archive in its environment, and a command line that unpacks and runs it.
+
+Nothing here is secret. The archive holds the watchdog and boot, so that both run before anything has been fetched.
+"""
+
+import base64
+import gzip
+import io
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import pushtrain
+from pushtrain.pod.terminate import PUBLIC_API
+from pushtrain.run import Run
+
+# Sent as one environment variable; Linux takes 128 KiB for one.
+MAX_BOOT_BYTES = 24 * 1024
+PUBLIC_HUB = "https://huggingface.co"
+
+_POD_MODULES = ("__init__", "boot", "console", "context", "processes", "terminate", "watchdog")
+_MODULES = ("__init__", "errors", "gitcmd", "redact", *(f"pod/{name}" for name in _POD_MODULES))
+_MAIN = """import os
+import sys
+
+from pushtrain.pod import boot, console, terminate, watchdog
+
+verb = sys.argv[1:]
+if verb == ["boot"]:
+    sys.exit(boot.main())
+if verb == ["terminate"]:
+    sys.exit(not terminate.terminate_once(terminate.read_target(os.environ), lambda text: print(console.clean(text))))
+watchdog.main()
+"""
+
+# One line without single quotes, so that it survives every way a cloud may split it. The key goes to curl by its
+# standard input. `trap` hands a SIGTERM of the cloud on; as PID 1 bash would ignore it. The loop at the end is reached
+# only when there is no python3, or when the watchdog, which never returns, was killed.
+_SCRIPT = (
+    "f=$(mktemp); echo $PUSHTRAIN_BOOT | base64 -d | gunzip > $f; "
+    'python3 $f & trap "kill -TERM $!" TERM; '
+    "while kill -0 $! 2> /dev/null; do wait $!; done; "
+    "u=${RUNPOD_API_BASE_URL:-https://api.runpod.io}/v2/pods/$RUNPOD_POD_ID; "
+    "c() { echo Authorization: Bearer $RUNPOD_API_KEY |"
+    " curl -sS -m 20 -A pushtrain-pod -o /dev/null -w %{http_code} -H @- -H Content-Type:application/json $@; }; "
+    "while :; do python3 $f terminate;"
+    ' c -d {\\"action\\":\\"terminate\\"} $u/action; c -X DELETE $u; sleep ${PUSHTRAIN_POD_TICK_S:-30}; done'
+)
+
+
+def boot_archive() -> bytes:
+    """A zip app, `python3 FILE` runs the watchdog: same bytes every time, or Pulumi would see another pod each time."""
+    root = Path(pushtrain.__file__).parent
+    files = {f"pushtrain/{name}.py": (root / f"{name}.py").read_bytes() for name in _MODULES}
+    files["__main__.py"] = _MAIN.encode()
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in sorted(files):
+            info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+            info.create_system = 3
+            archive.writestr(info, files[name])
+    return buffer.getvalue()
+
+
+def boot_env() -> str:
+    """Value of PUSHTRAIN_BOOT. Compressed as a whole, which takes a fifth less room than file by file."""
+    text = base64.b64encode(gzip.compress(boot_archive(), mtime=0)).decode()
+    assert len(text) <= MAX_BOOT_BYTES, f"the boot archive has grown to {len(text)} bytes of base64"
+    return text
+
+
+def start_args() -> str:
+    """The pod's `args`: `bash -c '…'`. It never returns, because RunPod restarts a container that ends, billed."""
+    return f"bash -c '{_SCRIPT}'"
+
+
+def pod_env(
+    run: Run,
+    *,
+    attempt: int,
+    spec_path: str,
+    source_url: str,
+    deadline_epoch_s: float,
+    stall_s: float,
+    environ: Mapping[str, str],
+) -> dict[str, str]:
+    """The pod's environment but for secrets: the table in docs/architecture.md. Of `environ`, the control plane's own,
+    only the addresses of API and Hub are taken, and only where they are not the public ones."""
+    env = {
+        "PUSHTRAIN_RUN_ID": run.id,
+        "PUSHTRAIN_ATTEMPT": str(attempt),
+        "PUSHTRAIN_COMMIT": run.commit,
+        "PUSHTRAIN_SPEC_PATH": spec_path,
+        "PUSHTRAIN_SOURCE_URL": _without_credentials(source_url),
+        "PUSHTRAIN_LEDGER_URL": _without_credentials(run.ledger_url),
+        "PUSHTRAIN_DEADLINE_EPOCH_S": str(int(deadline_epoch_s)),
+        "PUSHTRAIN_STALL_S": str(int(stall_s)),
+        "PUSHTRAIN_BOOT": boot_env(),
+        "HF_HUB_DISABLE_XET": "1",
+    }
+    for name, public in (("RUNPOD_API_BASE_URL", PUBLIC_API), ("HF_ENDPOINT", PUBLIC_HUB)):
+        if (value := environ.get(name, "").rstrip("/")) not in ("", public):
+            env[name] = value
+    return env
+
+
+def _without_credentials(url: str) -> str:
+    """ssh keeps its user: it is no secret and needed."""
+    return re.sub(r"^(https?://)[^/@]*@", r"\1", url)

@@ -1,0 +1,74 @@
+"""The trainer's interpreter: the locked environment, installed by uv on the container's disk."""
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from pushtrain.errors import RunFailed
+from pushtrain.pod.context import LEDGER_TOKEN, SOURCE_TOKEN, Context
+
+TRIES = 3
+# One import of the trainer's libraries makes about 105,000 file operations: the environment lives on the container's
+# disk, compiled; only uv's download cache is on the volume, where the next attempt finds it.
+SYNC = ("sync", "--frozen", "--extra", "trainer", "--no-dev", "--no-install-project", "--compile-bytecode")
+PRIVATE = (LEDGER_TOKEN, SOURCE_TOKEN, "RUNPOD_API_KEY", "PUSHTRAIN_BOOT")
+RunTool = Callable[[Sequence[str], Mapping[str, str]], int]
+
+
+def prepare_environment(context: Context, environ: Mapping[str, str], run: RunTool) -> str:
+    """Path of a Python that can import the trainer. `run(argv, env)` runs a tool and returns its exit code.
+
+    Raises RunFailed (EnvironmentFailed) after 3 tries.
+    """
+    if context.trainer_python:
+        return context.trainer_python
+    home = _writable_home(Path("/opt"), environ)
+    venv = home / "pushtrain-venv"
+    env = {name: value for name, value in environ.items() if name not in (*PRIVATE, "HF_TOKEN", "PYTHONPATH")}
+    env |= {
+        "UV_PROJECT_ENVIRONMENT": str(venv),
+        "UV_CACHE_DIR": str(context.workspace / ".cache" / "uv"),
+        "UV_LINK_MODE": "copy",
+        "UV_NO_PROGRESS": "1",
+    }
+    for attempt in range(TRIES):
+        uv = shutil.which("uv") or _install_uv(home / "pushtrain-uv", env, run)
+        if uv and run([uv, *SYNC], env) == 0:
+            return str(venv / "bin" / "python")
+        time.sleep(context.tick_s * 2**attempt)
+    raise RunFailed(
+        f"the trainer's environment could not be installed in {TRIES} tries",
+        hint="the log shows uv's words; run 'uv sync --frozen --extra trainer' on a clean machine",
+        reason="EnvironmentFailed",
+    )
+
+
+def trainer_env(context: Context, environ: Mapping[str, str]) -> dict[str, str]:
+    """The image's environment plus what makes a training repeatable and quiet, less every secret but HF_TOKEN."""
+    env = {name: value for name, value in environ.items() if name not in PRIVATE}
+    return env | {
+        "PYTHONPATH": str(context.checkout),
+        "PYTHONHASHSEED": "0",
+        "PYTHONUNBUFFERED": "1",
+        "HF_HOME": str(context.workspace / ".cache" / "huggingface"),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
+def _install_uv(folder: Path, env: Mapping[str, str], run: RunTool) -> str | None:
+    """uv by pip into a plain folder: needs no ensurepip, and images that protect their own packages allow it."""
+    uv = folder / "bin" / "uv"
+    if not uv.exists():
+        run([sys.executable, "-m", "pip", "install", "-q", "--target", str(folder), "uv"], env)
+    return str(uv) if uv.exists() else None
+
+
+def _writable_home(preferred: Path, environ: Mapping[str, str]) -> Path:
+    if os.access(preferred, os.W_OK):
+        return preferred
+    return Path(environ.get("HOME") or "/tmp") / ".pushtrain"

@@ -1,0 +1,95 @@
+"""Sends what the attempt says to the ledger, from a thread of its own: an outage never stops or slows the training."""
+
+import random
+import threading
+import time
+from collections.abc import Mapping
+from typing import Protocol
+
+from pushtrain.events import EventDraft
+from pushtrain.pod.console import clean
+from pushtrain.pod.spool import Batch, Spool
+
+LONGEST_PAUSE_TICKS = 60
+LONGEST_LAST_PAUSE_TICKS = 5
+
+
+class Append(Protocol):
+    """`Ledger.append` for one run. Raises when the batch may not have landed; then it is called again unchanged."""
+
+    def __call__(
+        self,
+        *,
+        events: tuple[EventDraft, ...],
+        log: bytes,
+        metrics: bytes,
+        files: Mapping[str, bytes],
+    ) -> str: ...
+
+
+class Shipper:
+    """Events go at once, with the logs and metrics gathered so far; those alone at most every `every_s` seconds."""
+
+    def __init__(self, spool: Spool, append: Append, *, every_s: float, tick_s: float) -> None:
+        self._spool, self._append = spool, append
+        self._every_s, self._tick_s = every_s, tick_s
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def say(self, draft: EventDraft) -> None:
+        with self._lock:
+            self._spool.say(draft)
+        self._wake.set()
+
+    def finish(self, draft: EventDraft, files: Mapping[str, bytes], *, timeout_s: float) -> bool:
+        """The last event and everything before it, tried for `timeout_s`; False when the ledger did not take it all."""
+        with self._lock:
+            self._spool.say(draft, files, is_last=True)
+            self._closing = True
+        self._wake.set()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        due_s = time.monotonic() + self._every_s
+        while True:
+            batch = self._next(time.monotonic() >= due_s)
+            if batch is not None:
+                self._push(batch)
+                due_s = time.monotonic() + self._every_s
+            elif self._closing:
+                return
+            else:
+                self._wake.wait(self._tick_s)
+                self._wake.clear()
+
+    def _next(self, due: bool) -> Batch | None:
+        with self._lock:
+            if self._closing or due or self._spool.has_events():
+                return self._spool.gather(at_end=self._closing)
+            return None
+
+    def _push(self, batch: Batch) -> None:
+        """Until it has landed: the ledger recognises a batch it already has only when it is the same one."""
+        failures = 0
+        while True:
+            try:
+                self._append(events=batch.events, log=batch.log, metrics=batch.metrics, files=batch.files)
+                break
+            except Exception as error:  # noqa: BLE001 — nothing the ledger does may end this thread under the training
+                print(clean(f"ledger: {type(error).__name__}: {error}; trying again"), flush=True)
+            failures += 1
+            longest = LONGEST_LAST_PAUSE_TICKS if self._closing else LONGEST_PAUSE_TICKS
+            # Full jitter, so that many pods do not come back to a remote at the same moment.
+            self._wake.wait(self._tick_s * min(longest, 2**failures) * random.uniform(0.5, 1.0))
+            self._wake.clear()
+        try:
+            with self._lock:
+                self._spool.landed(batch)
+        except OSError as error:
+            print(f"shipped.json: {error.strerror}", flush=True)
