@@ -1,0 +1,143 @@
+"""Everything about job specs that can be known before anything is rented: the files, their data, each other.
+
+Needs no key and no network. What only a cloud or the Hub can say (stock, prices, whether a model exists) is not here.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pushtrain.errors import SpecError
+from pushtrain.gpus import GPU_NAMES, nearest
+from pushtrain.rows import DATA_MISSING, data_file, read_rows
+from pushtrain.spec import JobSpec
+from pushtrain.spec_file import Problem, SpecFile, read, spec_error
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckReport:
+    """`specs` are those without a problem, in the order of their files. `problems` fail a check, `warnings` do not."""
+
+    specs: tuple[JobSpec, ...]
+    problems: tuple[SpecError, ...]
+    warnings: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "specs": [{"name": spec.name, "digest": spec.digest, "suspend": spec.suspend} for spec in self.specs],
+            "problems": [
+                {"where": problem.where, "message": str(problem), "hint": problem.hint} for problem in self.problems
+            ],
+            "warnings": list(self.warnings),
+        }
+
+
+def check(paths: Sequence[Path], root: Path, *, gpu_names: Collection[str] = GPU_NAMES) -> CheckReport:
+    """Checks the spec files `paths` (all of jobs/ when empty) of the repository at `root`; reports, never raises.
+
+    `gpu_names` are the GPU types that exist; pass `Cloud.gpu_names()` where a key is at hand.
+    """
+    root = root.absolute()
+    files = [read(path, root) for path in dict.fromkeys(root / path for path in paths or _job_files(root))]
+    specs: list[JobSpec] = []
+    problems: list[Problem] = []
+    warnings: list[Problem] = []
+    if not files:
+        warnings.append(Problem(where="jobs/", message="there is no job spec"))
+    taken: dict[str, str] = {}
+    for file in files:
+        wrong = [*file.problems, *_name_taken(file, taken)]
+        if file.spec is not None:
+            wrong += _unknown_gpus(file, file.spec, gpu_names)
+            data_problems, data_warnings = _data(file, file.spec, root)
+            wrong += data_problems
+            warnings += data_warnings
+            specs += [] if wrong else [file.spec]
+        problems += wrong
+    return CheckReport(
+        specs=tuple(specs),
+        problems=tuple(spec_error([problem]) for problem in problems),
+        warnings=tuple(str(spec_error([warning])) for warning in warnings),
+    )
+
+
+def _job_files(root: Path) -> list[Path]:
+    return sorted(path for pattern in ("*.yaml", "*.yml") for path in (root / "jobs").glob(pattern))
+
+
+def _name_taken(file: SpecFile, taken: dict[str, str]) -> Iterator[Problem]:
+    name = file.written("name")
+    if not isinstance(name, str):
+        return
+    if name in taken:
+        message = f"the name {ascii(name)[:60]} is taken by {taken[name]}"
+        yield Problem(where=file.where("name"), message=message, hint="give each job a name of its own")
+    taken.setdefault(name, file.name)
+
+
+def _unknown_gpus(file: SpecFile, spec: JobSpec, gpu_names: Collection[str]) -> Iterator[Problem]:
+    for index, gpu in enumerate(spec.compute.gpus):
+        if gpu not in gpu_names:
+            near = nearest(gpu, gpu_names)
+            meant = f"did you mean {' or '.join(repr(name) for name in near)}? " if near else ""
+            hint = f"{meant}pushtrain/gpus.py has the known ids; at run time the cloud's live list decides"
+            message = f"compute.gpus[{index}]: {gpu!r} is not a GPU type of RunPod that is known"
+            yield Problem(where=file.where("compute", "gpus", index), message=message, hint=hint)
+
+
+def _data(file: SpecFile, spec: JobSpec, root: Path) -> tuple[list[Problem], list[Problem]]:
+    """Problems and warnings of the file at `data.path`. A suspended job may wait for its data: then absence warns."""
+    path, where = spec.data.path, file.where("data", "path")
+    if path is None:
+        return [], []
+    problems: list[Problem] = []
+    warnings: list[Problem] = []
+    absent = warnings if spec.suspend else problems
+    try:
+        found = data_file(path, root)
+    except SpecError as error:
+        problem = Problem(where=where, message=str(error), hint=error.hint)
+        (absent if error.reason == DATA_MISSING else problems).append(problem)
+        return problems, warnings
+    message, is_absent = _against_head(root, path, found)
+    if message is not None:
+        hint = f"git add {path}, and commit it: the pod fetches the commit, not this folder"
+        (absent if is_absent else warnings).append(Problem(where=where, message=message, hint=hint))
+    try:
+        for _ in read_rows(found, path):
+            pass
+    except SpecError as error:
+        at = error.where or path
+        problems.append(Problem(where=at, message=str(error).removeprefix(f"{at}: "), hint=error.hint))
+    return problems, warnings
+
+
+def _against_head(root: Path, path: str, found: Path) -> tuple[str | None, bool]:
+    """What is wrong with a data file as the commit at HEAD has it, and whether it is not there at all.
+
+    Nothing is, where `root` is not in a git work tree.
+    """
+    from git import GitError, InvalidGitRepositoryError, Repo
+
+    try:
+        with Repo(root, search_parent_directories=True) as repo:
+            if repo.working_tree_dir is None:
+                return None, False
+            top = Path(repo.working_tree_dir).resolve()
+            # The name the spec uses may be a symlink; then the commit needs both the link and what it points to.
+            for name in (root.resolve() / path, found):
+                inside = name.relative_to(top).as_posix()
+                entry = repo.git.ls_tree("--full-tree", "HEAD", "--", inside)
+                if " blob " not in entry:
+                    return f"data.path {path!r} is not in the commit", True
+            if entry.split()[2] != repo.git.hash_object("--", str(found)):
+                return f"data.path {path!r} has changes that are not in the commit", False
+            return None, False
+    except InvalidGitRepositoryError:
+        return None, False
+    except GitError as error:
+        if "Not a valid object name HEAD" in str(error):
+            return f"data.path {path!r} is not in the commit: there is no commit yet", True
+        said = str(getattr(error, "stderr", "") or error).strip().splitlines()
+        return f"git cannot say whether data.path {path!r} is in the commit: {said[-1] if said else 'no reason'}", True

@@ -1,0 +1,105 @@
+"""RunPod's GPU type ids, so that a typing mistake is found before anything is asked of the cloud.
+
+Known since 2026-08-27. Source: RunPod's documentation page "GPU types" and the public `gpuTypes` query of that day.
+The list ages; at run time `Cloud.gpu_names()` and `Cloud.offers()` decide.
+"""
+
+from collections.abc import Iterable
+from difflib import SequenceMatcher
+from typing import NamedTuple
+
+
+class GpuType(NamedTuple):
+    """`name` is the id as RunPod's API takes it, letter for letter; memory per GPU in RunPod's GB.
+
+    `display` is RunPod's name for people where its words are not in the id.
+    """
+
+    name: str
+    memory_gb: int
+    display: str = ""
+
+
+GPU_TYPES = (
+    GpuType("AMD Instinct MI300X OAM", 192),
+    GpuType("NVIDIA A100 80GB PCIe", 80),
+    GpuType("NVIDIA A100-SXM4-40GB", 40, "A100 SXM 40GB"),
+    GpuType("NVIDIA A100-SXM4-80GB", 80, "A100 SXM"),
+    GpuType("NVIDIA A30", 24),
+    GpuType("NVIDIA A40", 48),
+    GpuType("NVIDIA B200", 180),
+    GpuType("NVIDIA B300 SXM6 AC", 288),
+    GpuType("NVIDIA GeForce RTX 3070", 8),
+    GpuType("NVIDIA GeForce RTX 3080", 10),
+    GpuType("NVIDIA GeForce RTX 3080 Ti", 12),
+    GpuType("NVIDIA GeForce RTX 3090", 24),
+    GpuType("NVIDIA GeForce RTX 3090 Ti", 24),
+    GpuType("NVIDIA GeForce RTX 4070 Ti", 12),
+    GpuType("NVIDIA GeForce RTX 4080", 16),
+    GpuType("NVIDIA GeForce RTX 4080 SUPER", 16),
+    GpuType("NVIDIA GeForce RTX 4090", 24),
+    GpuType("NVIDIA GeForce RTX 5080", 16),
+    GpuType("NVIDIA GeForce RTX 5090", 32),
+    GpuType("NVIDIA H100 80GB HBM3", 80, "H100 SXM"),
+    GpuType("NVIDIA H100 NVL", 94),
+    GpuType("NVIDIA H100 PCIe", 80),
+    GpuType("NVIDIA H200", 141, "H200 SXM"),
+    GpuType("NVIDIA H200 NVL", 143),
+    GpuType("NVIDIA L4", 24),
+    GpuType("NVIDIA L40", 48),
+    GpuType("NVIDIA L40S", 48),
+    GpuType("NVIDIA RTX 2000 Ada Generation", 16),
+    GpuType("NVIDIA RTX 4000 Ada Generation", 20),
+    GpuType("NVIDIA RTX 4000 SFF Ada Generation", 20),
+    GpuType("NVIDIA RTX 5000 Ada Generation", 32),
+    GpuType("NVIDIA RTX 6000 Ada Generation", 48),
+    GpuType("NVIDIA RTX A2000", 6),
+    GpuType("NVIDIA RTX A4000", 16),
+    GpuType("NVIDIA RTX A4500", 20),
+    GpuType("NVIDIA RTX A5000", 24),
+    GpuType("NVIDIA RTX A6000", 48),
+    GpuType("NVIDIA RTX PRO 4000 Blackwell", 24),
+    GpuType("NVIDIA RTX PRO 4500 Blackwell", 32),
+    GpuType("NVIDIA RTX PRO 4500 Blackwell Server Edition", 32),
+    GpuType("NVIDIA RTX PRO 5000 Blackwell", 48),
+    GpuType("NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition", 96),
+    GpuType("NVIDIA RTX PRO 6000 Blackwell Server Edition", 96),
+    GpuType("NVIDIA RTX PRO 6000 Blackwell Server Edition MIG 1g.24gb", 24),
+    GpuType("NVIDIA RTX PRO 6000 Blackwell Server Edition MIG 2g.48gb", 48),
+    GpuType("NVIDIA RTX PRO 6000 Blackwell Workstation Edition", 96),
+    GpuType("Tesla V100-FHHL-16GB", 16),
+    GpuType("Tesla V100-PCIE-16GB", 16),
+    GpuType("Tesla V100-SXM2-16GB", 16),
+    GpuType("Tesla V100-SXM2-32GB", 32),
+)
+GPU_NAMES = tuple(gpu.name for gpu in GPU_TYPES)
+_DISPLAY = {gpu.name: gpu.display for gpu in GPU_TYPES if gpu.display}
+
+
+def memory_gb(name: str) -> int | None:
+    """Memory of one GPU of this type; None for a type this list does not have."""
+    return next((gpu.memory_gb for gpu in GPU_TYPES if gpu.name == name), None)
+
+
+def nearest(name: str, names: Iterable[str] = GPU_NAMES, count: int = 3) -> list[str]:
+    """The `count` ids most like `name`, best first; empty when nothing is like it.
+
+    People write `a40`, `RTX 4090` or `H100`, so the maker's words count for nothing and whole words for most.
+    """
+    wanted = _words(name)
+    scores = {
+        known: max(_likeness(wanted, _words(alias)) for alias in (known, _DISPLAY.get(known, known))) for known in names
+    }
+    alike = [known for known, score in scores.items() if score >= 0.6]
+    return sorted(alike, key=lambda known: (-scores[known], known))[:count]
+
+
+def _words(name: str) -> list[str]:
+    words = name[:80].lower().replace("-", " ").split()
+    return [word for word in words if word not in ("nvidia", "geforce", "tesla")]
+
+
+def _likeness(wanted: list[str], known: list[str]) -> float:
+    """1 for the same words, at least 0.7 when every wanted word is there, else how alike the letters are."""
+    letters = SequenceMatcher(None, " ".join(wanted), " ".join(known)).ratio()
+    return max(letters, 0.7 + 0.3 * letters) if wanted and set(wanted) <= set(known) else letters

@@ -1,0 +1,281 @@
+"""The checks over a repository: specs, their data files, each other. Real git, no network."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pushtrain.check import CheckReport, check
+from pushtrain.errors import SpecError
+
+SPEC = """\
+version: 1
+name: {name}
+model: {{id: Qwen/Qwen3-8B}}
+data: {{path: {path}}}
+compute: {{gpus: [{gpus}]}}
+budget: {{max_hours: 1, max_usd: 1}}
+publish: {{repo: org/{name}}}
+suspend: {suspend}
+"""
+ROW = json.dumps({"prompt": "2 + 2 =", "completion": " 4"}) + "\n"
+
+
+@pytest.fixture(autouse=True)
+def git_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("GIT_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    for who in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{who}_NAME", "Test")
+        monkeypatch.setenv(f"GIT_{who}_EMAIL", "test@example.org")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A work tree with one good job, committed."""
+    root = tmp_path / "repo"
+    root.mkdir()
+    git(root, "init", "-q")
+    job(root, "support")
+    data(root, ROW)
+    commit(root)
+    return root
+
+
+def git(root: Path, *arguments: str) -> None:
+    subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True, timeout=30)
+
+
+def commit(root: Path) -> None:
+    git(root, "add", "-A")
+    git(root, "commit", "-q", "-m", "a commit")
+
+
+def job(root: Path, name: str, path: str = "data/x.jsonl", gpus: str = "NVIDIA A40", suspend: str = "false") -> Path:
+    file = root / "jobs" / f"{name}.yaml"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(SPEC.format(name=name, path=path, gpus=gpus, suspend=suspend))
+    return file
+
+
+def data(root: Path, text: str, name: str = "data/x.jsonl") -> None:
+    (root / name).parent.mkdir(exist_ok=True)
+    (root / name).write_text(text)
+
+
+def only_problem(root: Path, *paths: Path) -> SpecError:
+    report = check(paths, root)
+    assert len(report.problems) == 1, report
+    return report.problems[0]
+
+
+def test_a_committed_job_with_its_data_is_fine(root: Path) -> None:
+    report = check([], root)
+    assert [spec.name for spec in report.specs] == ["support"]
+    assert (report.problems, report.warnings) == ((), ())
+
+
+def test_paths_pick_the_jobs_that_are_checked(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = job(root, "other", gpus="abacus")
+    good = root / "jobs" / "support.yaml"
+    assert check([good, good], root).specs == check([Path("jobs/support.yaml")], root).specs
+    assert only_problem(root, other).where == "jobs/other.yaml:5:18"
+    monkeypatch.chdir(root)
+    assert len(check([], Path()).problems) == 1
+
+
+def test_both_endings_of_yaml_are_checked(root: Path) -> None:
+    job(root, "other", gpus="abacus").rename(root / "jobs" / "other.yml")
+    assert only_problem(root).where == "jobs/other.yml:5:18"
+
+
+def test_every_problem_of_every_file_is_reported(root: Path) -> None:
+    job(root, "broken").write_text("name: [")
+    job(root, "worse", gpus="abacus, [1]", path="../x.jsonl")
+    report = check([], root)
+    assert [str(problem.where).split(":")[0] for problem in report.problems] == [
+        "jobs/broken.yaml",
+        "jobs/worse.yaml",
+        "jobs/worse.yaml",
+    ]
+    assert [spec.name for spec in report.specs] == ["support"]
+
+
+def test_two_specs_of_one_name_are_refused(root: Path) -> None:
+    (root / "more").mkdir()
+    twin = root / "more" / "support.yaml"
+    twin.write_text((root / "jobs" / "support.yaml").read_text())
+    problem = only_problem(root, root / "jobs" / "support.yaml", twin)
+    assert problem.where == "more/support.yaml:2:7"
+    assert "the name 'support' is taken by jobs/support.yaml" in str(problem)
+
+
+def test_a_name_that_is_not_the_file_name_is_refused(root: Path) -> None:
+    job(root, "support").rename(root / "jobs" / "renamed.yaml")
+    problem = only_problem(root)
+    assert problem.where == "jobs/renamed.yaml:2:7"
+    assert "name is 'support', but the file is renamed.yaml" in str(problem)
+
+
+def test_an_unknown_gpu_is_reported_with_the_nearest_names(root: Path) -> None:
+    job(root, "support", gpus="NVIDIA A40, RTX 4090")
+    problem = only_problem(root)
+    assert problem.where == "jobs/support.yaml:5:30"
+    assert "compute.gpus[1]: 'RTX 4090' is not a GPU type" in str(problem)
+    assert "did you mean 'NVIDIA GeForce RTX 4090'" in (problem.hint or "")
+    assert "live list decides" in (problem.hint or "")
+
+
+def test_the_clouds_own_list_of_gpus_replaces_the_known_one(root: Path) -> None:
+    job(root, "support", gpus="NVIDIA Z900")
+    assert not check([], root, gpu_names=["NVIDIA Z900"]).problems
+    assert check([], root, gpu_names=["NVIDIA Z901"]).problems[0].hint == (
+        "did you mean 'NVIDIA Z901'? pushtrain/gpus.py has the known ids; at run time the cloud's live list decides"
+    )
+
+
+def test_a_data_file_that_is_not_there_is_reported(root: Path) -> None:
+    job(root, "support", path="data/gone.jsonl")
+    problem = only_problem(root)
+    assert problem.where == "jobs/support.yaml:4:14"
+    assert "data.path 'data/gone.jsonl' is not there" in str(problem)
+
+
+def test_a_data_path_that_leaves_the_repository_is_reported(root: Path) -> None:
+    job(root, "support", path="../x.jsonl")
+    assert "must be a relative path inside the repository" in str(only_problem(root))
+
+
+@pytest.mark.parametrize("suspend", ["false", "true"])
+def test_a_symlink_out_of_the_repository_is_reported(root: Path, suspend: str) -> None:
+    secret = root.parent / "secret.jsonl"
+    secret.write_text('{"password": "canary-secret-outside"}\n')
+    (root / "data" / "link.jsonl").symlink_to(secret)
+    job(root, "support", path="data/link.jsonl", suspend=suspend)
+    commit(root)
+    problem = only_problem(root)
+    assert "leaves the repository" in str(problem)
+    assert "canary" not in f"{problem}{problem.hint}"
+
+
+def test_a_symlink_inside_the_repository_needs_its_target_in_the_commit(root: Path) -> None:
+    (root / "data" / "link.jsonl").symlink_to("x.jsonl")
+    job(root, "support", path="data/link.jsonl")
+    commit(root)
+    assert not check([], root).problems
+    data(root, ROW, "data/new.jsonl")
+    (root / "data" / "link.jsonl").unlink()
+    (root / "data" / "link.jsonl").symlink_to("new.jsonl")
+    git(root, "add", "data/link.jsonl")
+    git(root, "commit", "-q", "-m", "the link alone")
+    assert "is not in the commit" in str(only_problem(root))
+
+
+@pytest.mark.parametrize("is_staged", [False, True])
+def test_a_data_file_that_is_not_committed_is_reported(root: Path, is_staged: bool) -> None:
+    data(root, ROW, "data/new.jsonl")
+    job(root, "support", path="data/new.jsonl")
+    if is_staged:
+        git(root, "add", "data/new.jsonl")
+    problem = only_problem(root)
+    assert problem.where == "jobs/support.yaml:4:14"
+    assert "data.path 'data/new.jsonl' is not in the commit" in str(problem)
+    assert "git add data/new.jsonl" in (problem.hint or "")
+
+
+def test_a_repository_without_a_commit_has_no_data_file(root: Path) -> None:
+    git(root, "update-ref", "-d", "HEAD")
+    assert "there is no commit yet" in str(only_problem(root))
+
+
+def test_a_data_file_changed_since_the_commit_is_a_warning(root: Path) -> None:
+    data(root, ROW * 2)
+    report = check([], root)
+    assert not report.problems
+    assert "has changes that are not in the commit" in report.warnings[0]
+
+
+def test_a_folder_inside_a_work_tree_is_a_repository_too(root: Path) -> None:
+    inner = root / "inner"
+    inner.mkdir()
+    job(inner, "support")
+    data(inner, ROW)
+    assert "is not in the commit" in str(only_problem(inner))
+    commit(root)
+    assert not check([], inner).problems
+
+
+def test_without_git_only_the_files_are_checked(tmp_path: Path) -> None:
+    root = tmp_path / "plain"
+    root.mkdir()
+    job(root, "support")
+    data(root, ROW)
+    assert not check([], root).problems
+
+
+def test_a_suspended_job_may_wait_for_its_data(root: Path) -> None:
+    job(root, "support", path="data/gone.jsonl", suspend="true")
+    report = check([], root)
+    assert [spec.name for spec in report.specs] == ["support"]
+    assert not report.problems
+    assert report.warnings[0].startswith("jobs/support.yaml:4:14: data.path 'data/gone.jsonl' is not there")
+    data(root, ROW, "data/gone.jsonl")
+    assert "is not in the commit" in check([], root).warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "message"),
+    [
+        (ROW * 2 + '{"prompt": "x"}\n', "data/x.jsonl:3", "row 3: 'completion' is missing"),
+        (ROW + '{"text": "x"}\n', "data/x.jsonl:2", "row 2: has the form text"),
+        (ROW + "{broken\n", "data/x.jsonl:2", "row 2: is not JSON"),
+        ("", "data/x.jsonl", "the dataset is empty"),
+    ],
+)
+def test_a_wrong_row_is_reported_at_its_line(root: Path, text: str, where: str, message: str) -> None:
+    data(root, text)
+    commit(root)
+    problem = only_problem(root)
+    assert problem.where == where
+    assert str(problem).startswith(f"{where}: {message}")
+
+
+def test_a_dataset_of_the_hub_needs_no_file(root: Path) -> None:
+    job(root, "support").write_text(
+        (root / "jobs/support.yaml").read_text().replace("path: data/x.jsonl", "source: hf://datasets/a/b")
+    )
+    assert check([], root).specs[0].data.source == "hf://datasets/a/b"
+
+
+def test_a_repository_without_jobs_is_a_warning(tmp_path: Path) -> None:
+    assert check([], tmp_path) == CheckReport(specs=(), problems=(), warnings=("jobs/: there is no job spec",))
+
+
+def test_a_report_is_json(root: Path) -> None:
+    job(root, "broken", gpus="abacus")
+    document = json.loads(json.dumps(check([], root).as_json()))
+    assert [spec["name"] for spec in document["specs"]] == ["support"]
+    assert document["problems"][0]["where"] == "jobs/broken.yaml:5:18"
+
+
+def test_checking_imports_neither_torch_nor_pulumi_nor_the_hub() -> None:
+    code = (
+        "import sys, pushtrain.check\n"
+        "heavy = {'torch', 'pulumi', 'huggingface_hub', 'datasets', 'transformers', 'git', 'typer'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "[]"
+
+
+def test_rows_need_the_standard_library_only() -> None:
+    code = "import sys, pushtrain.rows; print('pydantic' in sys.modules, 'ruamel.yaml' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split() == ["False", "False"]

@@ -1,0 +1,40 @@
+"""RunPod's GPU type ids, and the one that was meant."""
+
+import pytest
+
+from pushtrain.gpus import GPU_NAMES, GPU_TYPES, memory_gb, nearest
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("a40", "NVIDIA A40"),
+        ("RTX 4090", "NVIDIA GeForce RTX 4090"),
+        ("NVIDIA RTX 4090", "NVIDIA GeForce RTX 4090"),
+        ("RTX409", "NVIDIA GeForce RTX 4090"),
+        ("A6000", "NVIDIA RTX A6000"),
+        ("NVIDIA A100 80GB", "NVIDIA A100 80GB PCIe"),
+        ("H100 SXM", "NVIDIA H100 80GB HBM3"),
+        ("RTX 6000 Ada", "NVIDIA RTX 6000 Ada Generation"),
+        ("nvidia l40s", "NVIDIA L40S"),
+        ("MI300X", "AMD Instinct MI300X OAM"),
+    ],
+)
+def test_the_gpu_that_was_meant_comes_first(written: str, meant: str) -> None:
+    assert nearest(written)[0] == meant
+
+
+def test_a_name_like_none_has_no_nearest() -> None:
+    assert nearest("abacus") == nearest("") == []
+
+
+def test_at_most_three_names_are_offered_from_any_list() -> None:
+    assert len(nearest("NVIDIA H100")) == 3
+    assert nearest("a40", ["NVIDIA A40X", "Other"]) == ["NVIDIA A40X"]
+
+
+def test_every_id_is_there_once_with_its_memory() -> None:
+    assert len(set(GPU_NAMES)) == len(GPU_NAMES)
+    assert all(5 < gpu.memory_gb < 300 for gpu in GPU_TYPES)
+    assert memory_gb("NVIDIA A40") == 48
+    assert memory_gb("NVIDIA A41") is None

@@ -1,0 +1,133 @@
+"""The model of a job spec: what it takes, and what makes a new run."""
+
+import copy
+import hashlib
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from pushtrain.spec import JobSpec
+
+SPEC: dict[str, Any] = {
+    "version": 1,
+    "name": "support",
+    "model": {"id": "Qwen/Qwen3-8B"},
+    "data": {"path": "data/x.jsonl"},
+    "compute": {"gpus": ["NVIDIA A40"]},
+    "budget": {"max_hours": 6, "max_usd": 5},
+    "publish": {"repo": "org/support-lora"},
+}
+
+
+def with_value(path: str, value: object) -> dict[str, Any]:
+    document = copy.deepcopy(SPEC)
+    *sections, key = path.split(".")
+    place = document
+    for section in sections:
+        place = place.setdefault(section, {})
+    place[key] = value
+    return document
+
+
+def spec(path: str = "version", value: object = 1) -> JobSpec:
+    return JobSpec.model_validate(with_value(path, value))
+
+
+def test_a_whole_number_is_taken_where_a_float_is_meant() -> None:
+    assert spec("budget.max_usd", 5).budget.max_usd == 5.0
+    assert spec("train.epochs", 3).train.epochs == 3.0
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("budget.max_usd", "5"),
+        ("budget.max_usd", True),
+        ("budget.max_usd", -1),
+        ("budget.max_usd", 0),
+        ("budget.max_usd", float("nan")),
+        ("budget.max_hours", float("inf")),
+        ("method.rank", 16.0),
+        ("method.rank", "16"),
+        ("method.target_modules", []),
+        ("method.target_modules", ["q_proj; reboot"]),
+        ("publish.private", "yes"),
+        ("publish.private", 1),
+        ("publish.merge", True),
+        ("publish.repo", "support-lora"),
+        ("model.id", "org/../other"),
+        ("model.id", "org/name/third"),
+        ("model.revision", "main/../../other"),
+        ("model.revision", "-main"),
+        ("data.split", "../train"),
+        ("compute.image", "image; reboot"),
+        ("compute.gpus", []),
+        ("compute.gpus", ["NVIDIA A40\n"]),
+        ("compute.data_centers", ["eu-se-1"]),
+        ("compute.volume.size_gb", 5),
+        ("compute.unknown", 1),
+        ("version", 2),
+        ("task", "dpo"),
+    ],
+)
+def test_a_value_of_the_wrong_type_or_size_is_refused(path: str, value: object) -> None:
+    with pytest.raises(ValidationError):
+        spec(path, value)
+
+
+@pytest.mark.parametrize(
+    "path", ["../x.jsonl", "/etc/x.jsonl", "~/x.jsonl", "C:/x.jsonl", "a\\..\\x.jsonl", "a\n.jsonl", "x.csv", ""]
+)
+def test_a_data_path_out_of_the_repository_is_refused(path: str) -> None:
+    with pytest.raises(ValidationError):
+        spec("data.path", path)
+
+
+@pytest.mark.parametrize("source", ["hf://datasets/../x", "org/name", "https://example.org/x", "hf://datasets/a/b/c"])
+def test_a_source_that_is_no_dataset_of_the_hub_is_refused(source: str) -> None:
+    with pytest.raises(ValidationError):
+        spec("data", {"source": source})
+
+
+@pytest.mark.parametrize("data", [{}, {"path": "x.jsonl", "source": "hf://datasets/a/b"}])
+def test_data_comes_from_exactly_one_place(data: dict[str, str]) -> None:
+    with pytest.raises(ValidationError, match="exactly one of"):
+        spec("data", data)
+
+
+@pytest.mark.parametrize("name", ["$(reboot)", "a\n", "A", "-a", "a/b", "", "a" * 42, "a.b"])
+def test_a_name_that_is_not_safe_in_a_ref_is_refused(name: str) -> None:
+    with pytest.raises(ValidationError):
+        spec("name", name)
+
+
+def test_defaults_and_number_spelling_do_not_make_a_new_run() -> None:
+    assert spec("budget.max_usd", 5).digest == spec("budget.max_usd", 5.0).digest
+    assert spec("suspend", True).digest == spec().digest
+
+
+def test_what_the_user_wrote_makes_a_new_run() -> None:
+    assert spec("budget.max_usd", 6).digest != spec().digest
+    assert spec("method.rank", 16).digest != spec().digest
+
+
+def test_the_digest_of_a_spec_never_changes_with_pushtrain() -> None:
+    """Another digest would start every job of every user again: see `JobSpec.digest`."""
+    canonical = (
+        b'{"budget":{"max_hours":6.0,"max_usd":5.0},"compute":{"gpus":["NVIDIA A40"]},"data":{"path":"data/x.jsonl"},'
+        b'"model":{"id":"Qwen/Qwen3-8B"},"name":"support","publish":{"repo":"org/support-lora"},"version":1}'
+    )
+    assert spec().digest == hashlib.sha256(canonical).hexdigest()
+
+
+def test_every_field_says_what_it_is() -> None:
+    waiting: list[type[BaseModel]] = [JobSpec]
+    while waiting:
+        model = waiting.pop()
+        assert model.__doc__
+        for name, known in model.model_fields.items():
+            if isinstance(known.annotation, type) and issubclass(known.annotation, BaseModel):
+                waiting.append(known.annotation)
+            else:
+                assert known.description, f"{model.__name__}.{name} has no docstring"
