@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from hub_server import ALICE, READER, SCOPED, STRANGER, USERS, Hub, Server, point_client_at, running_server
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, HfFileSystem
+from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete, HfApi, HfFileSystem
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -310,6 +310,33 @@ def test_the_file_system_of_the_client_lists_and_reads(hub: Hub) -> None:
         assert file.read() == b'{"a": 2}\n'
     assert files.cat_file("datasets/demo/rows/data/train.jsonl", start=0, end=8) == b'{"a": 1}'
     assert not files.exists("datasets/demo/rows/missing")
+
+
+def test_files_are_copied_by_a_commit(hub: Hub) -> None:
+    hub.alice.create_repo("demo/adapter")
+    put(hub.alice, "demo/adapter", {"w.safetensors": b"\0" * 5000, "a.txt": b"hello\n"})
+    copies = [CommitOperationCopy(name, f"copies/{name}") for name in ("w.safetensors", "a.txt")]
+    hub.alice.create_commit("demo/adapter", copies, commit_message="copy")
+    assert hub.request("GET", "/demo/adapter/resolve/main/copies/w.safetensors").content == b"\0" * 5000
+    assert hub.request("GET", "/demo/adapter/resolve/main/copies/a.txt").content == b"hello\n"
+
+
+@pytest.mark.parametrize("name", ["tree", "resolve", "datasets", "main"])
+def test_a_repository_may_be_called_like_a_part_of_a_url(hub: Hub, name: str) -> None:
+    hub.alice.create_repo(f"demo/{name}")
+    put(hub.alice, f"demo/{name}", {"tree/resolve/main/a.txt": b"deep"})
+    hub.alice.create_branch(f"demo/{name}", branch="resolve/tree")
+    tree = hub.alice.list_repo_tree(f"demo/{name}", "tree/resolve", revision="resolve/tree", recursive=True)
+    assert [entry.path for entry in tree] == ["tree/resolve/main", "tree/resolve/main/a.txt"]
+    path = hub.alice.hf_hub_download(f"demo/{name}", "tree/resolve/main/a.txt", revision="resolve/tree")
+    assert Path(path).read_bytes() == b"deep"
+
+
+def test_a_pull_request_is_refused_not_committed_to_main(hub: Hub) -> None:
+    hub.alice.create_repo("demo/adapter")
+    with pytest.raises(HfHubHTTPError, match="Pull requests are not served"):
+        put(hub.alice, "demo/adapter", {"a.txt": b"x"}, create_pr=True)
+    assert hub.alice.list_repo_files("demo/adapter") == [".gitattributes"]
 
 
 @pytest.mark.parametrize("path", ["../up.txt", "/etc/passwd", "a/../../b", ".git/config", "a//b", "a\\b", "n\x00"])

@@ -128,7 +128,10 @@ def test_an_upload_url_is_good_for_one_object_one_repository_and_one_hour(server
         assert HTTP.put(forged, content=content).status_code == 403
     now[0] += 3601
     assert HTTP.put(url, content=content).status_code == 403
-    assert HTTP.put(upload_url(hub, content), content=content).status_code == 200
+    url = upload_url(hub, content)
+    assert HTTP.put(url, content=content).status_code == 200
+    hub.alice.delete_repo("demo/adapter")
+    assert HTTP.put(url, content=content).status_code == 404
 
 
 def test_only_a_token_that_may_write_gets_an_upload_url(hub: Hub) -> None:

@@ -183,7 +183,7 @@ def list_commits(call: Call) -> Response:
 def list_tree(call: Call) -> Response:
     """One page; `Link: <…>; rel="next"` names the next."""
     repo = call.store.open(call.repo_id, call.user)
-    revision, folder = call.revision_and_path("tree")
+    revision, folder = call.revision_and_path()
     query = call.request.query_params
     at = call.store.commit_at(repo, revision)
     entries = tree(at.files, folder.strip("/"), recursive=query.get("recursive", "").lower() in ("1", "true"))
@@ -199,10 +199,7 @@ def list_tree(call: Call) -> Response:
 def list_paths(call: Call) -> Response:
     """The form holds `paths` once or more; paths that do not exist are left out."""
     repo = call.store.open(call.repo_id, call.user)
-    if call.request.headers.get("content-type", "").startswith("application/json"):
-        paths = field(call.json(), "paths", list)
-    else:
-        paths = parse_qs(call.body.decode("utf-8", "replace")).get("paths", [])
+    paths = parse_qs(call.body.decode("utf-8", "replace")).get("paths", [])
     return JSONResponse(paths_info(call.store.commit_at(repo, call.revision).files, paths))
 
 
@@ -230,7 +227,7 @@ def change_tag(call: Call) -> Response:
 def resolve(call: Call) -> Response:
     """The bytes of a file at a revision, whole or a range; sent from disk piece by piece."""
     repo = call.store.open_content(call.repo_id, call.user)
-    revision, path = call.revision_and_path("resolve")
+    revision, path = call.revision_and_path()
     at = call.store.commit_at(repo, revision)
     headers = {"X-Repo-Commit": at.id}
     file = at.files.get(path)

@@ -87,13 +87,13 @@ class Delete:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CommitRequest:
-    """A commit to be made. With `expected_parent` (40 hex digits) it fails unless the branch is exactly there."""
+    """A commit to be made; with `expected_parent` (a commit id or its first digits) only while the branch is there."""
 
     title: str
     message: str = ""
     author: str
     operations: tuple[Add | Delete, ...]
-    expected_parent: str | None = None
+    expected_parent: str = ""
 
 
 def new_commit(request: CommitRequest, parent: Commit | None, date: str) -> Commit:

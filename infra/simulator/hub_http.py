@@ -46,6 +46,10 @@ class Call:
     def revision(self) -> str:
         return str(self.request.path_params.get("revision", "main"))
 
+    def refuse_pull_request(self) -> None:
+        if self.request.query_params.get("create_pr"):
+            raise Refused(400, "Pull requests are not served here; commit to a branch.")
+
     def json(self) -> dict[str, Any]:
         try:
             value = json.loads(self.body or b"{}")
@@ -55,9 +59,10 @@ class Call:
             raise Refused(400, "The body is not a JSON object.")
         return value
 
-    def revision_and_path(self, marker: str) -> tuple[str, str]:
-        """What follows `marker` in the URL. Branches may hold slashes: only the undecoded URL tells where they end."""
-        rest = self.request.scope["raw_path"].decode("ascii").split(f"/{marker}/", 1)[1]
+    def revision_and_path(self) -> tuple[str, str]:
+        """`{rest}` of the route. Branches may hold slashes: only the undecoded URL tells where they end."""
+        before = self.request.scope["path"].removesuffix(self.request.path_params["rest"])
+        rest = self.request.scope["raw_path"].decode("ascii").split("/", before.count("/"))[-1]
         revision, _, path = rest.partition("/")
         return unquote(revision), unquote(path)
 
@@ -105,9 +110,9 @@ def refusal(refused: Refused, headers: dict[str, str] | None = None) -> Response
     return JSONResponse({"error": message}, status_code=refused.status, headers=headers)
 
 
-def field(value: dict[str, Any], name: str, kind: type[T]) -> T:
+def field(value: Any, name: str, kind: type[T]) -> T:
     """`value[name]` when it is of that type. Raises Refused 400 otherwise."""
-    found = value.get(name)
+    found = value.get(name) if isinstance(value, dict) else None
     if not isinstance(found, kind):
         raise Refused(400, f"{name!r} is missing or not of type {kind.__name__}.")
     return found

@@ -160,7 +160,7 @@ class HubStore:
     def update_repo(self, repo_id: RepoId, change: Callable[[Repo], Repo]) -> Repo:
         """Replace settings or refs by what `change` makes of them, under the repository's lock."""
         with self._lock(repo_id):
-            repo = change(self._must_load(repo_id))
+            repo = change(self.require(repo_id))
             self._save(repo)
         return repo
 
@@ -172,11 +172,11 @@ class HubStore:
     def add_commit(self, repo_id: RepoId, branch: str, request: CommitRequest) -> Commit:
         """Put a commit on a branch. Refused 412 when the branch has moved on from the expected parent."""
         with self._lock(repo_id):
-            repo = self._must_load(repo_id)
+            repo = self.require(repo_id)
             if branch not in repo.branches:
                 raise _no_revision(branch)
             head = self._read_commit(repo_id, repo.branches[branch])
-            if request.expected_parent is not None and request.expected_parent != head.id:
+            if not head.id.startswith(request.expected_parent):
                 raise Refused(412, "A commit has happened since. Please refresh and try again.")
             commit = self._write_commit(repo_id, request, head)
             self._save(replace(repo, branches={**repo.branches, branch: commit.id}))
@@ -224,6 +224,13 @@ class HubStore:
 
         self.update_repo(repo_id, removed)
 
+    def require(self, repo_id: RepoId) -> Repo:
+        """The repository, whoever asks."""
+        repo = self._load(repo_id)
+        if repo is None:
+            raise Refused(404, "Repository not found", code="RepoNotFound")
+        return repo
+
     def blob_path(self, repo_id: RepoId, sha256: str) -> Path:
         return self._folder(repo_id) / "blobs" / sha256
 
@@ -244,12 +251,6 @@ class HubStore:
         except FileNotFoundError:
             return None
         return Repo(**{**value, "id": repo_id})
-
-    def _must_load(self, repo_id: RepoId) -> Repo:
-        repo = self._load(repo_id)
-        if repo is None:
-            raise Refused(404, "Repository not found", code="RepoNotFound")
-        return repo
 
     def _save(self, repo: Repo) -> None:
         _write_whole(self._folder(repo.id) / "repo.json", json.dumps(asdict(repo), indent=1).encode())

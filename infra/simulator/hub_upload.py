@@ -35,6 +35,7 @@ _WRITE_BYTES = 1024 * 1024
 
 def preupload(call: Call) -> Response:
     """For each file: regular or LFS, and what the branch holds under that path now."""
+    call.refuse_pull_request()
     repo = call.store.open(call.repo_id, call.user, write=True)
     head = call.store.commit_at(repo, call.revision)
     files = field(call.json(), "files", list)
@@ -84,6 +85,7 @@ def lfs_verify(call: Call) -> Response:
 async def lfs_put(call: Call) -> Response:
     """The bytes of one object. The URL is the permission: clients send no token here."""
     upload = _Upload.from_signed_url(call)
+    await run_in_threadpool(call.store.require, upload.repo_id)
     if call.store.take_fault("hub_upload_down"):
         raise Refused(503, "Service Unavailable")
     is_cut = call.store.take_fault("hub_upload_cut")
@@ -104,6 +106,7 @@ async def lfs_put(call: Call) -> Response:
 
 async def commit(call: Call) -> Response:
     """A commit as newline-separated JSON: a header, then one operation a line."""
+    call.refuse_pull_request()
     if call.store.take_fault("hub_upload_down"):
         raise Refused(503, "Service Unavailable")
     await run_in_threadpool(call.store.open, call.repo_id, call.user, write=True)
@@ -122,7 +125,7 @@ async def commit(call: Call) -> Response:
         message=header.get("description") or "",
         author=call.user.name,
         operations=tuple(operations),
-        expected_parent=header.get("parentCommit"),
+        expected_parent=str(header.get("parentCommit") or ""),
     )
     made = await run_in_threadpool(call.store.add_commit, call.repo_id, call.revision, request)
     if call.store.take_fault("hub_commit_lost"):
