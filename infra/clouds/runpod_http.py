@@ -6,9 +6,11 @@ No error text, log or repr made here holds the key or a value sent as a secret.
 import json
 import random
 import re
+import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -88,14 +90,16 @@ class RunPodHttp:
             headers={"Authorization": f"Bearer {api_key}", "User-Agent": f"pushtrain/{__version__}"},
             transport=transport,
             trust_env=not loopback,
+            verify=_tls(),
         )
 
     def close(self) -> None:
         self._client.close()
 
     def keep_secret(self, values: Iterable[str]) -> None:
-        """From now on `clean` masks these too."""
-        self._secrets.update(values)
+        """From now on `clean` masks these too, also as they stand inside JSON."""
+        for value in values:
+            self._secrets |= {value, json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}
 
     def clean(self, text: str) -> str:
         return redact(text, extra=self._secrets)
@@ -188,6 +192,12 @@ class RunPodHttp:
 
     def _lost(self, exc: httpx.RequestError) -> Answer:
         return Answer(status=None, said=f"no answer ({type(exc).__name__}: {self.clean(str(exc))[:_SAID_MAX]})")
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """Reading the certificates takes a tenth of a second: once a process."""
+    return httpx.create_ssl_context()
 
 
 def _is_loopback(base_url: str) -> bool:
