@@ -15,7 +15,7 @@ from infra.simulator import processes
 
 # RunPod's images without a start command run their own services; a pod here just stays up.
 _IDLE_COMMAND = ["sleep", "infinity"]
-_STOP_GRACE_S = 0.7
+STOP_GRACE_S = 0.7
 # "root" is removed last, so that its absence means all is gone.
 _SCRATCH = ("home", "tmp", "root")
 
@@ -108,7 +108,7 @@ class Machine:
             os.kill(running.pid, 9)
         return running is not None
 
-    def stop(self, pod_id: str, grace_s: float = _STOP_GRACE_S) -> dict[int, int]:
+    def stop(self, pod_id: str, grace_s: float = STOP_GRACE_S) -> dict[int, int]:
         """Stop every process of the pod; blocks for the grace and a little. Returns what still lives, normally none."""
         left = processes.stop(pod_id, grace_s)
         child = self._children.pop(pod_id, None)

@@ -42,13 +42,14 @@ def of_pod(pod_id: str, without: Iterable[int] = ()) -> dict[int, int]:
 
 
 def stop(pod_id: str, grace_s: float, without: Iterable[int] = (), limit_s: float = 10.0) -> dict[int, int]:
-    """SIGTERM to every process of the pod, `grace_s` later SIGKILL until none is left.
+    """SIGTERM to every process of the pod, `grace_s` later SIGKILL until none is left; grace 0 is SIGKILL at once.
 
     Blocks for at most `limit_s` after the grace. Returns what still lives, empty unless the kernel holds a process.
     """
     without = set(without)
     known = of_pod(pod_id, without)
-    _signal(known, signal.SIGTERM)
+    if grace_s:
+        _signal(known, signal.SIGTERM)
     grace_ends = time.monotonic() + grace_s
     while known and time.monotonic() < grace_ends:
         time.sleep(0.02)

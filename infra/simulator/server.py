@@ -33,7 +33,6 @@ from infra.simulator.state import Account
 from pushtrain.errors import CloudError
 
 _HOST = "127.0.0.1"
-_USER_AGENT = "pushtrain-simulator"
 # No look-alikes, no capitals: as RunPod's ids.
 _ID_LETTERS = "0123456789abcdefghjkmnpqrstvwxyz"
 
@@ -66,14 +65,14 @@ class RunningSimulator:
     api_key: str = field(repr=False)
     hf_token: str = field(repr=False)
     process: "subprocess.Popen[bytes]" = field(repr=False)
+    http: httpx.Client = field(repr=False)
 
     def env(self) -> dict[str, str]:
         return env(self.url, store.Keys(api_key=self.api_key, hf_token=self.hf_token))
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         """One request with the account key; `path` begins with a slash. Raises httpx.HTTPError."""
-        headers = {"Authorization": f"Bearer {self.api_key}", "User-Agent": _USER_AGENT, **options.pop("headers", {})}
-        return httpx.request(method, self.url + path, headers=headers, timeout=30, trust_env=False, **options)
+        return self.http.request(method, path, **options)
 
     def fault(self, kind: str, times: int | None = 1, seconds: float = 1.0, **match: str) -> None:
         body = {"kind": kind, "times": times, "match": match, "seconds": seconds}
@@ -91,6 +90,7 @@ class RunningSimulator:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        self.http.close()
         if stop_pods:
             for folder in (self.state_dir / "pods").glob("*"):
                 processes.stop(folder.name, grace_s=0)
@@ -134,6 +134,7 @@ def start(config: SimulatorConfig, timeout_s: float = 30.0) -> RunningSimulator:
                 api_key=keys.api_key,
                 hf_token=keys.hf_token,
                 process=process,
+                http=_client(url, keys.api_key),
             )
         time.sleep(0.02)
     process.kill()
@@ -215,6 +216,12 @@ async def _serve(
         await serving
     finally:
         service.close(stop_pods)
+
+
+def _client(url: str, api_key: str) -> httpx.Client:
+    headers = {"Authorization": f"Bearer {api_key}", "User-Agent": "pushtrain-simulator"}
+    # Loopback without TLS: reading the machine's certificates would only cost time.
+    return httpx.Client(base_url=url, headers=headers, timeout=30, trust_env=False, verify=False)
 
 
 def _protocol(transports: dict[Any, asyncio.Transport]) -> type[H11Protocol]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from infra.simulator import store
 from infra.simulator.catalog import GpuModel, Stock, Tier, VolumeKind
 from infra.simulator.faults import Fault, Faults, Kind
-from infra.simulator.machine import Machine, Running
+from infra.simulator.machine import STOP_GRACE_S, Machine, Running
 from infra.simulator.pod_env import PodPlaces, pod_environment, pod_key
 from infra.simulator.state import VOLUME_IN_USE, Account, Pod, PodOrder, Refused, Volume
 
@@ -155,7 +155,7 @@ class Service:
             running = self.running(pod)
             uptime_s = -1.0 if running is None else self.clock() - running.started_at
             if self._strikes("lost_pod", pod, uptime_s):
-                self._changed(self.account.terminate_pod(pod.id, self.clock()))
+                self._changed(self.account.terminate_pod(pod.id, self.clock()), grace_s=0.0)
             elif self._strikes("container_restart", pod, uptime_s) or self._strikes("crash_loop", pod, uptime_s):
                 self.machine.kill_container(pod.id)
             elif pod.status == "RUNNING" and not pod.never_starts and not self.machine.has_runner(pod.id):
@@ -174,18 +174,18 @@ class Service:
         fault = self.faults.find(kind, **subject)
         return fault is not None and uptime_s >= fault.seconds and self.faults.take(kind, **subject) is not None
 
-    def _changed(self, pod: Pod, delay_s: float = 0.0) -> Pod:
+    def _changed(self, pod: Pod, delay_s: float = 0.0, grace_s: float = STOP_GRACE_S) -> Pod:
         self.save()
-        self._settle_soon(pod.id, delay_s)
+        self._settle_soon(pod.id, delay_s, grace_s)
         return pod
 
-    def _settle_soon(self, pod_id: str, delay_s: float = 0.0) -> None:
+    def _settle_soon(self, pod_id: str, delay_s: float = 0.0, grace_s: float = STOP_GRACE_S) -> None:
         job = self._jobs.get(pod_id)
         if job is None or job.done() or delay_s or self.account.pods[pod_id].status != "RUNNING":
-            self._jobs[pod_id] = self._workers.submit(self._settle, pod_id, delay_s)
+            self._jobs[pod_id] = self._workers.submit(self._settle, pod_id, delay_s, grace_s)
             self._jobs[pod_id].add_done_callback(_report)
 
-    def _settle(self, pod_id: str, delay_s: float) -> None:
+    def _settle(self, pod_id: str, delay_s: float, grace_s: float) -> None:
         """Make the machine match the account for one pod; running it again changes nothing."""
         time.sleep(delay_s)
         with self._locks[pod_id]:
@@ -193,7 +193,7 @@ class Service:
             if pod.status == "RUNNING":
                 self._launch(pod)
                 return
-            left = self.machine.stop(pod_id)
+            left = self.machine.stop(pod_id, grace_s)
             if left:
                 # The disk stays, too: the next start of the simulator sees it and tries again.
                 log.error("pod %s: processes that cannot be killed: %s", pod_id, sorted(left))
