@@ -46,9 +46,19 @@ class OpenApi:
         path = Path(os.environ.get("PUSHTRAIN_RUNPOD_OPENAPI") or beside)
         return cls(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
+    def operation(self, method: str, path: str) -> tuple[str, dict[str, Any]]:
+        """Path template and operation object of a concrete path; a literal path wins over one with parameters."""
+        for template in sorted(self.document["paths"], key=lambda template: template.count("{")):
+            operations = self.document["paths"][template]
+            pattern = re.sub(r"\\\{[^}]*\\\}", "[^/]+", re.escape(template))
+            if re.fullmatch(pattern, unquote(path)) or re.fullmatch(pattern, path):
+                assert method.lower() in operations, f"{template} has no {method.upper()}"
+                return template, operations[method.lower()]
+        raise AssertionError(f"RunPod has no path {path}")
+
     def check_request(self, method: str, path: str, query: Mapping[str, str], body: Any) -> None:
         """`path` as sent (percent-encoded or not), `query` as strings, `body` the decoded JSON or None."""
-        template, operation = self._operation(method, path)
+        template, operation = self.operation(method, path)
         where = f"{method.upper()} {path}"
         self._check_query(where, query, self._query_parameters(template, operation), (method.lower(), template))
         declared = operation.get("requestBody")
@@ -62,7 +72,7 @@ class OpenApi:
 
     def check_response(self, method: str, path: str, status: int, body: Any) -> None:
         """`body` the decoded JSON, the text of an event stream, or None (or "") when there is none."""
-        template, operation = self._operation(method, path)
+        template, operation = self.operation(method, path)
         where = f"{method.upper()} {path} {status}"
         code = str(status) if str(status) in operation["responses"] else "default"
         steps: tuple[str, ...] = ("paths", template, method.lower(), "responses", code)
@@ -79,15 +89,6 @@ class OpenApi:
             assert isinstance(body, str), f"{where} is an event stream, got {body!r}"
         else:
             self._check(f"{where} body", body, {"$ref": _pointer(*steps, "content", kind, "schema")})
-
-    def _operation(self, method: str, path: str) -> tuple[str, dict[str, Any]]:
-        for template in sorted(self.document["paths"], key=lambda template: template.count("{")):
-            operations = self.document["paths"][template]
-            pattern = re.sub(r"\\\{[^}]*\\\}", "[^/]+", re.escape(template))
-            if re.fullmatch(pattern, unquote(path)) or re.fullmatch(pattern, path):
-                assert method.lower() in operations, f"{template} has no {method.upper()}"
-                return template, operations[method.lower()]
-        raise AssertionError(f"RunPod has no path {path}")
 
     def _query_parameters(self, template: str, operation: dict[str, Any]) -> dict[str, dict[str, Any]]:
         declared = [*self.document["paths"][template].get("parameters", []), *operation.get("parameters", [])]
