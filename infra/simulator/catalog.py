@@ -30,7 +30,7 @@ class GpuModel:
     community_max_count: int = 4
     community_stock: Stock = "NONE"
     stock: Mapping[str, Stock] = field(default_factory=dict)
-    cuda_versions: tuple[str, ...] = ("12.4", "12.6", "12.8")
+    cuda_versions: tuple[str, ...] = ("12.8", "13.0")
     manufacturer: Literal["NVIDIA", "AMD"] = "NVIDIA"
 
     def usd_per_hour(self, tier: Tier) -> float | None:
@@ -137,7 +137,7 @@ _GPUS = (
         community_usd=0.69,
         community_stock="LOW",
         stock={"EUR-IS-1": "LOW", "AP-JP-1": "MEDIUM"},
-        cuda_versions=("12.8",),
+        cuda_versions=("12.8", "13.0"),
     ),
     GpuModel(
         id="NVIDIA RTX PRO 4500 Blackwell",
@@ -147,7 +147,7 @@ _GPUS = (
         community_usd=0.34,
         community_stock="LOW",
         stock={"EU-RO-1": "MEDIUM"},
-        cuda_versions=("12.8",),
+        cuda_versions=("12.8", "13.0"),
     ),
     GpuModel(
         id="NVIDIA A40",
@@ -206,7 +206,7 @@ _GPUS = (
         memory_gb=141,
         secure_usd=3.99,
         stock={"US-CA-2": "LOW", "AP-JP-1": "MEDIUM"},
-        cuda_versions=("12.6", "12.8"),
+        cuda_versions=("12.8", "13.0"),
     ),
     GpuModel(
         id="NVIDIA B200",
@@ -214,7 +214,7 @@ _GPUS = (
         memory_gb=180,
         secure_usd=5.98,
         stock={"US-CA-2": "NONE"},
-        cuda_versions=("12.8",),
+        cuda_versions=("12.8", "13.0"),
     ),
 )
 
