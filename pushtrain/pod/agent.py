@@ -75,7 +75,8 @@ class Attempt:
             tick_s=self._context.tick_s,
         )
         self._say("booting", pod=self._environ.get("RUNPOD_POD_ID", ""), python=sys.version.split()[0])
-        if (earlier := self._remains(None)).result is not None or earlier.failure is not None:
+        earlier = self._remains(None)
+        if earlier.failure is not None or decide(earlier).state == "finished":
             return decide(earlier)
         try:
             python = self._environment(watch)
@@ -143,7 +144,7 @@ class Attempt:
             state=state,
             writer="pod",
             attempt=self._context.attempt,
-            reason=reason,
+            reason=redact(reason),
             message=redact(message),
             data=plain(dict(data), redact),
             time=now_text(time.time()),

@@ -18,14 +18,18 @@ PRIVATE = (LEDGER_TOKEN, SOURCE_TOKEN, "RUNPOD_API_KEY", "PUSHTRAIN_BOOT")
 RunTool = Callable[[Sequence[str], Mapping[str, str]], int]
 
 
-def prepare_environment(context: Context, environ: Mapping[str, str], run: RunTool) -> str:
+def prepare_environment(
+    context: Context, environ: Mapping[str, str], run: RunTool, *, disk: Path = Path("/opt")
+) -> str:
     """Path of a Python that can import the trainer. `run(argv, env)` runs a tool and returns its exit code.
+
+    `disk` is a folder on the container's own disk; HOME stands in where it cannot be written.
 
     Raises RunFailed (EnvironmentFailed) after 3 tries.
     """
     if context.trainer_python:
         return context.trainer_python
-    home = _writable_home(Path("/opt"), environ)
+    home = _writable(disk, environ)
     venv = home / "pushtrain-venv"
     env = {name: value for name, value in environ.items() if name not in (*PRIVATE, "HF_TOKEN", "PYTHONPATH")}
     env |= {
@@ -68,7 +72,7 @@ def _install_uv(folder: Path, env: Mapping[str, str], run: RunTool) -> str | Non
     return str(uv) if uv.exists() else None
 
 
-def _writable_home(preferred: Path, environ: Mapping[str, str]) -> Path:
+def _writable(preferred: Path, environ: Mapping[str, str]) -> Path:
     if os.access(preferred, os.W_OK):
         return preferred
     return Path(environ.get("HOME") or "/tmp") / ".pushtrain"

@@ -132,6 +132,9 @@ def guard(environ: Mapping[str, str], console: Console) -> Reason:
     signal.signal(signal.SIGTERM, lambda signum, _: told.append(signum))
     context = read_context(environ)
     limits = Limits.starting(wall_s=time.time(), monotonic_s=time.monotonic(), context=context)
+    start = View(wall_s=time.time(), monotonic_s=time.monotonic(), moved_monotonic_s=time.monotonic())
+    if (reason := verdict(start, limits)) is not None:
+        return reason
     if within(VOLUME_PATIENCE_S, context.ended.exists, False):
         return Reason.ALREADY_ENDED
     adopt_orphans()
@@ -147,7 +150,7 @@ def guard(environ: Mapping[str, str], console: Console) -> Reason:
                 exit_code=child.poll(),
                 told_to_stop=bool(told),
             )
-            if reason := verdict(view, limits):
+            if (reason := verdict(view, limits)) is not None:
                 break
             reap_orphans(child.pid)
             time.sleep(context.tick_s)

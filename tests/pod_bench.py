@@ -1,0 +1,262 @@
+"""A pod on the bench: the real start command, real git remotes, and a loopback API that writes down its calls."""
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from infra.start import pod_env, start_args
+from pushtrain.ledger import Ledger, RunRecord
+from pushtrain.run import Run
+
+ROOT = Path(__file__).resolve().parent.parent
+POD_KEY = "canary-secret-pod-key"
+HF_TOKEN = "canary-secret-hub-token"
+LEDGER_TOKEN = "canary-secret-ledger-token"
+PATIENCE_S = 20.0
+
+# A trainer without torch: carries out the steps listed in the spec, one a line, "verb argument".
+FAKE_TRAINER = """
+import json, os, signal, sys, time
+from pathlib import Path
+
+spec, run_dir, attempt = sys.argv[1], Path(sys.argv[3]), int(sys.argv[5])
+here = run_dir / f"attempt-{attempt}"
+
+def note(name, **row):
+    with (here / name).open("a") as file:
+        file.write(json.dumps({"time": time.time(), **row}) + "\\n")
+
+def save_and_leave(*_):
+    print("saved a checkpoint", flush=True)
+    sys.exit(75)
+
+signal.signal(signal.SIGTERM, save_and_leave)
+print("trainer pid", os.getpid(), flush=True)
+for line in Path(spec).read_text().splitlines():
+    verb, _, argument = line.partition(" ")
+    if verb == "say":
+        print(os.path.expandvars(argument), flush=True)
+    elif verb == "event":
+        note("events.jsonl", state=argument, message="with " + os.environ.get("HF_TOKEN", ""), data={"x": 1})
+    elif verb == "metric":
+        note("metrics.jsonl", step=int(argument), loss=float("nan"))
+    elif verb == "sleep":
+        time.sleep(float(argument))
+    elif verb == "write":
+        end = time.time() + float(argument)
+        while time.time() < end:
+            (run_dir / "silent").write_bytes(b"x" * 2_000_000)
+            time.sleep(0.05)
+    elif verb == "deaf":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    elif verb == "fail":
+        failure = {"reason": os.path.expandvars(argument), "message": "it went wrong"}
+        (here / "failure.json").write_text(json.dumps(failure))
+        sys.exit(1)
+    elif verb == "exit":
+        sys.exit(int(argument))
+    elif verb == "result":
+        (here / "result.json").write_text(json.dumps({"adapter": None, "metrics": {"eval_loss": 1.5}, "samples": []}))
+"""
+
+
+class Api:
+    """Records (method, path, body, user agent, authorization) of every request; answers `status`."""
+
+    def __init__(self, port: int = 0, statuses: Callable[[int], int] = lambda number: 204) -> None:
+        self.calls: list[tuple[str, str, str]] = []
+        self.headers: list[dict[str, str]] = []
+        self.times: list[float] = []
+        api = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def _answer(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
+                api.times.append(time.time())
+                api.headers.append({name.lower(): value for name, value in self.headers.items()})
+                api.calls.append((self.command, self.path, body))
+                self.send_response(statuses(len(api.calls)))
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            do_POST = do_DELETE = do_GET = _answer
+
+            def log_message(self, *args: object) -> None:
+                return
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self.port: int = self._server.server_address[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class Bench:
+    """One run: a source remote with a fake trainer, a ledger remote, a volume, and containers.
+
+    `close` kills every process of its containers.
+    """
+
+    def __init__(self, folder: Path, steps: str, *, deadline_s: float = 60.0, stall_s: float = 60.0) -> None:
+        self.folder = folder
+        self.pod_id = f"pod{uuid.uuid4().hex[:12]}"
+        self.api = Api()
+        self.ledger_dir, self.workspace = folder / "ledger.git", folder / "volume"
+        self.log = folder / "container.log"
+        self.git_env = {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "HOME": str(folder / "home"),
+            "GIT_CONFIG_GLOBAL": "/dev/null",
+            "GIT_CONFIG_NOSYSTEM": "1",
+            **{f"GIT_{who}_{what}": "a@b.c" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
+        }
+        (folder / "home").mkdir()
+        (folder / "tmp").mkdir()
+        source, commit = make_source(folder / "source", steps, self.git_env)
+        self.git("init", "-q", "--bare", str(self.ledger_dir))
+        self.deadline = time.time() + deadline_s
+        self.run = Run(job="fake", commit=commit, spec_digest="ab" * 32, ledger_url=f"file://{self.ledger_dir}")
+        self.env = self.git_env | pod_env(
+            self.run,
+            attempt=1,
+            spec_path="jobs/fake.yaml",
+            source_url=f"file://{source}",
+            deadline_epoch_s=self.deadline + 1,
+            stall_s=stall_s,
+            environ={"RUNPOD_API_BASE_URL": self.api.url},
+        )
+        self.env |= {
+            "PUSHTRAIN_DEADLINE_EPOCH_S": f"{self.deadline:.3f}",
+            "PUSHTRAIN_STALL_S": f"{stall_s:.3f}",
+            "PUSHTRAIN_WORKSPACE": str(self.workspace),
+            "PUSHTRAIN_TRAINER_PYTHON": sys.executable,
+            "PUSHTRAIN_POD_TICK_S": "0.05",
+            "PUSHTRAIN_GRACE_S": "3",
+            "RUNPOD_POD_ID": self.pod_id,
+            "RUNPOD_API_KEY": POD_KEY,
+            "HF_TOKEN": HF_TOKEN,
+            "PUSHTRAIN_LEDGER_TOKEN": LEDGER_TOKEN,
+            "TMPDIR": str(folder / "tmp"),
+        }
+
+    @property
+    def attempt_dir(self) -> Path:
+        return self.workspace / "runs" / self.run.id / "attempt-1"
+
+    def git(self, *args: str) -> str:
+        return run_git(*args, env=self.git_env)
+
+    def start(self, **env: str) -> "subprocess.Popen[bytes]":
+        """The first process of a container, as a cloud would start it."""
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                shlex.split(start_args()),
+                env=self.env | env,
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def wait(self, ready: Callable[[], object], what: str) -> None:
+        give_up = time.monotonic() + PATIENCE_S
+        while not ready():
+            assert time.monotonic() < give_up, f"no {what} in {PATIENCE_S} s; container log:\n{self.log.read_text()}"
+            time.sleep(0.02)
+
+    def wait_until_terminated(self) -> None:
+        self.wait(lambda: self.terminations, "request to terminate the pod")
+
+    @property
+    def terminations(self) -> list[float]:
+        """Times of the requests that would end the pod."""
+        wanted = ("POST", f"/v2/pods/{self.pod_id}/action", '{"action": "terminate"}')
+        return [at for at, call in zip(self.api.times, self.api.calls, strict=False) if call == wanted]
+
+    def said(self, text: str) -> bool:
+        return self.log.exists() and text in self.log.read_text()
+
+    def record(self) -> RunRecord:
+        return self.ledger().read(self.run.id)
+
+    def ledger(self) -> Ledger:
+        return Ledger(self.run.ledger_url, cache_dir=self.folder / "cache", environ=self.git_env)
+
+    def states(self) -> list[str]:
+        """States in the ledger, none while it has no word of the run."""
+        ledger = self.ledger()
+        if self.run.id not in ledger.refs():
+            return []
+        return [event.state for event in ledger.read(self.run.id).events]
+
+    def ledger_text(self, folder: str) -> str:
+        return self.ledger().text(self.record(), folder)[0].decode()
+
+    def processes(self) -> dict[int, str]:
+        """pid → command line of every process of this pod."""
+        marker = f"RUNPOD_POD_ID={self.pod_id}".encode()
+        found = {}
+        for entry in Path("/proc").iterdir():
+            try:
+                if entry.name.isdigit() and marker in (entry / "environ").read_bytes().split(b"\0"):
+                    found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:
+                continue
+        return {pid: line for pid, line in found.items() if line}
+
+    def pid_of(self, part: str) -> int:
+        """The process whose command line holds `part`; waits for it."""
+        self.wait(lambda: any(part in line for line in self.processes().values()), f"process {part}")
+        return next(pid for pid, line in sorted(self.processes().items()) if part in line)
+
+    def kill_container(self) -> None:
+        """As when a container is restarted: every process is gone at once."""
+        while pids := self.processes():
+            for pid in pids:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+
+    def close(self) -> None:
+        self.kill_container()
+        self.api.close()
+
+
+def make_source(folder: Path, steps: str, env: dict[str, str]) -> tuple[Path, str]:
+    """A bare remote whose one commit holds this pushtrain, a fake trainer and a job; returns it and the commit."""
+    work, bare = folder / "work", folder / "source.git"
+    shutil.copytree(
+        ROOT / "pushtrain" / "pod", work / "pushtrain" / "pod", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    for module in ("__init__", "errors", "events", "gitcmd", "gitstore", "ledger", "redact", "run"):
+        shutil.copy(ROOT / "pushtrain" / f"{module}.py", work / "pushtrain")
+    (work / "trainer").mkdir()
+    (work / "trainer" / "__init__.py").touch()
+    (work / "jobs").mkdir()
+    (work / "trainer" / "__main__.py").write_text(FAKE_TRAINER)
+    (work / "jobs" / "fake.yaml").write_text(steps)
+    run_git("init", "-q", str(work), env=env)
+    run_git("-C", str(work), "add", ".", env=env)
+    run_git("-C", str(work), "commit", "-q", "-m", "a job", env=env)
+    run_git("clone", "-q", "--bare", str(work), str(bare), env=env)
+    return bare, run_git("-C", str(work), "rev-parse", "HEAD", env=env)
+
+
+def run_git(*args: str, env: dict[str, str]) -> str:
+    done = subprocess.run(["git", *args], env=env, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()

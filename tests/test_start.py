@@ -1,0 +1,167 @@
+"""The start command and the boot archive: infra/start.py."""
+
+import ast
+import base64
+import gzip
+import io
+import os
+import shlex
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+from pod_bench import POD_KEY, Api
+
+from infra.start import MAX_BOOT_BYTES, boot_archive, boot_env, pod_env, start_args
+from pushtrain.run import Run
+
+ROOT = Path(__file__).resolve().parent.parent
+RUN = Run(job="fake", commit="a" * 40, spec_digest="b" * 64, ledger_url="https://user:canary-secret@host/o/ledger.git")
+
+
+def some_env(**environ: str) -> dict[str, str]:
+    return pod_env(
+        RUN,
+        attempt=2,
+        spec_path="jobs/fake.yaml",
+        source_url="https://canary-secret@host/o/r.git",
+        deadline_epoch_s=1234567890.9,
+        stall_s=600,
+        environ=environ,
+    )
+
+
+def test_the_archive_is_the_same_bytes_every_time_and_at_every_place() -> None:
+    code = "import hashlib, infra.start as s; print(hashlib.sha256(s.boot_env().encode()).hexdigest())"
+    seen = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=cwd,
+            env={"PYTHONPATH": str(ROOT), "TZ": zone, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for cwd, zone, seed in ((ROOT, "UTC", "1"), (ROOT.parent, "Asia/Tokyo", "2"))
+    }
+    assert len(seen) == 1
+    assert boot_archive() == boot_archive()
+
+
+def test_the_archive_fits_and_holds_what_its_modules_import() -> None:
+    assert len(boot_env()) <= MAX_BOOT_BYTES
+    archive = zipfile.ZipFile(io.BytesIO(gzip.decompress(base64.b64decode(boot_env()))))
+    names = set(archive.namelist())
+    for name in names:
+        for node in ast.walk(ast.parse(archive.read(name))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pushtrain."):
+                assert f"{(node.module or '').replace('.', '/')}.py" in names | {"pushtrain/pod.py"}, name
+
+
+def test_everything_on_the_pod_is_standard_library_and_python_3_10() -> None:
+    for path in (*(ROOT / "pushtrain" / "pod").glob("*.py"), ROOT / "pushtrain" / "ledger.py"):
+        tree = ast.parse(path.read_text(), feature_version=(3, 10))
+        for node in ast.walk(tree):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            for name in names:
+                top = name.partition(".")[0]
+                assert top in sys.stdlib_module_names or top == "pushtrain", f"{path.name} imports {name}"
+            assert not (isinstance(node, ast.ImportFrom) and node.module == "datetime" and _uses(node, "UTC")), (
+                path.name
+            )
+
+
+def _uses(node: ast.ImportFrom, name: str) -> bool:
+    return any(alias.name == name for alias in node.names)
+
+
+def test_the_command_line_is_one_bash_argument_and_holds_no_value() -> None:
+    bash, flag, script = shlex.split(start_args())
+    assert (bash, flag) == ("bash", "-c")
+    assert "'" not in script and "\n" not in script
+    assert subprocess.run(["bash", "-n", "-c", script], check=False).returncode == 0
+
+
+def test_the_environment_is_the_documented_table_and_nothing_else() -> None:
+    env = some_env(
+        RUNPOD_API_BASE_URL="https://api.runpod.io/",
+        HF_ENDPOINT="https://huggingface.co",
+        RUNPOD_API_KEY="canary-secret",
+    )
+    assert env == {
+        "PUSHTRAIN_RUN_ID": RUN.id,
+        "PUSHTRAIN_ATTEMPT": "2",
+        "PUSHTRAIN_COMMIT": "a" * 40,
+        "PUSHTRAIN_SPEC_PATH": "jobs/fake.yaml",
+        "PUSHTRAIN_SOURCE_URL": "https://host/o/r.git",
+        "PUSHTRAIN_LEDGER_URL": "https://host/o/ledger.git",
+        "PUSHTRAIN_DEADLINE_EPOCH_S": "1234567890",
+        "PUSHTRAIN_STALL_S": "600",
+        "PUSHTRAIN_BOOT": boot_env(),
+        "HF_HUB_DISABLE_XET": "1",
+    }
+    documented = (ROOT / "docs" / "architecture.md").read_text()
+    assert all(f"`{name}`" in documented for name in env)
+
+
+def test_other_addresses_than_the_public_ones_travel_to_the_pod() -> None:
+    env = some_env(RUNPOD_API_BASE_URL="http://127.0.0.1:9/", HF_ENDPOINT="http://127.0.0.1:8")
+    assert (env["RUNPOD_API_BASE_URL"], env["HF_ENDPOINT"]) == ("http://127.0.0.1:9", "http://127.0.0.1:8")
+
+
+@pytest.mark.parametrize("python", ["missing", "broken"])
+def test_a_pod_without_a_working_python_is_terminated_by_curl_and_its_first_process_stays(
+    tmp_path: Path, python: str
+) -> None:
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in ("bash", "base64", "gunzip", "gzip", "sh", "mktemp", "curl", "sleep"):
+        (tools / name).symlink_to(next(Path(d, name) for d in ("/usr/bin", "/bin") if Path(d, name).exists()))
+    if python == "broken":
+        (tools / "python3").write_text("#!/bin/sh\nexit 1\n")
+        (tools / "python3").chmod(0o755)
+    api = Api(statuses=lambda number: 500)
+    env = {
+        **some_env(RUNPOD_API_BASE_URL=api.url),
+        "PATH": str(tools),
+        "TMPDIR": str(tmp_path),
+        "RUNPOD_POD_ID": "pod1",
+        "RUNPOD_API_KEY": POD_KEY,
+        "PUSHTRAIN_POD_TICK_S": "0.05",
+    }
+    first = subprocess.Popen(
+        shlex.split(start_args()), env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    )
+    seen: set[bytes] = set()
+    try:
+        give_up = time.monotonic() + 10
+        while len(api.calls) < 6 and time.monotonic() < give_up:
+            seen |= command_lines()
+        assert first.poll() is None
+    finally:
+        os.killpg(first.pid, 9)
+        output = first.communicate()[0]
+        api.close()
+    assert api.calls[:2] == [
+        ("POST", "/v2/pods/pod1/action", '{"action":"terminate"}'),
+        ("DELETE", "/v2/pods/pod1", ""),
+    ]
+    assert len(api.calls) >= 6
+    assert all(header["authorization"] == f"Bearer {POD_KEY}" for header in api.headers)
+    assert all(header["user-agent"].startswith("pushtrain-pod") for header in api.headers)
+    assert any(line.startswith(b"curl") for line in seen)
+    assert POD_KEY.encode() not in b"".join(seen) + output
+
+
+def command_lines() -> set[bytes]:
+    lines = set()
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit():
+                lines.add((entry / "cmdline").read_bytes())
+        except OSError:
+            continue
+    return lines
