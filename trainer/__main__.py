@@ -1,0 +1,123 @@
+"""python -m trainer SPEC --run-dir DIR [--attempt N]: one attempt at a run, from the root of the checkout.
+
+First what needs no torch (spec, data, Hub, disk: a second or two), then the training. Exit codes: 0 done, 1 the run
+failed, 2 spec or data wrong, 75 told to stop: the next attempt resumes. Standard output and error are the log.
+"""
+
+import argparse
+import logging
+import os
+import sys
+import traceback
+import warnings
+from importlib.util import find_spec
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from pushtrain.errors import SpecError
+from pushtrain.spec import JobSpec
+from pushtrain.spec_file import load
+from trainer.checkpoint import Stop, latest_complete, stop_on_signals
+from trainer.failures import PREEMPTED_EXIT_CODE, Preempted, TrainingFailed, exit_code, translate
+from trainer.job import Job, rank
+from trainer.launch import process_count, run_workers, visible_gpus
+from trainer.report import Report, say
+
+# Read when the libraries are imported, so set before. What the environment says already stays.
+_LIBRARY_SETTINGS = {
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_XET": "1",  # one commit is one published run, its files listed with their SHA-256
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    given = sys.argv[1:] if argv is None else argv
+    arguments = _parse(given)
+    _quiet_libraries()
+    report = Report(arguments.run_dir / f"attempt-{arguments.attempt}", is_main=rank() == 0)
+    try:
+        with stop_on_signals() as stop:
+            _attempt(arguments, given, report, stop)
+    except Preempted as stopped:
+        say(f"stopped: {stopped}; the next attempt goes on from the last checkpoint")
+        return PREEMPTED_EXIT_CODE
+    except Exception as error:  # noqa: BLE001 - the outermost function: every error gets a reason
+        return _fail(report, error)
+    finally:
+        report.close()
+    return 0
+
+
+def _attempt(arguments: argparse.Namespace, given: list[str], report: Report, stop: Stop) -> None:
+    root = Path.cwd()
+    spec = load(root / arguments.spec, root)
+    is_worker = "RANK" in os.environ
+    if not is_worker:
+        report.event("preparing", f"{spec.name}: {spec.method.kind} on {spec.model.id}")
+    _check_tracking(spec)
+    from trainer import preflight
+
+    rows = preflight.read_local_rows(spec, root)
+    if not is_worker:
+        preflight.check_write_access(spec)
+    run_dir = arguments.run_dir.resolve()
+    job = Job(
+        spec=spec,
+        root=root,
+        run_dir=run_dir,
+        processes=process_count(spec.compute.count, visible_gpus()),
+        run_id=os.environ.get("PUSHTRAIN_RUN_ID") or run_dir.name,
+        commit=os.environ.get("PUSHTRAIN_COMMIT"),
+        inputs=preflight.pin_inputs(spec, root, run_dir),
+    )
+    download: BaseProcess | None = None
+    if not is_worker:
+        preflight.check_disk(job)
+        download = preflight.start_download(job)
+        if job.processes > 1:
+            download.join()
+            latest_complete(job.checkpoints, job.digest)  # alone: the workers must not clear up side by side
+            return run_workers(given, job.processes, stop)
+    if job.processes == 1:
+        # transformers would spread one process over every GPU it sees.
+        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    from trainer.run import carry_out
+
+    carry_out(job, rows, report, stop, download)
+
+
+def _quiet_libraries() -> None:
+    for name, value in _LIBRARY_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    # Their deprecations are for those who call them; bitsandbytes misses an optional kernel aloud.
+    warnings.simplefilter("ignore", FutureWarning)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
+def _check_tracking(spec: JobSpec) -> None:
+    if "tensorboard" in spec.track and not find_spec("tensorboard") and not find_spec("tensorboardX"):
+        raise SpecError("track: tensorboard is not installed here", hint="leave track out, or install tensorboard")
+
+
+def _fail(report: Report, error: Exception) -> int:
+    failure = translate(error)
+    if isinstance(failure, TrainingFailed):
+        traceback.print_exception(error)
+    say(f"failed: {failure.reason}: {failure}" + (f"\nhint: {failure.hint}" if failure.hint else ""))
+    report.failure(failure)
+    return exit_code(failure)
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m trainer", description="Train, evaluate and publish one job spec.")
+    parser.add_argument("spec", help="job spec, relative to the current folder, which is the root of the checkout")
+    parser.add_argument("--run-dir", type=Path, required=True, help="folder of the run, kept over its attempts")
+    parser.add_argument("--attempt", type=int, default=1, help="from 1; each attempt reports into its own folder")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

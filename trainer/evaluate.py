@@ -1,0 +1,130 @@
+"""What training did: loss and answers of the base and of what was trained, and whether the files on disk hold it."""
+
+import json
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM
+from trl import SFTTrainer
+
+from trainer.data import Question
+from trainer.failures import AdapterBroken
+from trainer.job import Job, rank, read_json
+from trainer.model import uses_bf16
+from trainer.report import say, write_whole
+
+MAX_NEW_TOKENS = 64
+
+# The same weights through the same kernels: only the order of sums inside a kernel may differ.
+MAX_DIFFERENCE = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """`loss` is the mean over held-out batches, in nats a token; None without held-out rows. Answers by question."""
+
+    loss: float | None
+    answers: list[str]
+
+
+def measure(trainer: SFTTrainer, questions: Sequence[Question], *, base: bool = False) -> Measured:
+    """Held-out loss and greedy answers of the model as it is; of the model without its adapters with `base`."""
+    with trainer.model.disable_adapter() if base else nullcontext():
+        prefix = "base" if base else "eval"
+        loss = None
+        if trainer.eval_dataset is not None:
+            loss = float(trainer.evaluate(metric_key_prefix=prefix)[f"{prefix}_loss"])
+        answers = [_answer(trainer, question) for question in questions] if rank() == 0 else []
+    return Measured(loss, answers)
+
+
+def remember_base(job: Job, trainer: SFTTrainer, questions: Sequence[Question]) -> None:
+    """Full fine-tuning overwrites the base, so it is measured before the first step, once per run."""
+    path = job.run_dir / "base.json"
+    known = read_json(path)
+    if known.get("digest") != job.digest:
+        measured = measure(trainer, questions)
+        if rank() == 0:
+            write_whole(path, json.dumps({"digest": job.digest, **asdict(measured)}) + "\n")
+
+
+def remembered_base(job: Job) -> Measured:
+    known: dict[str, Any] = read_json(job.run_dir / "base.json")
+    return Measured(known["loss"], known["answers"])
+
+
+def samples(questions: Sequence[Question], base: Measured, trained: Measured) -> list[dict[str, str]]:
+    return [
+        {"prompt": question.prompt, "expected": question.expected, "base": before, "adapter": after}
+        for question, before, after in zip(questions, base.answers, trained.answers, strict=True)
+    ]
+
+
+def check_saved(job: Job, trainer: SFTTrainer, questions: Sequence[Question]) -> None:
+    """Load what was saved the way a user will, and compare with what was trained. Takes the model apart: call it last.
+
+    Raises AdapterBroken when a weight is not finite, or the two do not agree.
+    """
+    _check_finite(job.adapter)
+    ids = [question.prompt_ids for question in questions]
+    in_memory = [_logits(trainer.model, prompt) for prompt in ids]
+    if job.spec.method.kind == "full":
+        fresh = AutoModelForCausalLM.from_pretrained(job.adapter, dtype=trainer.model.dtype).to(trainer.args.device)
+    else:
+        with trainer.model.disable_adapter():
+            base = [_logits(trainer.model, prompt) for prompt in ids]
+        if ids and _difference(base, in_memory) == 0:
+            say("evaluation: the adapter changes nothing yet: too few steps, or too low a learning rate")
+        fresh = PeftModel.from_pretrained(trainer.model.unload(), job.adapter)
+    difference = _difference(in_memory, [_logits(fresh, prompt) for prompt in ids])
+    if not difference <= MAX_DIFFERENCE:
+        raise AdapterBroken(
+            f"what was saved answers differently from what was trained: logits differ by {difference:g}"
+        )
+    say(f"evaluation: loaded again from {job.adapter}, logits agree within {difference:.2g}")
+
+
+def _answer(trainer: SFTTrainer, question: Question) -> str:
+    model, tokenizer = trainer.model, trainer.processing_class
+    model.eval()
+    ids = torch.tensor([question.prompt_ids], device=trainer.args.device)
+    with torch.inference_mode(), _autocast():
+        output = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=MAX_NEW_TOKENS,
+            do_sample=False,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    return str(tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)).strip()
+
+
+def _logits(model: Any, prompt: list[int]) -> torch.Tensor:
+    """Of the token after the prompt, fp32 on the CPU."""
+    model.eval()
+    device = next(model.parameters()).device
+    with torch.inference_mode(), _autocast():
+        logits: torch.Tensor = model(input_ids=torch.tensor([prompt], device=device)).logits
+    return logits[0, -1].float().cpu()
+
+
+def _autocast() -> torch.autocast:
+    return torch.autocast("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16, enabled=uses_bf16())
+
+
+def _difference(one: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) -> float:
+    return max((float((a - b).abs().max()) for a, b in zip(one, other, strict=True)), default=0.0)
+
+
+def _check_finite(folder: Path) -> None:
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as weights:
+            for name in weights.keys():  # noqa: SIM118 - not a dict
+                if not torch.isfinite(weights.get_tensor(name)).all():
+                    raise AdapterBroken(f"{path.name}: {name} has values that are not finite")

@@ -1,0 +1,73 @@
+"""One attempt: what was asked, where its files are, and exactly which inputs it trains on."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pushtrain.run import spec_digest
+from pushtrain.spec import JobSpec
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inputs:
+    """`model_sha` is a Hub commit; `data_version` is the dataset's Hub commit, or `sha256:…` of the file in git."""
+
+    model_sha: str
+    data_version: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """`root` is the checkout, `run_dir` the run's folder on the volume, `processes` one a GPU; `commit` is None where
+    nobody says from which commit the run is."""
+
+    spec: JobSpec
+    root: Path
+    run_dir: Path
+    processes: int
+    run_id: str
+    commit: str | None
+    inputs: Inputs
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.run_dir / "checkpoints"
+
+    @property
+    def adapter(self) -> Path:
+        return self.run_dir / "adapter"
+
+    @property
+    def dataset_name(self) -> str:
+        """ORG/NAME of a Hub dataset, else the path in git."""
+        data = self.spec.data
+        return data.source.removeprefix("hf://datasets/") if data.source else str(data.path)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of everything the weights depend on; a checkpoint of another digest is never resumed."""
+        recipe = self.spec.model_dump(mode="json", include={"task", "model", "data", "method", "train"})
+        versions = {"model": self.inputs.model_sha, "data": self.inputs.data_version, "processes": self.processes}
+        return spec_digest({"recipe": recipe, "inputs": versions})
+
+
+def rank(environ: Mapping[str, str] = os.environ) -> int:
+    """This process among those of one training, from 0; 0 when it is alone."""
+    return int(environ.get("RANK", "0"))
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """The object in a file of ours; empty when the file is not there."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,125 @@
+"""The base model at its commit, with adapters in it or not; and its tokenizer."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from huggingface_hub import constants
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, set_seed
+
+from pushtrain.spec import JobSpec
+from trainer.failures import GpuUnavailable, ModelNotFound, ModelUnsupported, TrainingFailed, hub_errors, translate
+from trainer.job import Job
+from trainer.report import say
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def check_gpu() -> None:
+    """Raises GpuUnavailable when the machine has a GPU that this torch cannot use: hours of CPU would be billed."""
+    if torch.cuda.is_available():
+        name, memory_gb = torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory / 1e9
+        say(f"device: {name}, {memory_gb:.0f} GB, CUDA {torch.version.cuda}")
+    elif Path("/dev/nvidia0").exists():
+        hint = "a pod with a newer driver: compute.gpus or compute.data_centers"
+        raise GpuUnavailable(
+            f"there is a GPU, but torch for CUDA {torch.version.cuda} cannot use its driver", hint=hint
+        )
+    else:
+        say("device: no GPU, training on the CPU")
+
+
+def uses_bf16() -> bool:
+    """bf16 on GPUs that have it in hardware, fp32 on the others and on the CPU."""
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def load_tokenizer(job: Job) -> "PreTrainedTokenizerBase":
+    """Its padding token is the end token where it has none: padding never carries the loss."""
+    model = job.spec.model
+    with hub_errors(f"model {model.id}", missing=ModelNotFound):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            model.id, revision=job.inputs.model_sha, trust_remote_code=model.trust_remote_code
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(job: Job, weights: str | Path | None = None) -> "PreTrainedModel":
+    """The base model at its pinned commit, or the weights of a full fine-tuning from a folder.
+
+    Full fine-tuning holds fp32 weights and computes in bf16: an update of 1e-5 would be lost in a bf16 weight.
+    """
+    model, kind = job.spec.model, job.spec.method.kind
+    dtype = torch.bfloat16 if uses_bf16() and kind != "full" else torch.float32
+    options: dict[str, Any] = {
+        "dtype": dtype,
+        "attn_implementation": "sdpa",
+        "disable_mmap": is_on_network(Path(weights or constants.HF_HUB_CACHE)),
+        "trust_remote_code": model.trust_remote_code,
+    }
+    if torch.cuda.is_available():
+        options["device_map"] = {"": int(os.environ.get("LOCAL_RANK", "0"))}
+    if kind == "qlora":
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16 if uses_bf16() else torch.float32,
+        )
+    if weights is None:
+        options["revision"] = job.inputs.model_sha
+    try:
+        with hub_errors(f"model {model.id}", missing=ModelNotFound):
+            loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(str(weights or model.id), **options)
+    except (ValueError, OSError) as error:
+        failure = translate(error)
+        if not isinstance(failure, TrainingFailed):
+            raise
+        raise ModelUnsupported(f"model {model.id} cannot be loaded: {error}") from error
+    return loaded
+
+
+def with_adapters(model: "PreTrainedModel", job: Job) -> "PreTrainedModel":
+    """The model with fresh LoRA layers, drawn by `train.seed`; as it is for full fine-tuning."""
+    from peft import LoraConfig, get_peft_model
+
+    method = job.spec.method
+    if method.kind == "full":
+        return model
+    modules = method.target_modules
+    config = LoraConfig(
+        r=method.rank,
+        lora_alpha=method.alpha,
+        lora_dropout=method.dropout,
+        target_modules=modules if isinstance(modules, str) else sorted(modules),
+        task_type="CAUSAL_LM",
+        revision=job.inputs.model_sha,
+    )
+    set_seed(job.spec.train.seed)
+    try:
+        adapted: Any = get_peft_model(model, config)
+    except ValueError as error:
+        raise ModelUnsupported(f"method.target_modules on {job.spec.model.id}: {error}") from error
+    return adapted
+
+
+def describe(model: "PreTrainedModel", spec: JobSpec) -> None:
+    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    say(f"model: {spec.model.id}, {spec.method.kind}, {trained:,} weights are trained, dtype {model.dtype}")
+
+
+def is_on_network(path: Path, mounts: Path = Path("/proc/mounts")) -> bool:
+    """Whether a folder lies on a network volume, where a file mapped into memory is read page by page, very slowly."""
+    if not mounts.exists():
+        return False
+    real, best, kind = str(path.resolve()), "", ""
+    for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines():
+        _, point, found, *_ = line.split()
+        is_above = real == point or real.startswith(point.rstrip("/") + "/")
+        if is_above and len(point) >= len(best):
+            best, kind = point, found
+    return kind.startswith(("nfs", "fuse", "ceph", "cifs", "lustre", "beegfs", "glusterfs", "9p"))

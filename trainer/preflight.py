@@ -1,0 +1,143 @@
+"""What can be known before torch is imported: that data, Hub, revisions and disk are in order. Seconds, not minutes.
+
+Also starts the download of the base model in a process of its own, so that it runs while torch is imported.
+"""
+
+import json
+import multiprocessing
+import shutil
+import time
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+
+from huggingface_hub import HfApi, constants, snapshot_download, try_to_load_from_cache
+
+from pushtrain.errors import PushtrainError, SpecError
+from pushtrain.rows import Row, data_file, read_rows
+from pushtrain.spec import JobSpec
+from trainer.failures import DatasetError, DiskFull, HubRejected, ModelNotFound, hub_errors, retried, translate
+from trainer.job import Inputs, Job, file_sha256, read_json
+from trainer.report import say, write_whole
+
+# A glitch of the Hub must not cost a rented machine's start; an outage must not cost an hour of it.
+RETRY_DELAYS_S = (1.0, 3.0, 10.0, 30.0)
+
+_MODEL_FILES = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.py"]
+# Copies of the weights in other formats, which some repositories keep beside the ones transformers reads.
+_OTHER_FORMATS = ["*/*", "consolidated*"]
+
+
+def read_local_rows(spec: JobSpec, root: Path) -> list[Row]:
+    """Every row of `data.path`; none when the dataset is on the Hub. Raises DatasetError naming the first bad row."""
+    if spec.data.path is None:
+        return []
+    try:
+        return list(read_rows(data_file(spec.data.path, root), spec.data.path))
+    except SpecError as error:
+        raise DatasetError(str(error), hint=error.hint) from error
+
+
+def check_write_access(spec: JobSpec) -> None:
+    """Create the repository to publish to if it is missing, and ask whether HF_TOKEN may write to it.
+
+    The Hub answers "exists" also to those who may not write: a token that only reads would be found out after training.
+    """
+    repo = spec.publish.repo
+    api = HfApi()
+
+    def check() -> None:
+        with hub_errors(f"publish.repo {repo}", missing=HubRejected):
+            api.create_repo(repo, private=spec.publish.private, exist_ok=True)
+            api.auth_check(repo, write=True)
+
+    retried(check, RETRY_DELAYS_S, time.sleep)
+
+
+def pin_inputs(spec: JobSpec, root: Path, run_dir: Path) -> Inputs:
+    """Branches and tags to commits, once per run: a later attempt trains on what the first one found.
+
+    Raises ModelNotFound, DatasetError, RevisionNotFound, HubForbidden or HubUnreachable.
+    """
+    pins_file = run_dir / "inputs.json"
+    pins = read_json(pins_file)
+    model = _pinned(pins, f"models/{spec.model.id}@{spec.model.revision}")
+    if spec.data.path is not None:
+        data = f"sha256:{file_sha256(data_file(spec.data.path, root))}"
+    else:
+        data = _pinned(pins, f"{str(spec.data.source).removeprefix('hf://')}@{spec.data.revision}")
+    write_whole(pins_file, json.dumps(pins, indent=1) + "\n")
+    return Inputs(model_sha=model, data_version=data)
+
+
+def check_disk(job: Job) -> None:
+    """Raises DiskFull when the model, the checkpoints and the result cannot fit.
+
+    A full fine-tuning keeps fp32 weights and two fp32 moments of Adam, 6 times the bf16 weights on the Hub, in up to
+    three checkpoints at a time; an adapter and its moments are taken as a tenth of the weights each time.
+    """
+    weights, missing = _weight_bytes(job)
+    state = 3 * 6 * weights + weights if job.spec.method.kind == "full" else 3 * weights // 10
+    needs = {Path(constants.HF_HUB_CACHE): missing, job.run_dir: state}
+    devices: dict[int, int] = {}
+    for folder, need in needs.items():
+        folder.mkdir(parents=True, exist_ok=True)
+        devices[folder.stat().st_dev] = devices.get(folder.stat().st_dev, 0) + need
+    for folder in needs:
+        need, free = devices[folder.stat().st_dev], shutil.disk_usage(folder).free
+        if free < need:
+            needs_gb = f"{job.spec.model.id} and its checkpoints need {need / 1e9:.1f} GB"
+            raise DiskFull(f"{needs_gb}, {folder} has {free / 1e9:.1f} free", hint="raise compute.volume.size_gb")
+
+
+def start_download(job: Job) -> SpawnProcess:
+    """Fetch the model into the cache, beside this process; the caller joins it. What fails, fails again on loading."""
+    process = multiprocessing.get_context("spawn").Process(
+        target=_download, args=(job.spec.model.id, job.inputs.model_sha), daemon=True
+    )
+    process.start()
+    return process
+
+
+def _download(model_id: str, sha: str) -> None:
+    from httpx2 import HTTPError
+
+    try:
+        snapshot_download(model_id, revision=sha, allow_patterns=_MODEL_FILES, ignore_patterns=_OTHER_FORMATS)
+    except (OSError, HTTPError) as error:
+        # Not the end: loading the model asks the Hub again, and says what is wrong.
+        say(f"download: {translate(error)}")
+
+
+def _pinned(pins: dict[str, object], key: str) -> str:
+    """The commit `kind/repo@revision` meant the first time it was asked for."""
+    if key not in pins:
+        pins[key] = _resolve(key)
+    return str(pins[key])
+
+
+def _resolve(key: str) -> str:
+    kind, _, rest = key.partition("/")
+    repo, _, revision = rest.partition("@")
+    api = HfApi()
+    missing: type[PushtrainError] = ModelNotFound if kind == "models" else DatasetError
+
+    def ask() -> str:
+        with hub_errors(f"{kind[:-1]} {repo} at {revision}", missing=missing):
+            info = (api.model_info if kind == "models" else api.dataset_info)(repo, revision=revision)
+        return str(info.sha)
+
+    return retried(ask, RETRY_DELAYS_S, time.sleep)
+
+
+def _weight_bytes(job: Job) -> tuple[int, int]:
+    """Bytes of the model's safetensors on the Hub, and of those among them that the cache does not hold."""
+    model, sha = job.spec.model.id, job.inputs.model_sha
+    with hub_errors(f"model {model}", missing=ModelNotFound):
+        siblings = HfApi().model_info(model, revision=sha, files_metadata=True).siblings or []
+    weights = {
+        file.rfilename: file.size or 0
+        for file in siblings
+        if file.rfilename.endswith(".safetensors") and "/" not in file.rfilename
+    }
+    missing = [name for name in weights if not isinstance(try_to_load_from_cache(model, name, revision=sha), str)]
+    return sum(weights.values()), sum(weights[name] for name in missing)

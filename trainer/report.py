@@ -1,0 +1,120 @@
+"""What a run says: events, metrics, one end, and lines for people. Files in the attempt's folder, nothing else.
+
+Every text passes `redact`. A line is flushed when written and on the disk when the next phase begins: pods vanish.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pushtrain.errors import PushtrainError
+from pushtrain.redact import redact
+
+State = Literal["preparing", "training", "evaluating", "publishing"]
+
+# Kept back so that a full disk can still be reported as such.
+_RESERVE_BYTES = 64 * 1024
+
+
+def say(text: str) -> None:
+    """One line of the human log."""
+    print(redact(text), flush=True)
+
+
+class Report:
+    """Writes the files of one attempt into `folder`, which it creates.
+
+    The end of an earlier start of the same attempt is removed. With `is_main` False (a worker that is not the first)
+    nothing is written but a failure.
+    """
+
+    def __init__(self, folder: Path, *, is_main: bool = True, now: Callable[[], float] = time.time) -> None:
+        self.folder = folder
+        self._is_main = is_main
+        self._now = now
+        folder.mkdir(parents=True, exist_ok=True)
+        self._reserve = folder / ".reserve"
+        if is_main:
+            for name in ("result.json", "failure.json"):
+                (folder / name).unlink(missing_ok=True)
+            self._reserve.write_bytes(b"\0" * _RESERVE_BYTES)
+
+    def event(self, state: State, message: str, **data: Any) -> None:
+        """A phase began. What was written before it is on the disk when this returns."""
+        if not self._is_main:
+            return
+        say(f"{state}: {message}")
+        self._append(
+            "events.jsonl", {"time": self._now(), "state": state, "message": message, "data": data}, durable=True
+        )
+        sync(self.folder / "metrics.jsonl")
+
+    def metrics(self, record: Mapping[str, Any]) -> None:
+        """One logged step or evaluation; NaN and infinities become null."""
+        if self._is_main:
+            self._append("metrics.jsonl", {"time": self._now(), **record}, durable=False)
+
+    def result(self, result: Mapping[str, Any]) -> None:
+        """The good end, written whole or not at all."""
+        self._end("result.json", result)
+
+    def failure(self, error: PushtrainError) -> None:
+        """The bad end; the first writer of an attempt wins. Room for it was kept back."""
+        message = f"{error} ({error.hint})" if error.hint else str(error)
+        self._end("failure.json", {"reason": error.reason, "message": message})
+
+    def close(self) -> None:
+        if self._is_main:
+            self._reserve.unlink(missing_ok=True)
+
+    def _append(self, name: str, record: Mapping[str, Any], *, durable: bool) -> None:
+        with (self.folder / name).open("a", encoding="utf-8") as file:
+            file.write(_dump(record) + "\n")
+        if durable:
+            sync(self.folder / name)
+
+    def _end(self, name: str, record: Mapping[str, Any]) -> None:
+        path = self.folder / name
+        if path.exists():
+            return
+        self._reserve.unlink(missing_ok=True)
+        write_whole(path, _dump(record) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """`path` holds `text` on the disk, or what it held before."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_text(text, encoding="utf-8")
+    sync(part)
+    part.replace(path)
+    sync(path.parent)
+
+
+def _dump(record: Mapping[str, Any]) -> str:
+    return redact(json.dumps(_finite(record), ensure_ascii=False, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+def sync(path: Path) -> None:
+    """fsync of a file or folder that may not be there."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

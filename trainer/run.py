@@ -1,0 +1,93 @@
+"""From checked inputs to a published adapter: everything that needs torch, top to bottom."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import torch
+from transformers import logging as transformers_logging
+from trl import SFTTrainer
+
+from pushtrain.rows import Row
+from trainer.card import model_card
+from trainer.checkpoint import Stop, latest_complete
+from trainer.data import Prepared, prepare
+from trainer.evaluate import Measured, check_saved, measure, remember_base, remembered_base, samples
+from trainer.job import Job, rank
+from trainer.model import check_gpu, describe, load_model, load_tokenizer, with_adapters
+from trainer.publish import Published, publish
+from trainer.report import Report, write_whole
+from trainer.save import finish_model, save_adapter
+from trainer.training import Trained, Watch, build_trainer, train
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    trained: Trained
+    base: Measured
+    adapter: Measured
+    samples: list[dict[str, str]]
+
+
+def carry_out(job: Job, rows: Sequence[Row], report: Report, stop: Stop, download: BaseProcess | None) -> None:
+    """Train, evaluate, publish; `rows` are those of a local file, `download` is fetching the model.
+
+    Raises the failures of `trainer.failures`, and Preempted when told to stop.
+    """
+    transformers_logging.disable_progress_bar()
+    check_gpu()
+    tokenizer = load_tokenizer(job)
+    data = prepare(job, rows, tokenizer)
+    if download is not None:
+        download.join()
+    checkpoint = latest_complete(job.checkpoints, job.digest)
+    is_over = checkpoint is not None and checkpoint.is_final
+    weights = checkpoint.path if checkpoint is not None and is_over and job.spec.method.kind == "full" else None
+    model = with_adapters(load_model(job, weights), job)
+    describe(model, job.spec)
+    watch = Watch(job, report, stop)
+    trainer = build_trainer(job, model, tokenizer, data, watch)
+    if job.spec.method.kind == "full" and not is_over:
+        remember_base(job, trainer, data.questions)
+    where = f"from step {checkpoint.step}" if checkpoint else "from the start"
+    report.event("training", where, resumed_from_step=checkpoint.step if checkpoint else None, **asdict(data.counts))
+    trained = train(job, trainer, watch, checkpoint)
+    report.event("evaluating", f"after {trained.steps} steps", steps=trained.steps)
+    outcome = _evaluate(job, trainer, data, trained)
+    if rank() == 0:
+        metrics = _metrics(outcome)
+        write_whole(job.adapter / "README.md", model_card(job, data, metrics, outcome.samples))
+        report.event("publishing", job.spec.publish.repo)
+        report.result(_result(publish(job), metrics, outcome))
+    trainer.end()
+
+
+def _evaluate(job: Job, trainer: SFTTrainer, data: Prepared, trained: Trained) -> Outcome:
+    finish_model(job, trainer)
+    if rank() == 0:
+        save_adapter(job, trainer)
+    adapter = measure(trainer, data.questions)
+    is_full = job.spec.method.kind == "full"
+    base = remembered_base(job) if is_full else measure(trainer, data.questions, base=True)
+    if rank() == 0:
+        check_saved(job, trainer, data.questions)
+    shown = samples(data.questions, base, adapter) if rank() == 0 else []
+    return Outcome(trained=trained, base=base, adapter=adapter, samples=shown)
+
+
+def _metrics(outcome: Outcome) -> dict[str, Any]:
+    metrics = {
+        "base_eval_loss": outcome.base.loss,
+        "eval_loss": outcome.adapter.loss,
+        "train_loss": outcome.trained.train_loss,
+        "steps": outcome.trained.steps,
+        "resumed_from_step": outcome.trained.resumed_from_step,
+    }
+    if torch.cuda.is_available():
+        metrics["peak_gpu_memory_gb"] = round(torch.cuda.max_memory_reserved() / 1e9, 2)
+    return metrics
+
+
+def _result(published: Published, metrics: dict[str, Any], outcome: Outcome) -> dict[str, Any]:
+    return {"adapter": asdict(published), "metrics": metrics, "samples": outcome.samples}

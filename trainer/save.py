@@ -1,0 +1,47 @@
+"""The folder that is published: weights, their configuration, the tokenizer. No training state, no stray file."""
+
+import gc
+import json
+import shutil
+from typing import Any
+
+import torch
+from transformers import AutoConfig
+from trl import SFTTrainer
+
+from trainer.job import Job
+from trainer.report import write_whole
+
+
+def finish_model(job: Job, trainer: SFTTrainer) -> None:
+    """Let go of what only training needs. A full model takes on its base's dtype on the Hub: so it is published."""
+    trainer.optimizer = trainer.lr_scheduler = None
+    if job.spec.method.kind == "full":
+        model = job.spec.model
+        base = AutoConfig.from_pretrained(
+            model.id, revision=job.inputs.model_sha, trust_remote_code=model.trust_remote_code
+        )
+        trainer.model.to(base.dtype or torch.float32)
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def save_adapter(job: Job, trainer: SFTTrainer) -> None:
+    """Write `job.adapter` anew: PEFT's two files for LoRA, a transformers model for full fine-tuning."""
+    shutil.rmtree(job.adapter, ignore_errors=True)
+    job.adapter.mkdir(parents=True)
+    trainer.model.save_pretrained(job.adapter)
+    if job.spec.method.kind != "full":
+        _pin_config(job)
+    trainer.processing_class.save_pretrained(job.adapter)
+
+
+def _pin_config(job: Job) -> None:
+    """Name the base by Hub id and commit, and sort what PEFT keeps as a set: the same run writes the same bytes."""
+    path = job.adapter / "adapter_config.json"
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = job.spec.model.id
+    config["revision"] = job.inputs.model_sha
+    if isinstance(config["target_modules"], list):
+        config["target_modules"] = sorted(config["target_modules"])
+    write_whole(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
