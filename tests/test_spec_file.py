@@ -171,6 +171,13 @@ def test_one_call_reports_every_problem_of_a_file() -> None:
     assert caught.value.exit_code == 2
 
 
+def test_problems_come_in_the_order_of_the_file() -> None:
+    reversed_file = "suspend: 1\ntrack: 1\ntask: 1\nname: support\nversion: 1\nunknown: 1\n"
+    lines = [int(problem.where.split(":")[1]) for problem in parse(reversed_file, NAME).problems]
+    assert lines == sorted(lines)
+    assert set(lines) == {1, 2, 3, 6}
+
+
 def test_one_problem_keeps_its_hint_apart() -> None:
     error = spec_error(parse(changed("rank: 16", "rnak: 16"), NAME).problems)
     assert (error.where, error.hint) == (f"{NAME}:9:3", "did you mean 'rank'?")
