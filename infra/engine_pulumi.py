@@ -1,5 +1,6 @@
 """The Pulumi engine: the Automation API and the real CLI, on any state backend Pulumi has."""
 
+import gc
 import os
 import re
 import socket
@@ -144,7 +145,7 @@ class PulumiEngine:
     def _workspace(self, program: Program | None, backend_folder: str | None = None) -> Iterator[LocalWorkspace]:
         """A workspace in a folder of its own, gone afterwards: no stack settings, selection or Pulumi home outlives a
         call, and the provider process, which starts there, imports nothing from the caller's folder."""
-        with TemporaryDirectory(prefix="pushtrain-pulumi-") as folder, self._translated():
+        with TemporaryDirectory(prefix="pushtrain-pulumi-") as folder, self._translated(), _leftovers_unreported():
             environ = {"PULUMI_HOME": f"{folder}/.pulumi-home", **self._environ}
             if backend_folder is not None:
                 environ["PULUMI_BACKEND_URL"] = Path(backend_folder).as_uri()
@@ -191,6 +192,25 @@ class PulumiEngine:
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         said = [line for line in lines if "error:" in line.lower()] or lines[-8:]
         return EngineError(redact(f"pulumi: {' | '.join(dict.fromkeys(said))[:2000]}", self._environ))
+
+
+@contextmanager
+def _leftovers_unreported() -> Iterator[None]:
+    """When the CLI ends before the program does, as at every failed step, the SDK leaves coroutines unfinished, and
+    Python prints a traceback for each one it collects. They are collected here, and only theirs are not printed."""
+    before = sys.unraisablehook
+
+    def hook(unraisable: "sys.UnraisableHookArgs") -> None:
+        code = getattr(unraisable.object, "cr_code", None)
+        if code is None or f"{os.sep}pulumi{os.sep}runtime{os.sep}" not in code.co_filename:
+            before(unraisable)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        gc.collect()
+        sys.unraisablehook = before
 
 
 def _half_created(target: Stack) -> list[dict[str, Any]]:
