@@ -146,6 +146,20 @@ def test_a_volume_costs_whether_used_or_not_and_by_the_size_it_had() -> None:
     assert billing.volume_cost(volume, 0, NOW + 9 * HOUR) == pytest.approx((70 + 70 + 50) / 730)
 
 
+def test_high_performance_storage_costs_more() -> None:
+    it = account()
+    one, two = (it.create_volume("v", 100, "US-KS-2", kind, NOW) for kind in ("STANDARD", "HIGH_PERFORMANCE"))
+    assert billing.volume_cost(two, 0, NOW + HOUR) > billing.volume_cost(one, 0, NOW + HOUR) > 0
+
+
+def test_ssh_keys_reach_a_pod_that_asks_for_them_unless_it_brings_its_own() -> None:
+    it = account()
+    it.ssh_keys = ["ssh-ed25519 AAAA me", "ssh-ed25519 BBBB you"]
+    assert it.create_pod(order(start_ssh=True), NOW).env["PUBLIC_KEY"].count("ssh-ed25519") == 2
+    assert it.create_pod(order(start_ssh=True, env={"PUBLIC_KEY": "own"}), NOW).env == {"PUBLIC_KEY": "own"}
+    assert it.create_pod(order(), NOW).env == {}
+
+
 @pytest.mark.parametrize(("size", "count"), [("hour", 49), ("day", 3), ("week", 1), ("month", 2), ("year", 1)])
 def test_billing_buckets_are_whole_and_touch(size: Any, count: int) -> None:
     start = 1_790_769_600.0  # 2026-09-30 12:00 UTC, a Wednesday

@@ -60,7 +60,8 @@ async def _clear_faults(call: Call) -> Response:
 async def _state(call: Call) -> Response:
     """Everything that ever was, with living processes and dollars; ended pods too, so that a test sees leftovers."""
     account, now = call.service.account, call.service.clock()
-    pods = [_pod(call, pod, now) for pod in account.pods.values()]
+    alive = processes.of_pods(account.pods)
+    pods = [_pod(call, pod, now, sorted(alive[pod.id])) for pod in account.pods.values()]
     volumes = [_volume(volume, now) for volume in account.volumes.values()]
     return JSONResponse(
         {
@@ -73,7 +74,7 @@ async def _state(call: Call) -> Response:
     )
 
 
-def _pod(call: Call, pod: Pod, now: float) -> dict[str, Any]:
+def _pod(call: Call, pod: Pod, now: float, alive: list[int]) -> dict[str, Any]:
     running = call.service.running(pod)
     return {
         "id": pod.id,
@@ -87,7 +88,7 @@ def _pod(call: Call, pod: Pod, now: float) -> dict[str, Any]:
         "ended_at": pod.ended_at,
         "container_pid": running.pid if running else None,
         "restarts": running.restarts if running else None,
-        "processes": sorted(processes.of_pod(pod.id)),
+        "processes": alive,
         "billed_usd": billing.pod_cost(pod, 0.0, now).total,
         "folder": str(call.service.machine.pod_dir(pod.id)),
     }

@@ -32,9 +32,7 @@ def hostname(pod_id: str) -> str:
     return f"{pod_id}-{hashlib.sha256(pod_id.encode()).hexdigest()[:8]}"
 
 
-def pod_environment(
-    pod: Pod, places: PodPlaces, key: str, ssh_keys: list[str], lend_python: bool = True
-) -> dict[str, str]:
+def pod_environment(pod: Pod, places: PodPlaces, key: str, lend_python: bool = True) -> dict[str, str]:
     """Everything the container process gets. `lend_python`: the trainer runs on this interpreter."""
     env = {
         "PATH": os.environ.get("PATH", _DEFAULT_PATH),
@@ -43,8 +41,6 @@ def pod_environment(
         "TMPDIR": str(places.pod_dir / "tmp"),
         "HF_ENDPOINT": places.base_url,
     }
-    if pod.start_ssh and ssh_keys:
-        env["PUBLIC_KEY"] = "\n".join(ssh_keys)
     env.update(pod.env)
     env.update(
         RUNPOD_POD_ID=pod.id,

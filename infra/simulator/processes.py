@@ -26,6 +26,11 @@ def is_running(pid: int, ticks: int) -> bool:
 
 def of_pod(pod_id: str, without: Iterable[int] = ()) -> dict[int, int]:
     """Every living process of the pod as pid → start ticks."""
+    return of_pods([pod_id], without)[pod_id]
+
+
+def of_pods(pod_ids: Iterable[str], without: Iterable[int] = ()) -> dict[str, dict[int, int]]:
+    """The same for several pods in one look at /proc."""
     parents: dict[int, int] = {}
     ticks: dict[int, int] = {}
     for entry in _PROC.iterdir():
@@ -33,12 +38,17 @@ def of_pod(pod_id: str, without: Iterable[int] = ()) -> dict[int, int]:
         if fields is not None and fields[0] not in ("Z", "X"):
             parents[int(entry.name)] = int(fields[1])
             ticks[int(entry.name)] = int(fields[19])
-    marker = f"{MARKER}={pod_id}".encode()
-    found = {pid for pid in parents if marker in _environ(pid)}
-    while more := {pid for pid, parent in parents.items() if parent in found} - found:
-        found |= more
+    found: dict[str, set[int]] = {pod_id: set() for pod_id in pod_ids}
+    for pid in parents:
+        for variable in _environ(pid):
+            name, _, value = variable.partition("=")
+            if name == MARKER and value in found:
+                found[value].add(pid)
     skip = {os.getpid(), *without}
-    return {pid: ticks[pid] for pid in found - skip}
+    for members in found.values():
+        while more := {pid for pid, parent in parents.items() if parent in members} - members:
+            members |= more
+    return {pod_id: {pid: ticks[pid] for pid in members - skip} for pod_id, members in found.items()}
 
 
 def stop(pod_id: str, grace_s: float, without: Iterable[int] = (), limit_s: float = 10.0) -> dict[int, int]:
@@ -85,8 +95,8 @@ def _stat(pid: int) -> list[str] | None:
     return text.rpartition(")")[2].split()
 
 
-def _environ(pid: int) -> list[bytes]:
+def _environ(pid: int) -> list[str]:
     try:
-        return (_PROC / str(pid) / "environ").read_bytes().split(b"\0")
+        return (_PROC / str(pid) / "environ").read_text(encoding="utf-8", errors="replace").split("\0")
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return []

@@ -193,6 +193,8 @@ class Service:
             if pod.status == "RUNNING":
                 self._launch(pod)
                 return
+            if not self.machine.has_disk(pod_id):
+                return
             left = self.machine.stop(pod_id, grace_s)
             if left:
                 # The disk stays, too: the next start of the simulator sees it and tries again.
@@ -213,7 +215,7 @@ class Service:
             workspace.mkdir(parents=True, exist_ok=True)
         places = PodPlaces(pod_dir=self.machine.pod_dir(pod.id), workspace=workspace, base_url=self.settings.base_url)
         key = pod_key(self.settings.api_key, pod.id)
-        env = pod_environment(pod, places, key, self.account.ssh_keys, self.settings.lend_python)
+        env = pod_environment(pod, places, key, self.settings.lend_python)
         self.machine.launch(pod.id, pod.args, env, self.settings.expires_at)
 
 

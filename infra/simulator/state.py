@@ -87,7 +87,6 @@ class Pod:
     mount_path: str | None
     persistent_gb: int
     global_networking: bool
-    start_ssh: bool
     created_at: float
     spans: list[Span]
     status: Status = "RUNNING"
@@ -165,7 +164,7 @@ class Account:
             tier=order.tier,
             usd_per_gpu_hour=usd,
             disk_gb=order.disk_gb,
-            env=dict(order.env),
+            env=self._environment(order),
             ports=list(order.ports),
             data_center=data_center,
             cuda_version=max(_cuda_versions(order, gpu), key=version_key, default=None),
@@ -173,7 +172,6 @@ class Account:
             mount_path=order.mount_path,
             persistent_gb=order.persistent_gb,
             global_networking=order.global_networking,
-            start_ssh=order.start_ssh,
             created_at=now,
             spans=[Span(start=now)],
         )
@@ -225,6 +223,11 @@ class Account:
             raise Refused("in_use", VOLUME_IN_USE)
         volume.spans[-1].end = now
         return volume
+
+    def _environment(self, order: PodOrder) -> dict[str, str]:
+        """RunPod puts the account's SSH keys of this moment into the environment of a pod created with startSsh."""
+        keys = {"PUBLIC_KEY": "\n".join(self.ssh_keys)} if order.start_ssh and self.ssh_keys else {}
+        return keys | order.env
 
     def _in_status(self, pod_id: str, status: Status, action: str) -> Pod:
         pod = self.pod(pod_id)
