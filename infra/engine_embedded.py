@@ -64,7 +64,7 @@ class EmbeddedEngine:
 
     def destroy(self, stack: str) -> None:
         file = self._file(stack)
-        if not file.path.exists():
+        if not self.state_dir.exists():
             return
         with file.locked():
             state = file.load() or StackState()

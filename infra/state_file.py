@@ -46,6 +46,7 @@ class StateFile:
 
     def __init__(self, folder: Path, stack: str) -> None:
         self.path = folder / f"{stack}.json"
+        self._temporary_path = folder / f"{stack}.json.tmp"
         self._lock_path = folder / f"{stack}.lock"
 
     def load(self) -> StackState | None:
@@ -70,12 +71,11 @@ class StateFile:
     def save(self, state: StackState) -> None:
         """Atomic: temporary file, fsync, rename, fsync of the folder."""
         document = {"version": _VERSION, **asdict(state)}
-        temporary = self.path.with_suffix(".json.tmp")
-        with temporary.open("w", encoding="utf-8") as stream:
+        with self._temporary_path.open("w", encoding="utf-8") as stream:
             json.dump(document, stream, indent=1, sort_keys=True)
             stream.flush()
             os.fsync(stream.fileno())
-        temporary.replace(self.path)
+        self._temporary_path.replace(self.path)
         folder = os.open(self.path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -83,8 +83,9 @@ class StateFile:
             os.close(folder)
 
     def forget(self) -> None:
-        self.path.unlink(missing_ok=True)
-        self._lock_path.unlink(missing_ok=True)
+        """Removes every file of the stack. Only for who holds the lock; the lock itself goes last."""
+        for path in (self.path, self._temporary_path, self._lock_path):
+            path.unlink(missing_ok=True)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -29,19 +29,7 @@ class World:
         return clouds.connect("runpod", self.environ)
 
     def plan(self, attempt: int = 1, **pod: Any) -> StackPlan:
-        request = PodRequest(
-            name=f"{self.prefix}-a{attempt}",
-            image="pushtrain/test:1",
-            gpu="NVIDIA A40",
-            gpu_count=1,
-            tier="SECURE",
-            disk_gb=20,
-            args="sleep 60",
-            env={"PUSHTRAIN_RUN_ID": self.prefix},
-            secret_env=("HF_TOKEN", "PUSHTRAIN_LEDGER_TOKEN", "NOT_SET_ANYWHERE"),
-        )
-        volume = VolumeRequest(name=f"{self.prefix}-v", size_gb=20, data_center="EU-SE-1")
-        return StackPlan(run_id=self.prefix, cloud="runpod", volume=volume, pod=replace(request, **pod))
+        return stack_plan(self.prefix, attempt, **pod)
 
     def live(self) -> Live:
         return self.cloud.find(self.prefix)
@@ -56,3 +44,20 @@ class World:
         self.simulator.request("DELETE", "/_simulator/faults").raise_for_status()
         # Nothing here looks at what a pod does, so no pod gets a process.
         self.simulator.fault("never_starts", times=None)
+
+
+def stack_plan(prefix: str, attempt: int = 1, **pod: Any) -> StackPlan:
+    """A volume and a pod named after `prefix`; `pod` overrides fields of its request."""
+    request = PodRequest(
+        name=f"{prefix}-a{attempt}",
+        image="pushtrain/test:1",
+        gpu="NVIDIA A40",
+        gpu_count=1,
+        tier="SECURE",
+        disk_gb=20,
+        args="sleep 60",
+        env={"PUSHTRAIN_RUN_ID": prefix},
+        secret_env=("HF_TOKEN", "PUSHTRAIN_LEDGER_TOKEN", "NOT_SET_ANYWHERE"),
+    )
+    volume = VolumeRequest(name=f"{prefix}-v", size_gb=20, data_center="EU-SE-1")
+    return StackPlan(run_id=prefix, cloud="runpod", volume=volume, pod=replace(request, **pod))
