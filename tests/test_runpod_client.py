@@ -29,7 +29,13 @@ def test_the_catalogue_becomes_offers_field_by_field(runpod: RunPod, script: Scr
     catalogue = ("GET", "/v2/catalog/gpus")
     script.on(
         catalogue,
-        {"gpus": [gpu(dataCenters=centers, availability="HIGH"), gpu(id="Sold out"), gpu(id="C", secure=False)]},
+        {
+            "gpus": [
+                gpu(dataCenters=centers, availability="HIGH"),
+                gpu(id="Sold out"),
+                gpu(id="C", secure=False, dataCenters=centers),
+            ]
+        },
         {"gpus": [gpu(availability="MEDIUM"), gpu(id="Sold out"), gpu(id="S", community=False)]},
     )
     script.on(

@@ -94,9 +94,10 @@ def test_of_twins_the_oldest_stays_and_the_others_are_terminated(runpod: RunPod,
     }
 
 
-def test_a_twin_made_by_somebody_else_meanwhile_is_found_after_the_create(runpod: RunPod, script: Script):
+@pytest.mark.parametrize("listed", [True, False], ids=["both-listed", "ours-not-listed-yet"])
+def test_a_twin_made_by_somebody_else_meanwhile_is_found_after_the_create(runpod: RunPod, script: Script, listed: bool):
     theirs = pod_json("theirs", createdAt="2026-11-20T11:59:59Z")
-    script.on(PODS, pods(), pods(pod_json("ours"), theirs))
+    script.on(PODS, pods(), pods(*([pod_json("ours")] if listed else []), theirs))
     script.on(CREATE_POD, Reply(201, pod_json("ours")))
     script.on(("POST", "/v2/pods/ours/action"), Reply(204))
     assert runpod.create_pod(pod_request()).id == "theirs"

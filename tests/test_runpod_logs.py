@@ -28,6 +28,7 @@ def test_log_lines_are_read_with_their_ids_and_odd_characters_whole(runpod: RunP
         "container",
     )
     assert (first.line, second.line) == (odd, "line 2")
+    assert second.event_id == "2026-11-20T12:00:00Z/000000000002"
     assert script.sent(*LOGS)[0].query == {"tail": "5000"}
     assert "last-event-id" not in script.sent(*LOGS)[0].headers
 
