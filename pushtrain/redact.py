@@ -19,10 +19,11 @@ SECRET_NAMES = (
 )
 MASK = "***"
 
-# Shapes that are secret wherever they stand: URL passwords, api_key= queries, bearer headers, and vendors' token prefixes.
+# Shapes that are secret wherever they stand: URL passwords, api_key= queries, bearer headers, vendors' token prefixes.
+# None of them runs over a quote or a backslash, so that JSON stays JSON.
 _SHAPES = (
-    (re.compile(r"(?i)(\b[a-z][a-z0-9+.-]*://)[^/\s:@]*:[^/\s@]+@"), rf"\1{MASK}@"),
-    (re.compile(r"(?i)\b(api_?key|access_token|token|password)=[^\s&\"']+"), rf"\1={MASK}"),
+    (re.compile(r"(?i)(\b[a-z][a-z0-9+.-]*://)[^/\s:@\"'\\]*:[^/\s@\"'\\]+@"), rf"\1{MASK}@"),
+    (re.compile(r"(?i)\b(api_?key|access_token|token|password)=[^\s&\"'\\]+"), rf"\1={MASK}"),
     (re.compile(r"(?i)\b(authorization:\s*(?:bearer|basic)|bearer)\s+[A-Za-z0-9._~+/=-]{8,}"), rf"\1 {MASK}"),
     (re.compile(r"\b(?:hf_|rpa_|ghp_|gho_|ghs_|github_pat_|pul-)[A-Za-z0-9_]{10,}"), MASK),
 )

@@ -96,8 +96,19 @@ def test_a_pod_whose_agent_is_killed_ends_and_the_trainer_saves_first(make_bench
     os.kill(bench.pid_of("pushtrain.pod.agent"), signal.SIGKILL)
     bench.wait_until_terminated()
     assert trainer not in bench.processes()
+    assert (bench.attempt_dir.parent / "saved").exists()
     assert bench.said("TrainerGone")
     assert not (bench.attempt_dir / "ended.json").exists(), "the next attempt resumes"
+
+
+def test_an_orphan_that_ignores_sigterm_is_killed(make_bench: MakeBench) -> None:
+    bench = make_bench("deaf\nsay deaf now\nsleep 60")
+    bench.start(PUSHTRAIN_GRACE_S="0.5")
+    trainer = bench.pid_of("-m trainer")
+    bench.wait(lambda: bench.said("deaf now"), "word of the trainer")
+    os.kill(bench.pid_of("pushtrain.pod.agent"), signal.SIGKILL)
+    bench.wait_until_terminated()
+    assert trainer not in bench.processes()
 
 
 def test_a_pod_whose_watchdog_is_killed_is_still_terminated(make_bench: MakeBench) -> None:

@@ -14,7 +14,7 @@ import pytest
 from pod_bench import make_source, run_git
 
 from pushtrain.errors import LedgerError, LedgerUnavailable, PushtrainError, RunFailed
-from pushtrain.events import EventDraft
+from pushtrain.events import EventDraft, encode
 from pushtrain.pod.boot import fetch_commit
 from pushtrain.pod.child import Heartbeat, LogFile, StopRequest, Watch, run_child
 from pushtrain.pod.console import Console, lines
@@ -26,6 +26,7 @@ from pushtrain.pod.shipper import Shipper
 from pushtrain.pod.spool import CHUNK_BYTES, LOG_CAP_BYTES, TAIL_BYTES, Spool
 from pushtrain.pod.terminate import pause_ticks
 from pushtrain.pod.watchdog import Limits, Reason, View, verdict
+from pushtrain.redact import redact
 
 ENV = {
     "PUSHTRAIN_RUN_ID": "fake-aaaaaaaa-bbbbbbbb",
@@ -181,6 +182,12 @@ def test_the_end_follows_from_what_the_trainer_left(remains: Remains, state: str
     outcome = decide(remains)
     assert (outcome.state, outcome.reason, outcome.exit_code) == (state, reason, exit_code)
     assert (outcome.files == {"result.json": RESULT}) == (state == "finished")
+
+
+def test_an_event_that_quotes_a_credential_is_still_json_after_redaction() -> None:
+    said = replace(draft("failed"), message='GET "https://h/?token=abc" said "x://a:b"@\nnext')
+    _, raw = encode(said, seq=1, prev=None, now_s=0)
+    assert json.loads(redact(raw.decode(), {}))["message"] == 'GET "https://h/?token=***" said "x://a:b"@\nnext'
 
 
 # Spool and shipper.
