@@ -10,11 +10,14 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 from infra.start import pod_env, start_args
 from pushtrain.ledger import Ledger, RunRecord
+from pushtrain.pod.context import Context, read_context
 from pushtrain.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,6 +25,17 @@ POD_KEY = "canary-secret-pod-key"
 HF_TOKEN = "canary-secret-hub-token"
 LEDGER_TOKEN = "canary-secret-ledger-token"
 PATIENCE_S = 20.0
+
+CONTEXT_ENV = {
+    "PUSHTRAIN_RUN_ID": "fake-aaaaaaaa-bbbbbbbb",
+    "PUSHTRAIN_ATTEMPT": "1",
+    "PUSHTRAIN_COMMIT": "a" * 40,
+    "PUSHTRAIN_SPEC_PATH": "jobs/fake.yaml",
+    "PUSHTRAIN_SOURCE_URL": "https://host/o/r.git",
+    "PUSHTRAIN_LEDGER_URL": "https://host/o/r.git",
+    "PUSHTRAIN_DEADLINE_EPOCH_S": "11000",
+    "PUSHTRAIN_STALL_S": "600",
+}
 
 # A trainer without torch: carries out the steps listed in the spec, one a line, "verb argument".
 FAKE_TRAINER = """
@@ -261,3 +275,15 @@ def run_git(*args: str, env: dict[str, str]) -> str:
     done = subprocess.run(["git", *args], env=env, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
+
+
+def context_of(**changes: Any) -> Context:
+    """What a pod would read from its environment, with fields changed."""
+    return replace(read_context(CONTEXT_ENV), **changes)
+
+
+def wait_for(ready: Any) -> None:
+    give_up = time.monotonic() + 5
+    while not ready():
+        assert time.monotonic() < give_up
+        time.sleep(0.005)
