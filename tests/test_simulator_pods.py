@@ -61,7 +61,7 @@ def test_the_start_command_runs_with_the_volume_as_its_workspace(api: Client, si
     wait_gone(simulator, pod, 3)
     assert (folder / "file").read_text() == "kept\n"
     api("DELETE", f"/v2/network-volumes/{volume}")
-    assert not folder.exists()
+    wait_for(lambda: not folder.exists())
 
 
 def test_a_container_that_ends_is_started_again_and_still_billed(api: Client, simulator: RunningSimulator) -> None:
@@ -117,7 +117,7 @@ def test_termination_reaches_processes_that_left_session_group_and_environment(
     assert api("GET", "/v2/pods").json()["pods"] == []
     wait_for(lambda: not any(start_ticks(pid) for pid in pids), 4)
     wait_gone(simulator, pod, 1)
-    assert not pod_file(simulator, pod, "hidden").exists()
+    wait_for(lambda: not pod_file(simulator, pod, "hidden").exists(), 3)
 
 
 def test_a_restart_of_the_container_ends_everything_inside_first(api: Client, simulator: RunningSimulator) -> None:
@@ -222,6 +222,21 @@ def test_the_environment_is_the_pods_and_not_the_simulators(api: Client, simulat
     from_bash = {"PWD", "SHLVL", "_", "OLDPWD"}
     others = {"PATH", "LANG", "PYTHONPATH", "RUNPOD_POD_HOSTNAME", "RUNPOD_CPU_COUNT"}
     assert set(env) - from_bash == set(expected) | others
+
+
+def test_without_a_volume_the_workspace_is_on_the_container_disk(api: Client, simulator: RunningSimulator) -> None:
+    pod = api.create_pod("bash -c 'echo $PUSHTRAIN_WORKSPACE; cd $PUSHTRAIN_WORKSPACE && pwd; exec sleep 600'")
+    folder = str(simulator.state_dir / "pods" / pod / "root" / "workspace")
+    wait_for(lambda: lines(simulator, pod) == [folder, folder])
+    own = api.create_pod(
+        "bash -c 'cd $PUSHTRAIN_WORKSPACE && date +%s%N >> starts; exec sleep 600'",
+        mounts={"persistent": {"size": 10, "path": "/workspace"}},
+    )
+    starts = simulator.state_dir / "pods" / own / "volume" / "starts"
+    wait_for(starts.exists)
+    api("POST", f"/v2/pods/{own}/action", {"action": "stop"})
+    api("POST", f"/v2/pods/{own}/action", {"action": "start"})
+    wait_for(lambda: len(starts.read_text().split()) == 2)
 
 
 def test_a_request_may_name_another_hub(api: Client, simulator: RunningSimulator) -> None:

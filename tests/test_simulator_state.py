@@ -11,6 +11,7 @@ from infra.simulator import billing, store
 from infra.simulator.catalog import DEFAULT_CATALOG
 from infra.simulator.faults import Faults
 from infra.simulator.state import NO_CAPACITY, Account, PodOrder, Refused
+from pushtrain.gpus import GPU_TYPES
 
 NOW = 1_790_000_000.0
 HOUR = 3600.0
@@ -203,3 +204,9 @@ def test_a_fault_without_times_stays_until_it_is_switched_off() -> None:
     assert [fault.kind for fault in faults.active()] == ["http_402"]
     faults.clear()
     assert faults.active() == []
+
+
+def test_the_catalog_rents_only_gpus_that_runpod_has() -> None:
+    known = {gpu.name: gpu.memory_gb for gpu in GPU_TYPES}
+    assert {gpu.id: gpu.memory_gb for gpu in DEFAULT_CATALOG.gpus.values()}.items() <= known.items()
+    assert {name for gpu in DEFAULT_CATALOG.gpus.values() for name in gpu.stock} <= set(DEFAULT_CATALOG.data_centers)

@@ -1,8 +1,9 @@
 """Bodies the REST API accepts, as strict as RunPod's: an unknown property is refused by name."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from infra.simulator.catalog import Tier, VolumeKind
 from infra.simulator.state import PodOrder, Refused
@@ -14,6 +15,16 @@ VolumeSize = Annotated[int, Field(ge=10, le=4096)]
 
 class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    nullable: ClassVar[frozenset[str]] = frozenset()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_no_value(cls, body: Any) -> Any:
+        """None means "left out" in these models; RunPod's document knows null only where `nullable` says so."""
+        for name, value in body.items() if isinstance(body, dict) else ():
+            if value is None and name in cls.model_fields and name not in cls.nullable:
+                raise PydanticCustomError("null", "property '{name}' must not be null", {"name": name})
+        return body
 
 
 class Gpu(Body):
@@ -39,6 +50,8 @@ class Mounts(Body):
 
 
 class CreatePod(Body):
+    nullable = frozenset({"registry"})
+
     name: Text
     image: str | None = None
     args: str = ""
@@ -117,13 +130,13 @@ def violations(error: ValidationError) -> list[str]:
 
 
 def _violation(finding: Any) -> str:
-    *above, last = finding["loc"] or ("",)
-    parent = "$" + "".join(f".{part}" for part in above)
+    path = "$" + "".join(f".{part}" for part in finding["loc"])
+    parent, _, last = path.rpartition(".")
     kind, context = finding["type"], finding.get("ctx", {})
     if kind == "extra_forbidden":
         return f"{parent}: additional properties '{last}' not allowed"
     if kind == "missing":
         return f"{parent}: missing property '{last}'"
     if kind == "literal_error":
-        return f"{parent}.{last}: value must be one of {context['expected'].replace(' or ', ', ')}"
-    return f"{parent}.{last}: {finding['msg']}"
+        return f"{path}: value must be one of {context['expected'].replace(' or ', ', ')}"
+    return f"{path}: {finding['msg']}"

@@ -15,6 +15,8 @@ from infra.simulator.state import Pod, Volume
 
 
 class AddFault(Body):
+    nullable = frozenset({"times"})
+
     kind: faults.Kind
     times: Annotated[int, Field(ge=1)] | None = 1
     match: dict[str, str] = Field(default_factory=dict)
@@ -31,7 +33,7 @@ def routes(gate: Gate, shut_down: Callable[[bool], None]) -> list[Route]:
         return Response(status_code=202)
 
     def route(method: str, path: str, handler: Callable[[Call], Any]) -> Route:
-        return gate.route(method, path, "simulator", handler, behind_cloudflare=False)
+        return gate.control_route(method, path, handler)
 
     return [
         route("GET", "/_simulator/state", _state),

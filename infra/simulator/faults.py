@@ -31,8 +31,8 @@ class Fault:
 
     `times`: how often it still strikes; None: until it is switched off. `match`: subject → pattern with `*`, all of
     which must fit; subjects are operation, gpu, data_center, pod_id, pod_name, volume_id, volume_name. `seconds`: how
-    long for slow, what Retry-After says for http_429, and the container's least uptime for lost_pod, container_restart
-    and crash_loop.
+    long for slow, what Retry-After says for http_429, the pod's least age for lost_pod, and the container's least
+    uptime for container_restart and crash_loop.
     """
 
     id: str

@@ -144,28 +144,51 @@ class Gate:
         self._transports = transports
         self._limit = RateLimit(service.settings.requests_per_minute)
 
-    def route(self, method: str, path: str, operation: str, handler: Handler, behind_cloudflare: bool = True) -> Route:
-        async def endpoint(request: Request) -> Response:
-            agent = request.headers.get("user-agent", "")
-            if behind_cloudflare and (not agent or agent.startswith("Python-urllib")):
+    def route(self, method: str, path: str, operation: str, handler: Handler) -> Route:
+        """A route of RunPod's API: behind Cloudflare, with quota and faults."""
+
+        async def served(call: Call) -> Response:
+            agent = call.request.headers.get("user-agent", "")
+            if not agent or agent.startswith("Python-urllib"):
                 return PlainTextResponse("error code: 1010\nerror 1010: banned browser signature\n", 403)
-            call = Call(request, self.service, operation)
+            self._authenticate(call)
+            call.subject = await self._subject(call)
+            return await self._limited(call, handler)
+
+        return self._route(method, path, operation, served)
+
+    def control_route(self, method: str, path: str, handler: Handler) -> Route:
+        """A route of the simulator itself: with the account key, and never struck by what it controls."""
+
+        async def served(call: Call) -> Response:
+            self._authenticate(call)
+            if call.caller != "account":
+                raise Problem(403, "access denied")
+            return await handler(call)
+
+        return self._route(method, path, "simulator", served)
+
+    def _route(self, method: str, path: str, operation: str, served: Handler) -> Route:
+        async def endpoint(request: Request) -> Response:
             try:
-                return await self._authenticated(call, handler)
+                return await served(Call(request, self.service, operation))
             except Problem as problem:
                 return problem.response()
 
         return Route(path, endpoint, methods=[method], name=operation)
 
-    async def _authenticated(self, call: Call, handler: Handler) -> Response:
+    def _authenticate(self, call: Call) -> None:
         scheme, _, bearer = call.request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not bearer:
             raise Problem(401, "missing bearer token")
         caller = self.service.caller(bearer.strip())
-        call.subject = await self._subject(call)
-        if caller is None or self._fault("http_401", call):
+        if caller is None:
             raise Problem(401, "invalid bearer token")
         call.caller = caller
+
+    async def _limited(self, call: Call, handler: Handler) -> Response:
+        if self._fault("http_401", call):
+            raise Problem(401, "invalid bearer token")
         now = self.service.clock()
         window = self._limit.count(now)
         try:

@@ -1,4 +1,7 @@
-"""The machine under the simulated cloud: folders for volumes and pods, one container process for each pod."""
+"""The machine under the simulated cloud: folders for volumes and pods, one container process for each pod.
+
+Pods are processes of the user who runs the simulator, not a sandbox: run only job specs you would run yourself.
+"""
 
 import json
 import os

@@ -16,10 +16,13 @@ _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PodPlaces:
-    """Where the simulator put things: the pod's folder, its volume's folder (None: no volume), and its own URL."""
+    """Where the simulator put things: the pod's folder, what stands for /workspace, and its own URL.
+
+    Without a volume the workspace is a folder of the container disk, never the machine's own /workspace.
+    """
 
     pod_dir: Path
-    workspace: Path | None
+    workspace: Path
     base_url: str
 
 
@@ -49,13 +52,12 @@ def pod_environment(pod: Pod, places: PodPlaces, key: str, lend_python: bool = T
         RUNPOD_GPU_COUNT=str(pod.gpu_count),
         RUNPOD_CPU_COUNT=str(_CPUS_PER_GPU * pod.gpu_count),
         RUNPOD_API_BASE_URL=places.base_url,
+        PUSHTRAIN_WORKSPACE=str(places.workspace),
     )
     if pod.data_center is not None:
         env["RUNPOD_DC_ID"] = pod.data_center
     if pod.volume_id is not None:
         env["RUNPOD_VOLUME_ID"] = pod.volume_id
-    if places.workspace is not None:
-        env["PUSHTRAIN_WORKSPACE"] = str(places.workspace)
     if lend_python:
         env["PUSHTRAIN_TRAINER_PYTHON"] = sys.executable
     return env

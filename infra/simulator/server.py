@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,9 +82,10 @@ class RunningSimulator:
         return dict(self.request("GET", "/_simulator/state").raise_for_status().json())
 
     def stop(self, stop_pods: bool = True, timeout_s: float = 20.0) -> None:
-        """End the process, and with `stop_pods` every process of every pod, even when the simulator does not answer."""
-        with contextlib.suppress(httpx.HTTPError):
-            self.request("POST", "/_simulator/shutdown", json={"stop_pods": stop_pods})
+        """End the process, and with `stop_pods` every process of every pod, even if it does not answer. Repeatable."""
+        if self.process.poll() is None:
+            with contextlib.suppress(httpx.HTTPError):
+                self.request("POST", "/_simulator/shutdown", json={"stop_pods": stop_pods})
         try:
             self.process.wait(timeout=timeout_s)
         except subprocess.TimeoutExpired:
@@ -144,12 +145,16 @@ def start(config: SimulatorConfig, timeout_s: float = 30.0) -> RunningSimulator:
 
 
 def serve(config: SimulatorConfig, announce: Callable[[str, Mapping[str, str]], None]) -> None:
-    """Run in the foreground until SIGTERM, SIGINT, a shutdown request or `max_hours`; then stop every pod.
+    """Run in the foreground until a signal, a shutdown request or `max_hours`; then stop every pod.
 
     `announce(url, env)` is called once it listens. Raises CloudError when the port or the state folder is taken.
     """
     state_dir = config.state_dir.resolve()
     state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not Path("/proc/self/stat").exists():
+        raise CloudError(
+            "the simulator runs pods as processes and needs Linux's /proc", hint="run it on Linux or in WSL"
+        )
     with _locked(state_dir), _listening(config.port or _announced(state_dir).get("port", 0), config.port) as listener:
         asyncio.run(_serve(config, state_dir, listener, announce))
 
@@ -206,7 +211,9 @@ async def _serve(
     # uvicorn raises the signal again after it has shut down; the pods still have to be stopped then.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    asyncio.get_running_loop().call_later(config.max_hours * 3600, shut_down, True)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, shut_down, not config.keep_pods)
+    loop.call_later(config.max_hours * 3600, shut_down, True)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         while not server.started and not serving.done():
@@ -241,7 +248,7 @@ def _protocol(transports: dict[Any, asyncio.Transport]) -> type[H11Protocol]:
 
 
 @contextlib.contextmanager
-def _locked(state_dir: Path) -> Any:
+def _locked(state_dir: Path) -> Iterator[None]:
     """One simulator per state folder; the kernel releases the lock however the process ends."""
     with (state_dir / "lock").open("w") as lock:
         try:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +61,9 @@ class Service:
         for pod in self.account.pods.values():
             if pod.status != "TERMINATED" or self.machine.has_disk(pod.id):
                 self._settle_soon(pod.id)
+        for volume in self.account.volumes.values():
+            if volume.deleted:
+                self._remove_soon(volume.id)
 
     def caller(self, bearer: str) -> str | None:
         """'account', or the id of the pod this key belongs to; None for a key nobody has."""
@@ -144,7 +147,7 @@ class Service:
             raise Refused("in_use", VOLUME_IN_USE)
         self.account.delete_volume(volume_id, self.clock())
         self.save()
-        self.machine.delete_volume(volume_id)
+        self._remove_soon(volume_id)
 
     def save(self) -> None:
         store.save(self.account, self.settings.state_dir)
@@ -154,7 +157,7 @@ class Service:
         for pod in self.account.live_pods():
             running = self.running(pod)
             uptime_s = -1.0 if running is None else self.clock() - running.started_at
-            if self._strikes("lost_pod", pod, uptime_s):
+            if self._strikes("lost_pod", pod, self.clock() - pod.created_at):
                 self._changed(self.account.terminate_pod(pod.id, self.clock()), grace_s=0.0)
             elif self._strikes("container_restart", pod, uptime_s) or self._strikes("crash_loop", pod, uptime_s):
                 self.machine.kill_container(pod.id)
@@ -169,15 +172,26 @@ class Service:
         self._closing.set()
         self._workers.shutdown(wait=True)
 
-    def _strikes(self, kind: Kind, pod: Pod, uptime_s: float) -> bool:
+    def _strikes(self, kind: Kind, pod: Pod, age_s: float) -> bool:
         subject = {"pod_id": pod.id, "pod_name": pod.name, "gpu": pod.gpu}
         fault = self.faults.find(kind, **subject)
-        return fault is not None and uptime_s >= fault.seconds and self.faults.take(kind, **subject) is not None
+        return fault is not None and age_s >= fault.seconds and self.faults.take(kind, **subject) is not None
 
     def _changed(self, pod: Pod, delay_s: float = 0.0, grace_s: float = STOP_GRACE_S) -> Pod:
         self.save()
         self._settle_soon(pod.id, delay_s, grace_s)
         return pod
+
+    def _remove_soon(self, volume_id: str) -> None:
+        """Remove the folder once no process of a pod that had it writes there any more."""
+        holders = [pod.id for pod in self.account.pods.values() if pod.volume_id == volume_id]
+        ending = [self._jobs[pod_id] for pod_id in holders if pod_id in self._jobs]
+
+        def remove() -> None:
+            wait(ending)
+            self.machine.delete_volume(volume_id)
+
+        self._workers.submit(remove).add_done_callback(_report)
 
     def _settle_soon(self, pod_id: str, delay_s: float = 0.0, grace_s: float = STOP_GRACE_S) -> None:
         job = self._jobs.get(pod_id)
@@ -208,11 +222,12 @@ class Service:
         if pod.never_starts or self._closing.is_set() or self.machine.has_runner(pod.id):
             return
         self.machine.stop(pod.id, grace_s=0)
-        workspace = self.machine.persistent_dir(pod.id) if pod.persistent_gb else None
+        workspace = self.machine.pod_dir(pod.id) / "root" / "workspace"
         if pod.volume_id is not None:
             workspace = self.machine.volume_dir(pod.volume_id)
-        if workspace is not None:
-            workspace.mkdir(parents=True, exist_ok=True)
+        elif pod.persistent_gb:
+            workspace = self.machine.persistent_dir(pod.id)
+        workspace.mkdir(parents=True, exist_ok=True)
         places = PodPlaces(pod_dir=self.machine.pod_dir(pod.id), workspace=workspace, base_url=self.settings.base_url)
         key = pod_key(self.settings.api_key, pod.id)
         env = pod_environment(pod, places, key, self.settings.lend_python)
