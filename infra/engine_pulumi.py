@@ -52,14 +52,17 @@ class PulumiEngine:
     name = "pulumi"
 
     def __init__(self, state_dir: Path, environ: Mapping[str, str]) -> None:
-        """`environ` reaches the CLI and, through it, the provider that calls the cloud. Raises EngineError."""
+        """`environ` reaches the CLI and, through it, the provider that calls the cloud. Raises EngineError.
+
+        An empty variable counts as unset: that is what a workflow makes of a secret nobody has set.
+        """
         self._folder = state_dir.absolute() / "pulumi"
         self._environ = {
             "PULUMI_BACKEND_URL": self._folder.as_uri(),
             # State holds no secret, so that there is nothing for a passphrase to protect; the CLI insists on one.
             "PULUMI_CONFIG_PASSPHRASE": "",
             "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
-            **environ,
+            **{name: value for name, value in environ.items() if value},
             "PULUMI_PYTHON_CMD": sys.executable,
             "PULUMI_SKIP_UPDATE_CHECK": "1",
         }
@@ -188,9 +191,10 @@ class PulumiEngine:
         )
 
     def _failed(self, text: str) -> PushtrainError:
-        """The lines that say 'error', or the last ones: a CommandError's text is the CLI's whole output."""
+        """What the lines say after 'error:', or the last lines: a CommandError's text is the CLI's whole output."""
         lines = [line.strip() for line in text.splitlines() if line.strip()]
-        said = [line for line in lines if "error:" in line.lower()] or lines[-8:]
+        errors = [line.partition("error: ")[2] for line in lines if "error: " in line]
+        said = [error.removeprefix("an unhandled error occurred: ") for error in errors] or lines[-8:]
         return EngineError(redact(f"pulumi: {' | '.join(dict.fromkeys(said))[:2000]}", self._environ))
 
 

@@ -15,7 +15,7 @@ from infra import clouds
 from infra.border import Encoded, encode
 from infra.operations import OPERATIONS, changed
 from pushtrain.cloud import PodRequest, VolumeRequest
-from pushtrain.errors import PushtrainError
+from pushtrain.errors import EngineError, PushtrainError
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ class _Provider(ResourceProvider):
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
         """Nothing of ours changes in place; Pulumi still asks when only `__provider` moved, and keeps what it gets."""
         if changed(OPERATIONS[self.kind].inputs, _olds, _news):
-            raise Encoded(f"a {self.kind} is replaced, never updated")
+            raise Encoded(encode(EngineError(f"a {self.kind} is replaced, never changed in place")))
         return UpdateResult({**_olds, **_news})
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:

@@ -170,6 +170,14 @@ def test_a_wrong_key_is_said_as_such_and_no_secret_stays_behind(
         assert not [path for path in written if secret.encode() in path.read_bytes()]
 
 
+def test_a_program_that_fails_is_an_engine_error(engine: Engine, world: World) -> None:
+    def broken() -> None:
+        raise ValueError("canary in the coal mine")
+
+    with pytest.raises(EngineError, match="canary in the coal mine"):
+        engine.preview(world.stack, broken)
+
+
 def test_a_stack_name_that_is_no_file_name_is_refused(engine: Engine, world: World) -> None:
     for call in (engine.outputs, engine.destroy, lambda name: engine.up(name, program(world.plan()))):
         with pytest.raises(EngineError, match="stack name"):
