@@ -21,6 +21,8 @@ def simulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSimul
     running = start(SimulatorConfig(state_dir=tmp_path_factory.mktemp("simulator"), page_size=3, max_hours=0.5))
     yield running
     running.stop()
+    # Nothing but its greeting: every traceback of the simulator ends up there.
+    assert len((running.state_dir / "simulator.log").read_text().splitlines()) == 1
 
 
 @pytest.fixture

@@ -170,13 +170,15 @@ def test_stop_ends_the_processes_and_start_begins_on_an_empty_disk(api: Client, 
     assert {path.name for path in first}.isdisjoint(path.name for path in second)
 
 
-def test_stop_and_start_in_one_breath_end_in_a_running_pod(api: Client) -> None:
+def test_stop_and_start_in_one_breath_end_in_another_container(api: Client, simulator: RunningSimulator) -> None:
     pod = api.create_pod()
     api.wait_running(pod)
+    before = pod_state(simulator, pod)["container_pid"]
     for action in ("stop", "start", "stop", "start"):
         assert api("POST", f"/v2/pods/{pod}/action", {"action": action}).status_code == 200
-    time.sleep(1.5)
-    assert api.wait_running(pod)["status"] == "RUNNING"
+    wait_for(lambda: pod_state(simulator, pod)["container_pid"] not in (None, before))
+    time.sleep(0.5)
+    assert api.wait_running(pod)["status"] == "RUNNING" and start_ticks(before) is None
 
 
 def test_restart_sets_the_uptime_back(api: Client, simulator: RunningSimulator) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from infra.simulator import billing_api, catalog_api, control, logs_api, runpod_
 from infra.simulator.gate import Gate, Problem
 from infra.simulator.service import Service
 
+log = logging.getLogger("pushtrain.simulator")
 _TICK_S = 0.2
 
 
@@ -51,7 +53,10 @@ def create_app(
 async def _tick(service: Service) -> None:
     while True:
         await asyncio.sleep(_TICK_S)
-        service.tick()
+        try:
+            service.tick()
+        except Exception:
+            log.exception("a tick failed; the next one tries again")
 
 
 async def _problem(request: Request, error: Exception) -> Response:

@@ -3,10 +3,12 @@
 Pods are processes of the user who runs the simulator, not a sandbox: run only job specs you would run yourself.
 """
 
+import contextlib
 import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -14,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from infra.simulator import processes
+from infra.simulator import processes, store
 
 # RunPod's images without a start command run their own services; a pod here just stays up.
 _IDLE_COMMAND = ["sleep", "infinity"]
@@ -67,16 +69,18 @@ class Machine:
         for name in _SCRATCH:
             shutil.rmtree(self.pod_dir(pod_id) / name, ignore_errors=True)
 
-    def launch(self, pod_id: str, args: str, env: Mapping[str, str], expires_at: float) -> None:
+    def launch(self, pod_id: str, run: int, args: str, env: Mapping[str, str], expires_at: float) -> None:
         """Start the container process with exactly `env`; it ends by itself at `expires_at` (epoch seconds).
+
+        `run` counts the pod's starts from stopped, so that one start's processes are not taken for the next one's.
 
         RunPod hands `args` to the image's entry point as a command line. Here it IS the command: split like a shell
         would and executed, so `bash -c '…'` runs in bash. A line that cannot be split runs as one word and fails.
         """
         for name in _SCRATCH:
             (self.pod_dir(pod_id) / name).mkdir(parents=True, exist_ok=True)
-        plan = {"command": _command(args), "expires_at": expires_at}
-        (self.pod_dir(pod_id) / "command.json").write_text(json.dumps(plan))
+        plan = {"command": _command(args), "expires_at": expires_at, "run": run}
+        store.write_json(self.pod_dir(pod_id) / "command.json", plan)
         container = Path(__file__).with_name("container.py")
         with (self.pod_dir(pod_id) / "runner.err").open("ab") as complaints:
             self._children[pod_id] = subprocess.Popen(
@@ -88,17 +92,22 @@ class Machine:
                 start_new_session=True,
             )
 
+    def launched_run(self, pod_id: str) -> int | None:
+        """Which run the disk and whatever lives there belong to; None before the first launch."""
+        run = self._read(pod_id, "command.json").get("run")
+        return int(run) if run is not None else None
+
     def has_runner(self, pod_id: str) -> bool:
         """The process that restarts the container lives: as our child, or as an earlier simulator's."""
         child = self._children.get(pod_id)
         if child is not None and child.poll() is None:
             return True
-        runner = self._published(pod_id).get("runner")
+        runner = self._read(pod_id, "container.json").get("runner")
         return runner is not None and processes.is_running(runner["pid"], runner["ticks"])
 
     def running(self, pod_id: str) -> Running | None:
         """None before the container runs, between two restarts, and after its end."""
-        published = self._published(pod_id)
+        published = self._read(pod_id, "container.json")
         main = published.get("main")
         if main is None or not processes.is_running(main["pid"], main["ticks"]):
             return None
@@ -108,7 +117,8 @@ class Machine:
         """Kill the container's main process, as a crash would; its runner starts it again. False: none ran."""
         running = self.running(pod_id)
         if running is not None:
-            os.kill(running.pid, 9)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(running.pid, signal.SIGKILL)
         return running is not None
 
     def stop(self, pod_id: str, grace_s: float = STOP_GRACE_S) -> dict[int, int]:
@@ -125,12 +135,11 @@ class Machine:
         self.wipe(pod_id)
         shutil.rmtree(self.persistent_dir(pod_id), ignore_errors=True)
 
-    def _published(self, pod_id: str) -> dict[str, Any]:
+    def _read(self, pod_id: str, name: str) -> dict[str, Any]:
         try:
-            published = json.loads((self.pod_dir(pod_id) / "container.json").read_text())
+            return dict(json.loads((self.pod_dir(pod_id) / name).read_text()))
         except FileNotFoundError:
             return {}
-        return dict(published)
 
 
 def _command(args: str) -> list[str]:

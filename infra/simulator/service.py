@@ -161,7 +161,7 @@ class Service:
                 self._changed(self.account.terminate_pod(pod.id, self.clock()), grace_s=0.0)
             elif self._strikes("container_restart", pod, uptime_s) or self._strikes("crash_loop", pod, uptime_s):
                 self.machine.kill_container(pod.id)
-            elif pod.status == "RUNNING" and not pod.never_starts and not self.machine.has_runner(pod.id):
+            elif pod.status == "RUNNING" and self._jobs[pod.id].done() and not self._is_launched(pod):
                 self._settle_soon(pod.id)
 
     def close(self, stop_pods: bool) -> None:
@@ -194,10 +194,8 @@ class Service:
         self._workers.submit(remove).add_done_callback(_report)
 
     def _settle_soon(self, pod_id: str, delay_s: float = 0.0, grace_s: float = STOP_GRACE_S) -> None:
-        job = self._jobs.get(pod_id)
-        if job is None or job.done() or delay_s or self.account.pods[pod_id].status != "RUNNING":
-            self._jobs[pod_id] = self._workers.submit(self._settle, pod_id, delay_s, grace_s)
-            self._jobs[pod_id].add_done_callback(_report)
+        self._jobs[pod_id] = self._workers.submit(self._settle, pod_id, delay_s, grace_s)
+        self._jobs[pod_id].add_done_callback(_report)
 
     def _settle(self, pod_id: str, delay_s: float, grace_s: float) -> None:
         """Make the machine match the account for one pod; running it again changes nothing."""
@@ -218,10 +216,17 @@ class Service:
             if pod.status == "TERMINATED":
                 self.machine.discard(pod_id)
 
+    def _is_launched(self, pod: Pod) -> bool:
+        current = self.machine.launched_run(pod.id) == len(pod.spans)
+        return pod.never_starts or (current and self.machine.has_runner(pod.id))
+
     def _launch(self, pod: Pod) -> None:
-        if pod.never_starts or self._closing.is_set() or self.machine.has_runner(pod.id):
+        if self._closing.is_set() or self._is_launched(pod):
             return
-        self.machine.stop(pod.id, grace_s=0)
+        # Leftovers of a runner that died, or of the run before a stop and start in one breath.
+        self.machine.stop(pod.id)
+        if self.machine.launched_run(pod.id) != len(pod.spans):
+            self.machine.wipe(pod.id)
         workspace = self.machine.pod_dir(pod.id) / "root" / "workspace"
         if pod.volume_id is not None:
             workspace = self.machine.volume_dir(pod.volume_id)
@@ -231,7 +236,7 @@ class Service:
         places = PodPlaces(pod_dir=self.machine.pod_dir(pod.id), workspace=workspace, base_url=self.settings.base_url)
         key = pod_key(self.settings.api_key, pod.id)
         env = pod_environment(pod, places, key, self.settings.lend_python)
-        self.machine.launch(pod.id, pod.args, env, self.settings.expires_at)
+        self.machine.launch(pod.id, len(pod.spans), pod.args, env, self.settings.expires_at)
 
 
 def _report(job: Future[None]) -> None:
