@@ -1,6 +1,7 @@
 """The Pulumi engine: the Automation API and the real CLI, on any state backend Pulumi has."""
 
 import gc
+import json
 import os
 import re
 import socket
@@ -16,6 +17,8 @@ from pulumi.automation import (
     ConcurrentUpdateError,
     EngineEvent,
     LocalWorkspace,
+    OutputMap,
+    OutputValue,
     ProjectSettings,
     Stack,
     StackNotFoundError,
@@ -44,6 +47,14 @@ _ACTIONS: Mapping[str, Action] = {
     "delete-replaced": "replace",
 }
 _LOCK_OWNER = re.compile(r"created by (?P<user>[^\s@]+)@(?P<host>\S+) \(pid (?P<pid>\d+)\)(?: at (?P<since>\S+))?")
+
+
+class _Workspace(LocalWorkspace):
+    def stack_outputs(self, stack_name: str) -> OutputMap:
+        """One call where the SDK makes two, one of them with secrets in clear: no output of ours is one."""
+        arguments = ["stack", "output", "--json", "--stack", stack_name]
+        answer = self.pulumi_command.run(arguments, self.work_dir, self.env_vars)
+        return {name: OutputValue(value=value, secret=False) for name, value in json.loads(answer.stdout).items()}
 
 
 class PulumiEngine:
@@ -145,14 +156,14 @@ class PulumiEngine:
             yield selected
 
     @contextmanager
-    def _workspace(self, program: Program | None, backend_folder: str | None = None) -> Iterator[LocalWorkspace]:
+    def _workspace(self, program: Program | None, backend_folder: str | None = None) -> Iterator[_Workspace]:
         """A workspace in a folder of its own, gone afterwards: no stack settings, selection or Pulumi home outlives a
         call, and the provider process, which starts there, imports nothing from the caller's folder."""
         with TemporaryDirectory(prefix="pushtrain-pulumi-") as folder, self._translated(), _leftovers_unreported():
             environ = {"PULUMI_HOME": f"{folder}/.pulumi-home", **self._environ}
             if backend_folder is not None:
                 environ["PULUMI_BACKEND_URL"] = Path(backend_folder).as_uri()
-            yield LocalWorkspace(
+            yield _Workspace(
                 work_dir=folder,
                 program=program,
                 env_vars=environ,
