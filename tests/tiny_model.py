@@ -1,10 +1,24 @@
 """A base model small enough for a CPU test, as a Hub holds it, and specs and rows to train it on."""
 
+import contextlib
 import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi
+import pytest
+from hub_server import ALICE, USERS, Hub, point_client_at, running_server
+from huggingface_hub import HfApi, constants
+
+from infra.simulator.hub_store import HubStore
+from pushtrain.spec_file import load
+from trainer.job import Inputs, Job, file_sha256
+
+REPOSITORY = Path(__file__).resolve().parent.parent
 
 MODEL_ID = "demo/tiny"
 ADAPTER_ID = "demo/adapter"
@@ -40,13 +54,13 @@ def tokenizer(chat_template: str | None = CHAT_TEMPLATE) -> Any:
     )
 
 
-def write_model(folder: Path, *, seed: int = 7) -> None:
-    """A Llama of 2 layers and 64 hidden units, with random weights, as `save_pretrained` leaves it."""
+def write_model(folder: Path, *, dtype: str = "float32") -> None:
+    """A Llama of 2 layers and 64 hidden units, its weights drawn from one seed, as `save_pretrained` leaves it."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     words = tokenizer()
-    torch.manual_seed(seed)
+    torch.manual_seed(7)
     config = LlamaConfig(
         vocab_size=len(words),
         hidden_size=64,
@@ -60,7 +74,7 @@ def write_model(folder: Path, *, seed: int = 7) -> None:
         eos_token_id=words.eos_token_id,
         pad_token_id=words.pad_token_id,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    LlamaForCausalLM(config).to(getattr(torch, dtype)).save_pretrained(folder)
     words.save_pretrained(folder)
 
 
@@ -116,3 +130,93 @@ def write_checkout(root: Path, document: dict[str, Any], lines: list[dict[str, A
     if lines is not None:
         (root / "data" / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path.relative_to(root)
+
+
+@dataclass
+class Bench:
+    """A checkout, a run folder and a Hub with the tiny model on it. One thread each: two would wait for each other."""
+
+    root: Path
+    hub: Hub
+    home: Path
+
+    @property
+    def run_dir(self) -> Path:
+        return self.root / "run"
+
+    def environ(self) -> dict[str, str]:
+        return {
+            "HF_ENDPOINT": self.hub.url,
+            "HF_TOKEN": ALICE,
+            "HF_HOME": str(self.home),
+            "HF_HUB_CACHE": constants.HF_HUB_CACHE,
+            "HOME": str(self.home),
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(REPOSITORY),
+        }
+
+    def write(self, lines: list[dict[str, Any]] | None = None, **changes: Any) -> None:
+        write_checkout(self.root, spec(**changes), rows() if lines is None else lines)
+
+    def job(self) -> Job:
+        """What the written spec asks for, on the model as the Hub has it now."""
+        inputs = Inputs(model_sha=str(self.hub.alice.model_info(MODEL_ID).sha), data_version="sha256:0")
+        return Job(
+            spec=load(self.root / "jobs" / "tiny.yaml"),
+            root=self.root,
+            run_dir=self.run_dir,
+            processes=1,
+            run_id="tiny-run",
+            commit="c" * 40,
+            inputs=inputs,
+        )
+
+    def command(self, attempt: int = 1) -> list[str]:
+        return ["jobs/tiny.yaml", "--run-dir", str(self.run_dir), "--attempt", str(attempt)]
+
+    def run(self, attempt: int = 1, **environ: str) -> int:
+        """`python -m trainer` without a new process; its exit code."""
+        import torch
+
+        from trainer.__main__ import main
+
+        torch.set_num_threads(1)
+        with pytest.MonkeyPatch.context() as patch, contextlib.chdir(self.root):
+            for name, value in {**self.environ(), **environ}.items():
+                patch.setenv(name, value)
+            patch.setenv("CUDA_VISIBLE_DEVICES", "")
+            return main(self.command(attempt))
+
+    def start(self, attempt: int = 1, **options: Any) -> subprocess.Popen[str]:
+        """`python -m trainer` as its own process group, its log in `log`. The caller ends it."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "trainer", *self.command(attempt)],
+            cwd=self.root,
+            env={"PATH": os.environ["PATH"], **self.environ(), **options},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def file(self, name: str, attempt: int = 1) -> Any:
+        """The JSON of a result or failure, the list of records of a .jsonl file; None where there is no such file."""
+        path = self.run_dir / f"attempt-{attempt}" / name
+        if not path.exists():
+            return None
+        text = path.read_text()
+        return [json.loads(line) for line in text.splitlines()] if name.endswith(".jsonl") else json.loads(text)
+
+    def adapter_sha256(self) -> str:
+        return file_sha256(self.run_dir / "adapter" / "adapter_model.safetensors")
+
+
+@contextlib.contextmanager
+def hub_with_model(folder: Path) -> Iterator[Hub]:
+    """A served Hub that holds `demo/tiny`; huggingface_hub in this process speaks to it."""
+    write_model(folder / "model")
+    with running_server() as server, pytest.MonkeyPatch.context() as patch:
+        point_client_at(server.url, folder / "client", patch)
+        hub = server.serve(HubStore(folder / "hub", USERS))
+        publish_model(hub.alice, folder / "model")
+        yield hub

@@ -68,7 +68,7 @@ def _attempt(arguments: argparse.Namespace, given: list[str], report: Report, st
         spec=spec,
         root=root,
         run_dir=run_dir,
-        processes=process_count(spec.compute.count, visible_gpus()),
+        processes=int(os.environ["WORLD_SIZE"]) if is_worker else process_count(spec.compute.count, visible_gpus()),
         run_id=os.environ.get("PUSHTRAIN_RUN_ID") or run_dir.name,
         commit=os.environ.get("PUSHTRAIN_COMMIT"),
         inputs=preflight.pin_inputs(spec, root, run_dir),

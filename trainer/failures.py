@@ -74,8 +74,8 @@ class HubRejected(HubError):
     reason = "HubRejected"
 
 
-class Preempted(Exception):
-    """The process was told to stop; what a checkpoint holds is safe."""
+class Preempted(BaseException):
+    """The process was told to stop; what a checkpoint holds is safe. No library's `except Exception` may swallow it."""
 
 
 T = TypeVar("T")
@@ -119,23 +119,19 @@ def is_disk_full(error: BaseException) -> bool:
 
 @contextmanager
 def hub_errors(subject: str, missing: type[PushtrainError]) -> Iterator[None]:
-    """Turn what huggingface_hub raises about `subject` into `missing`, RevisionNotFound or one of the Hub failures."""
-    from httpx2 import TransportError
-    from huggingface_hub import errors as hub
+    """Turn what huggingface_hub raises about `subject` into `missing`, RevisionNotFound or one of the Hub failures.
 
+    Also where another library raises its own error from it; every other error passes as it is.
+    """
     try:
         yield
-    except hub.GatedRepoError as error:
-        hint = "accept its conditions on the Hub with the account HF_TOKEN belongs to"
-        raise HubForbidden(f"{subject} is gated", hint=hint) from error
-    except hub.RevisionNotFoundError as error:
-        raise RevisionNotFound(f"{subject}: the Hub has no such revision") from error
-    except hub.RepositoryNotFoundError as error:
-        raise missing(f"{subject}: not on the Hub, or HF_TOKEN may not see it") from error
-    except hub.HfHubHTTPError as error:
-        raise _refused(subject, error.response.status_code, error.server_message or str(error)) from error
-    except (TransportError, ConnectionError) as error:
-        raise HubUnreachable(f"{subject}: the Hub cannot be reached: {_first_line(str(error))}") from error
+    except PushtrainError:
+        raise
+    except Exception as error:
+        failure = next(filter(None, (_hub_failure(cause, subject, missing) for cause in _causes(error))), None)
+        if failure is None:
+            raise
+        raise failure from error
 
 
 def retried(action: Callable[[], T], delays_s: Sequence[float], sleep: Sleep) -> T:
@@ -148,12 +144,30 @@ def retried(action: Callable[[], T], delays_s: Sequence[float], sleep: Sleep) ->
     return action()
 
 
+def _hub_failure(error: BaseException, subject: str, missing: type[PushtrainError]) -> PushtrainError | None:
+    from huggingface_hub import errors as hub
+
+    if isinstance(error, hub.GatedRepoError):
+        hint = "accept its conditions on the Hub with the account HF_TOKEN belongs to"
+        return HubForbidden(f"{subject} is gated", hint=hint)
+    if isinstance(error, hub.RevisionNotFoundError):
+        return RevisionNotFound(f"{subject}: the Hub has no such revision")
+    if isinstance(error, hub.RepositoryNotFoundError):
+        return missing(f"{subject}: not on the Hub, or HF_TOKEN may not see it")
+    if isinstance(error, hub.HfHubHTTPError):
+        return _refused(subject, error.response.status_code, error.server_message or str(error))
+    if _is_unreachable(error):
+        return HubUnreachable(f"{subject}: the Hub cannot be reached: {_first_line(str(error))}")
+    return None
+
+
 def _refused(subject: str, status: int, message: str) -> HubError:
+    said = f"the Hub answers {status}: {_first_line(message)}"
     if status in (401, 403):
-        return HubForbidden(f"{subject}: the Hub refuses HF_TOKEN ({status}): {_first_line(message)}")
+        return HubForbidden(f"{subject}: {said}", hint="HF_TOKEN must be a valid token that may do this")
     if status == 429 or status >= 500:
-        return HubUnreachable(f"{subject}: the Hub answers {status}: {_first_line(message)}")
-    return HubRejected(f"{subject}: the Hub answers {status}: {_first_line(message)}")
+        return HubUnreachable(f"{subject}: {said}")
+    return HubRejected(f"{subject}: {said}")
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

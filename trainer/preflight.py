@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import shutil
 import time
+from collections.abc import Callable
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
@@ -69,7 +70,11 @@ def pin_inputs(spec: JobSpec, root: Path, run_dir: Path) -> Inputs:
     return Inputs(model_sha=model, data_version=data)
 
 
-def check_disk(job: Job) -> None:
+def free_bytes(folder: Path) -> int:
+    return shutil.disk_usage(folder).free
+
+
+def check_disk(job: Job, free: Callable[[Path], int] = free_bytes) -> None:
     """Raises DiskFull when the model, the checkpoints and the result cannot fit.
 
     A full fine-tuning keeps fp32 weights and two fp32 moments of Adam, 6 times the bf16 weights on the Hub, in up to
@@ -83,10 +88,10 @@ def check_disk(job: Job) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         devices[folder.stat().st_dev] = devices.get(folder.stat().st_dev, 0) + need
     for folder in needs:
-        need, free = devices[folder.stat().st_dev], shutil.disk_usage(folder).free
-        if free < need:
+        need, left = devices[folder.stat().st_dev], free(folder)
+        if left < need:
             needs_gb = f"{job.spec.model.id} and its checkpoints need {need / 1e9:.1f} GB"
-            raise DiskFull(f"{needs_gb}, {folder} has {free / 1e9:.1f} free", hint="raise compute.volume.size_gb")
+            raise DiskFull(f"{needs_gb}, {folder} has {left / 1e9:.1f} free", hint="raise compute.volume.size_gb")
 
 
 def start_download(job: Job) -> SpawnProcess:

@@ -17,8 +17,8 @@ from trainer.failures import AdapterBroken, HubRejected, HubUnreachable, hub_err
 from trainer.job import Job, file_sha256
 from trainer.report import say
 
-# About five minutes: longer than the Hub's short outages, and cheaper than training again.
-RETRY_DELAYS_S = (5.0, 10.0, 20.0, 40.0, 80.0, 160.0)
+# With the 23 s that huggingface_hub itself tries each time, about six minutes: less than training again costs.
+RETRY_DELAYS_S = (10.0, 20.0, 40.0, 80.0, 120.0)
 
 # Nothing else leaves the pod: a stray file in the folder may hold a log, a path or a token.
 _ALLOWED = re.compile(

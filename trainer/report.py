@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from pushtrain.errors import PushtrainError
 from pushtrain.redact import redact
+from trainer.job import rank
 
 State = Literal["preparing", "training", "evaluating", "publishing"]
 
@@ -21,8 +22,9 @@ _RESERVE_BYTES = 64 * 1024
 
 
 def say(text: str) -> None:
-    """One line of the human log."""
-    print(redact(text), flush=True)
+    """One line of the human log, said by the first process alone."""
+    if rank() == 0:
+        print(redact(text), flush=True)
 
 
 class Report:

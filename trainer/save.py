@@ -15,13 +15,19 @@ from trainer.report import write_whole
 
 def finish_model(job: Job, trainer: SFTTrainer) -> None:
     """Let go of what only training needs. A full model takes on its base's dtype on the Hub: so it is published."""
-    trainer.optimizer = trainer.lr_scheduler = None
+    trainer.model.zero_grad(set_to_none=True)
+    trainer.model_wrapped = trainer.model
+    for holder in (trainer, trainer.callback_handler):
+        holder.optimizer = holder.lr_scheduler = None
+    trainer.accelerator.free_memory()
     if job.spec.method.kind == "full":
         model = job.spec.model
         base = AutoConfig.from_pretrained(
             model.id, revision=job.inputs.model_sha, trust_remote_code=model.trust_remote_code
         )
-        trainer.model.to(base.dtype or torch.float32)
+        # Weights alone: buffers such as the frequencies of rotary embeddings stay fp32, as they load.
+        for weight in trainer.model.parameters():
+            weight.data = weight.data.to(base.dtype or torch.float32)
     gc.collect()
     torch.cuda.empty_cache()
 

@@ -94,6 +94,7 @@ def training_arguments(job: Job, *, has_held_out: bool) -> SFTConfig:
         seed=train.seed,
         data_seed=train.seed,
         report_to=list(job.spec.track) or "none",
+        ddp_find_unused_parameters=False,
         disable_tqdm=True,
         push_to_hub=False,
     )
@@ -178,11 +179,10 @@ class Watch(TrainerCallback):  # type: ignore[misc]
                 "tokens_per_s": round(tokens_per_s, 1),
             }
         )
-        if state.is_world_process_zero:
-            say(
-                f"step {state.global_step}/{state.max_steps} loss {loss:.4f} lr {logs.get('learning_rate', 0):.2e} "
-                f"{tokens_per_s:.0f} tokens/s, {_duration(left_s)} left"
-            )
+        say(
+            f"step {state.global_step}/{state.max_steps} loss {loss:.4f} lr {logs.get('learning_rate', 0):.2e} "
+            f"{tokens_per_s:.0f} tokens/s, {_duration(left_s)} left"
+        )
         if not math.isfinite(loss) or (grad_norm is not None and not math.isfinite(grad_norm)):
             what = f"loss {loss}" if not math.isfinite(loss) else f"gradient norm {grad_norm}"
             hint = "a lower train.learning_rate, a longer train.warmup_steps, or a look at the rows of that step"
