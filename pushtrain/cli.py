@@ -6,6 +6,7 @@ Exit codes: 0 ok · 1 the run failed · 2 the spec is wrong · 3 the cloud or en
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -220,7 +221,11 @@ def simulator(
     """RunPod and a Hugging Face Hub on loopback: pods are local processes, nothing is rented."""
     from infra.simulator.server import SimulatorConfig, serve
 
-    serve(SimulatorConfig(state_dir=state, port=port, keep_pods=keep_pods))
+    def announce(url: str, env: Mapping[str, str]) -> None:
+        out.print(f"listening on {url}; in another terminal:", markup=False)
+        out.print("\n".join(f"export {name}={value}" for name, value in env.items()), markup=False)
+
+    serve(SimulatorConfig(state_dir=state, port=port, keep_pods=keep_pods), announce)
 
 
 @app.command()

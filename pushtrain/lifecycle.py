@@ -16,7 +16,7 @@ from pushtrain.ledger import RunRecord
 Kind = Literal["provision", "watch", "lost", "destroy", "over"]
 Outcome = Literal["succeeded", "failed", "cancelled"]
 
-# The pod's watchdog ends the run at its deadline; only after this long does the control plane do it for a dead watchdog.
+# The watchdog ends the run at its deadline; only this much later does the control plane, in case the watchdog is dead.
 DEADLINE_GRACE_S = 120.0
 
 

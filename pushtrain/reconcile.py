@@ -4,12 +4,12 @@
     claim    specs nobody has claimed             advance   each run without a receipt, as far as it goes now
     sweep    what carries this ledger's mark and no active run owns
 
-The cloud is listed before the ledger is read, always: what is listed and unclaimed is then really unowned, and a pod that
-is not listed had already written its last word.
+The cloud is listed before the ledger is read, always: what is listed and unclaimed is then really unowned, and a pod
+that is not listed had already written its last word.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from pushtrain.cloud import Live
 from pushtrain.control import Control
@@ -19,7 +19,7 @@ from pushtrain.events import EventDraft, now_text
 from pushtrain.jsontext import json_bytes
 from pushtrain.ledger import RunRecord
 from pushtrain.lifecycle import Step, next_step
-from pushtrain.placement import Candidate, candidate_json, ladder
+from pushtrain.placement import Candidate, ladder
 from pushtrain.provision import provision
 from pushtrain.redact import redact
 from pushtrain.run import Run, ledger_prefix, resource_prefix
@@ -195,7 +195,7 @@ def _run_json(control: Control, job: Job, candidates: list[Candidate], trigger: 
         "image": spec.compute.image,
         "engine": control.engine.name,
         "resource_prefix": resource_prefix(job.run(control.settings.ledger_url).id, control.settings.ledger_url),
-        "candidates": [candidate_json(candidate) for candidate in candidates],
+        "candidates": [asdict(candidate) for candidate in candidates],
         "budget": {"max_usd": spec.budget.max_usd, "max_hours": spec.budget.max_hours},
     }
     return json_bytes(document)

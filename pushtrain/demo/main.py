@@ -128,11 +128,13 @@ def _watch(demo: Demo, view: RunView) -> RunRecord:
 
 
 def _finish(demo: Demo, run: Run, record: RunRecord, simulator: "RunningSimulator", env: dict[str, str]) -> None:
+    from infra.clouds import connect
+
     ledger = open_ledger(load_settings(demo.folder / "repository", env), env)
     raw, _ = ledger.text(record, "metrics")
     plot = show.write_plot(demo.folder / "loss.svg", raw, run.id)
     adapter = base.fetch_adapter(record, demo.folder / "adapter", simulator.env()) if record.result else None
-    left = simulator.state()
+    left = connect("runpod", env).find("")
     show.summary(demo.console, record, demo.seconds, left)
     show.where_to_look(demo.console, demo.folder, run, plot=plot, adapter=adapter)
 

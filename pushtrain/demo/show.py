@@ -4,16 +4,16 @@ import json
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from pushtrain.cloud import Live
 from pushtrain.ledger import RunRecord
 from pushtrain.run import Run
 
 
-def summary(console: Console, record: RunRecord, seconds: Mapping[str, float], left: Mapping[str, Any]) -> None:
+def summary(console: Console, record: RunRecord, seconds: Mapping[str, float], left: Live) -> None:
     """Run, losses, a sample before and after, adapter, seconds per phase, billed amount, and the proof line."""
     receipt, result = record.receipt or {}, record.result or {}
     metrics, adapter = result.get("metrics", {}), result.get("adapter", {})
@@ -36,7 +36,7 @@ def summary(console: Console, record: RunRecord, seconds: Mapping[str, float], l
     for name, span in seconds.items():
         table.add_row(f"{span:.1f} s", name)
     console.print(table)
-    console.print(f"proof: pods {len(left['pods'])}, volumes {len(left['volumes'])}", style="bold", markup=False)
+    console.print(f"proof: pods {len(left.pods)}, volumes {len(left.volumes)}", style="bold", markup=False)
 
 
 def where_to_look(console: Console, folder: Path, run: Run, *, plot: Path | None, adapter: Path | None) -> None:

@@ -1,0 +1,179 @@
+"""A small world for whole runs: the simulator as a process, a bare git remote, a repository with a job, a control plane.
+
+The trainer in the repository is a short program of the commit (`TRAINER`), so that these tests cost no torch import; the
+real trainer runs in test_whole_run.py. Whoever makes a World calls `close`.
+"""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from infra.simulator.server import RunningSimulator, SimulatorConfig, start
+from pushtrain.control import Control
+from pushtrain.gitcmd import git
+from pushtrain.ledger import RunRecord
+from pushtrain.reconcile import Tick, tick
+from pushtrain.wiring import open_control
+
+PROJECT = Path(__file__).parents[1]
+CANARY = "canary-secret-"
+
+JOB = """\
+version: 1
+name: {name}
+task: sft
+model: {{id: demo/base}}
+data: {{path: data/rows.jsonl}}
+compute: {{gpus: [{gpus}], data_centers: [{data_centers}], volume: {{size_gb: 10}}}}
+budget: {{max_hours: {max_hours}, max_usd: {max_usd}}}
+publish: {{repo: demo/{name}}}
+train: {{seed: {seed}}}
+"""
+
+# Obeys files in the checkout's `orders` folder, writes what docs/architecture.md says a trainer writes.
+TRAINER = '''\
+import json, os, pathlib, sys, time
+run_dir = pathlib.Path(sys.argv[sys.argv.index("--run-dir") + 1])
+attempt = int(sys.argv[sys.argv.index("--attempt") + 1])
+here = run_dir / f"attempt-{attempt}"
+here.mkdir(parents=True, exist_ok=True)
+def note(file, **row):
+    with (here / file).open("a") as out:
+        out.write(json.dumps({"time": time.time(), **row}) + "\\n")
+saved = run_dir / "step"
+first = int(saved.read_text()) if saved.exists() else 0
+note("events.jsonl", state="preparing", message="data", data={})
+note("events.jsonl", state="training", message="from step %d" % first, data={"resumed_from_step": first})
+print("attempt", attempt, "from step", first, flush=True)
+orders = json.loads(pathlib.Path("data/orders.json").read_text())
+for step in range(first + 1, orders["steps"] + 1):
+    time.sleep(orders["step_s"])
+    note("metrics.jsonl", step=step, total_steps=orders["steps"], loss=5.0 / step)
+    saved.write_text(str(step))
+    if step == orders.get("fail_at"):
+        (here / "failure.json").write_text(json.dumps({"reason": "LossNotFinite", "message": "loss is NaN at step %d" % step}))
+        sys.exit(1)
+note("events.jsonl", state="publishing", message="adapter", data={})
+result = {"adapter": {"repo": "demo/x", "revision": "0" * 40, "files": {}}, "samples": [],
+          "metrics": {"base_eval_loss": 5.0, "eval_loss": 1.0, "train_loss": 1.0, "steps": orders["steps"],
+                      "resumed_from_step": first}}
+(here / "result.json").write_text(json.dumps(result))
+'''
+
+
+@dataclass(kw_only=True)
+class World:
+    """`env` is the environment of the control plane and of every process it starts."""
+
+    folder: Path
+    simulator: RunningSimulator
+    repository: Path
+    env: dict[str, str]
+    said: list[str] = field(default_factory=list)
+
+    def control(self) -> Control:
+        """A new control plane process would make the same: nothing is kept in memory between two of them."""
+        control = open_control(self.repository, self.said.append, self.env)
+        return control
+
+    def write_job(
+        self,
+        name: str = "job",
+        *,
+        gpus: str = "NVIDIA A40",
+        data_centers: str = "",
+        max_hours: float = 1,
+        max_usd: float = 1,
+        seed: int = 1,
+        more: str = "",
+    ) -> None:
+        text = JOB.format(
+            name=name, gpus=gpus, data_centers=data_centers, max_hours=max_hours, max_usd=max_usd, seed=seed
+        )
+        self.write(f"jobs/{name}.yaml", text + more)
+
+    def write(self, path: str, text: str) -> None:
+        target = self.repository / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text)
+
+    def orders(self, **orders: float) -> None:
+        """What the commit's trainer does: steps, step_s, fail_at; and the data file beside it."""
+        self.write("data/orders.json", json.dumps(orders))
+        self.write("data/rows.jsonl", json.dumps({"prompt": "a", "completion": "b"}) + "\n")
+
+    def push(self, message: str = "change") -> str:
+        for command in (["add", "--all"], ["commit", "-q", "--allow-empty", "-m", message], ["push", "-q", "origin", "main"]):
+            git(command, env=self.env, cwd=self.repository)
+        return git(["rev-parse", "HEAD"], env=self.env, cwd=self.repository).stdout.decode().strip()
+
+    def tick(self, control: Control | None = None) -> Tick:
+        return tick(control or self.control())
+
+    def until(self, wanted: Callable[[RunRecord], bool], *, timeout_s: float = 60.0, ticks: bool = True) -> RunRecord:
+        """Tick and read until the newest run satisfies `wanted`. Fails with what was said when it takes too long."""
+        control = self.control()
+        end = time.monotonic() + timeout_s
+        while time.monotonic() < end:
+            if ticks:
+                tick(control)
+            record = self.newest(control)
+            if record is not None and wanted(record):
+                return record
+            time.sleep(0.2)
+        raise AssertionError("waited too long; said:\n" + "\n".join(self.said))
+
+    def newest(self, control: Control | None = None) -> RunRecord | None:
+        ledger = (control or self.control()).ledger
+        records = ledger.read_all(ledger.refs()).values()
+        return max(records, key=lambda record: record.events[0].epoch_s, default=None)
+
+    def assert_nothing_left(self) -> None:
+        """Ask the cloud for anything at all, then wait (bounded) until no process of any pod is alive."""
+        live = self.control().cloud.find("")
+        assert not live, live
+        end = time.monotonic() + 10
+        while self.simulator.state()["processes_alive"]:
+            assert time.monotonic() < end, self.simulator.state()
+            time.sleep(0.1)
+
+    def close(self) -> None:
+        self.simulator.stop(stop_pods=True)
+
+
+def make_world(folder: Path, *, steps: int = 5, step_s: float = 0.05, engine: str = "embedded") -> World:
+    """A world with one repository whose trainer takes `steps` steps of `step_s` seconds; no job is committed yet."""
+    simulator = start(SimulatorConfig(state_dir=folder / "simulator", api_key=CANARY + "runpod-account"))
+    remote = folder / "remote.git"
+    identity = {f"GIT_{who}_{key}": value for who in ("AUTHOR", "COMMITTER") for key, value in (("NAME", "t"), ("EMAIL", "t@t"))}
+    env = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(folder / "home"),
+        **identity,
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_CONFIG_NOSYSTEM": "1",
+        **simulator.env(),
+        "PUSHTRAIN_ENGINE": engine,
+        "PUSHTRAIN_STATE_DIR": str(folder / "state"),
+        "PUSHTRAIN_SOURCE_URL": f"file://{remote}",
+        "PUSHTRAIN_TICK_S": "0.2",
+        "PUSHTRAIN_SHIP_EVERY_S": "0.3",
+        "PUSHTRAIN_POD_TICK_S": "0.2",
+    }
+    (folder / "home").mkdir()
+    git(["init", "-q", "--bare", "--initial-branch=main", str(remote)], env=env)
+    repository = folder / "repository"
+    git(["init", "-q", "--initial-branch=main", str(repository)], env=env)
+    git(["remote", "add", "origin", f"file://{remote}"], env=env, cwd=repository)
+    ignore = shutil.ignore_patterns("__pycache__", "simulator", "demo")
+    for room in ("pushtrain", "infra"):
+        shutil.copytree(PROJECT / room, repository / room, ignore=ignore)
+    world = World(folder=folder, simulator=simulator, repository=repository, env=env)
+    world.write("trainer/__init__.py", "")
+    world.write("trainer/__main__.py", TRAINER)
+    world.orders(steps=steps, step_s=step_s)
+    return world
