@@ -54,6 +54,11 @@ def test_the_cause_counts_where_a_library_wraps_it() -> None:
         assert translate(wrapped).reason == "DiskFull"
 
 
+def test_the_query_of_a_signed_url_is_left_out() -> None:
+    failure = translate(RuntimeError("cannot PUT 'https://hub.test/lfs/a?X-Signature=canary-secret&expires=9' twice"))
+    assert str(failure) == "RuntimeError: cannot PUT 'https://hub.test/lfs/a' twice"
+
+
 def test_our_own_errors_stay_what_they_are() -> None:
     error = SpecError("bad", where="jobs/a.yaml:1:1")
     assert translate(error) is error

@@ -18,9 +18,11 @@ def test_gpus_are_counted_by_the_list_of_visible_ones_else_by_their_devices(tmp_
     for name in ("nvidia0", "nvidia5", "nvidiactl", "nvidia-uvm"):
         (tmp_path / name).touch()
     assert visible_gpus({}, tmp_path) == 2
-    assert visible_gpus({"CUDA_VISIBLE_DEVICES": "1,GPU-2f,3"}, tmp_path) == 3
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": "5"}, tmp_path) == 1
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": "0,GPU-2f"}, tmp_path) == 2
     assert visible_gpus({"CUDA_VISIBLE_DEVICES": ""}, tmp_path) == 0
     assert visible_gpus({"CUDA_VISIBLE_DEVICES": "-1"}, tmp_path) == 0
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": "0"}, tmp_path / "no devices") == 0
 
 
 def test_a_process_a_gpu_and_never_fewer_than_the_spec_pays_for() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from trainer.failures import DiskFull, OutOfMemory
-from trainer.report import Report, say
+from trainer.report import Log, Report, say
 
 
 def lines(path: Path) -> list[dict[str, object]]:
@@ -33,6 +33,18 @@ def test_a_secret_reaches_neither_file_nor_log(
     written = "".join(path.read_text() for path in tmp_path.iterdir())
     assert "canary-secret" not in written + capsys.readouterr().out
     assert "***" in written
+
+
+def test_a_sign_of_life_is_given_once_a_minute_of_silence(capsys: pytest.CaptureFixture[str]) -> None:
+    now = 0.0
+    log = Log(now_s=lambda: now)
+    for now in (10.0, 59.0, 60.0, 61.0, 119.0, 120.0):
+        log.say_if_quiet(f"at {now:.0f}")
+    now = 150.0
+    log.say("step 1")
+    now = 209.0
+    log.say_if_quiet("too early")
+    assert capsys.readouterr().out.splitlines() == ["at 60", "at 120", "step 1"]
 
 
 def test_the_first_failure_of_an_attempt_stays(tmp_path: Path) -> None:

@@ -188,9 +188,9 @@ class Bench:
             return main(self.command(attempt))
 
     def start(self, attempt: int = 1, **options: Any) -> subprocess.Popen[str]:
-        """`python -m trainer` as its own process group, its log in `log`. The caller ends it."""
+        """`python -m trainer` as its own process group, slower than who watches it. The caller ends it."""
         return subprocess.Popen(
-            [sys.executable, "-m", "trainer", *self.command(attempt)],
+            ["nice", sys.executable, "-m", "trainer", *self.command(attempt)],
             cwd=self.root,
             env={"PATH": os.environ["PATH"], **self.environ(), **options},
             stdout=subprocess.PIPE,

@@ -28,8 +28,10 @@ _LIBRARY_SETTINGS = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_VERBOSITY": "error",  # its warnings print signed upload URLs
     "HF_HUB_DISABLE_XET": "1",  # one commit is one published run, its files listed with their SHA-256
     "TRANSFORMERS_VERBOSITY": "error",
+    "TORCHDYNAMO_DISABLE": "1",  # nothing here is compiled; bitsandbytes would import the compiler, 1 to 2 s a start
 }
 
 
@@ -81,7 +83,7 @@ def _attempt(arguments: argparse.Namespace, given: list[str], report: Report, st
             download.join()
             latest_complete(job.checkpoints, job.digest)  # alone: the workers must not clear up side by side
             return run_workers(given, job.processes, stop)
-    if job.processes == 1:
+    if job.processes == 1 and visible_gpus() > 1:
         # transformers would spread one process over every GPU it sees.
         os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     from trainer.run import carry_out

@@ -9,7 +9,7 @@ from pushtrain.rows import FORMS_HINT, Form, Row, fault, form_of
 from trainer.failures import DatasetError, hub_errors, is_disk_full
 from trainer.job import Job
 from trainer.pieces import Encoded, Piece, Writer
-from trainer.report import say
+from trainer.report import say, say_if_quiet
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -123,6 +123,7 @@ def _encoded(rows: Sequence[Row], writer: Writer, counts: Counts) -> Iterator[En
     """The rows that have something to learn, in order; `counts` grows by what was cut, dropped and merged."""
     for start in range(0, len(rows), _BATCH):
         batch = rows[start : start + _BATCH]
+        say_if_quiet(f"data: {start} of {len(rows)} rows are tokens now")
         for row in writer.encode([writer.pieces(row) for row in batch], is_chat=writer.is_chat(batch[0])):
             counts.cut += row.is_cut
             counts.merged += row.is_merged

@@ -9,6 +9,7 @@ exit 75, no failure: Preempted, the next attempt resumes
 """
 
 import errno
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
@@ -79,6 +80,8 @@ class Preempted(BaseException):
 
 
 T = TypeVar("T")
+
+_QUERY = re.compile(r"(\bhttps?://[^\s?'\"]+)\?[^\s'\"]*")
 Sleep = Callable[[float], None]
 
 MEMORY_HINT = (
@@ -198,4 +201,6 @@ def _is_unreachable(error: BaseException) -> bool:
 
 
 def _first_line(text: str) -> str:
-    return (text.strip().splitlines() or ["no message"])[0][:500]
+    """What people need of a library's message. The query of a signed upload URL is a password for an hour."""
+    line = (text.strip().splitlines() or ["no message"])[0]
+    return _QUERY.sub(r"\1", line)[:500]

@@ -17,11 +17,12 @@ _POLL_S = 0.2
 
 
 def visible_gpus(environ: Mapping[str, str] = os.environ, devices: Path = Path("/dev")) -> int:
-    """GPUs this process may use, without asking torch: those listed in CUDA_VISIBLE_DEVICES, else the device files."""
+    """GPUs this process may use, without asking torch: the device files, or those listed in CUDA_VISIBLE_DEVICES."""
+    there = len(list(devices.glob("nvidia[0-9]*")))
     listed = environ.get("CUDA_VISIBLE_DEVICES")
-    if listed is not None:
-        return len([name for name in listed.split(",") if name.strip() and name.strip() != "-1"])
-    return len(list(devices.glob("nvidia[0-9]*")))
+    if listed is None or there == 0:
+        return there
+    return len([name for name in listed.split(",") if name.strip() and name.strip() != "-1"])
 
 
 def process_count(wanted: int, visible: int) -> int:

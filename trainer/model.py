@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from pushtrain.spec import JobSpec
 from trainer.failures import GpuUnavailable, ModelNotFound, ModelUnsupported, TrainingFailed, hub_errors, translate
 from trainer.job import Job
+from trainer.launch import visible_gpus
 from trainer.report import say
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def check_gpu() -> None:
     if torch.cuda.is_available():
         name, memory_gb = torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory / 1e9
         say(f"device: {name}, {memory_gb:.0f} GB, CUDA {torch.version.cuda}")
-    elif Path("/dev/nvidia0").exists():
+    elif visible_gpus() > 0:
         hint = "a pod with a newer driver: compute.gpus or compute.data_centers"
         raise GpuUnavailable(
             f"there is a GPU, but torch for CUDA {torch.version.cuda} cannot use its driver", hint=hint

@@ -17,14 +17,33 @@ from trainer.job import rank
 
 State = Literal["preparing", "training", "evaluating", "publishing"]
 
+QUIET_S = 60.0
+
 # Kept back so that a full disk can still be reported as such.
 _RESERVE_BYTES = 64 * 1024
 
 
-def say(text: str) -> None:
-    """One line of the human log, said by the first process alone."""
-    if rank() == 0:
-        print(redact(text), flush=True)
+class Log:
+    """Lines for people on standard output, said by the first of several processes alone."""
+
+    def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._now_s = now_s
+        self._said_s = now_s()
+
+    def say(self, text: str) -> None:
+        self._said_s = self._now_s()
+        if rank() == 0:
+            print(redact(text), flush=True)
+
+    def say_if_quiet(self, text: str) -> None:
+        """A sign of life in long work, at most once a minute: who watches the log may take silence for a hang."""
+        if self._now_s() - self._said_s >= QUIET_S:
+            self.say(text)
+
+
+_log = Log()
+say = _log.say
+say_if_quiet = _log.say_if_quiet
 
 
 class Report:

@@ -17,7 +17,7 @@ from trainer.failures import LossNotFinite, Preempted
 from trainer.job import Job
 from trainer.model import uses_bf16
 from trainer.pieces import IGNORED
-from trainer.report import Report, say
+from trainer.report import Report, say, say_if_quiet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -146,6 +146,12 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             control.should_evaluate = False  # what is published is evaluated after training
         # A loss that is not finite must be seen before the checkpoint that holds it is written.
         control.should_log = control.should_log or control.should_save
+
+    def on_substep_end(self, _args: Any, state: TrainerState, _control: TrainerControl, **_: Any) -> None:
+        say_if_quiet(f"training: in step {state.global_step + 1}")
+
+    def on_prediction_step(self, _args: Any, state: TrainerState, _control: TrainerControl, **_: Any) -> None:
+        say_if_quiet(f"evaluation at step {state.global_step} goes on")
 
     def on_log(self, _args: Any, state: TrainerState, _control: TrainerControl, logs: dict[str, Any], **_: Any) -> None:
         if "eval_loss" in logs:
