@@ -70,11 +70,12 @@ def spark(progress: Progress, width: int = 32) -> str:
     return "".join(_BARS[round((mean - low) / (high - low or 1.0) * (len(_BARS) - 1))] for mean in means)
 
 
-def line(view: RunView, now_s: float) -> str:
-    """The same in one plain line, for logs."""
+def line(view: RunView, now_s: float) -> tuple[str, str]:
+    """The same for logs: what it is about (print a line when it changes), and the line."""
     record, progress = view.record, view.progress
     if record is None:
-        return f"{view.run_id}: not claimed yet"
+        return "", f"{view.run_id}: not claimed yet"
     loss = f", loss {progress.losses[-1][1]:.3f}" if progress.losses else ""
-    step = f", step {progress.step}/{progress.total_steps}" if progress.step else ""
-    return f"{view.run_id}: {record.last.state}{step}{loss}, ${spent_usd(record, now_s):.5f}"
+    step = f", step {progress.step} of {progress.total_steps}" if progress.step else ""
+    about = f"{record.last.state} {progress.step}"
+    return about, f"{record.last.state}{step}{loss}, ${spent_usd(record, now_s):.5f}"

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pushtrain.demo.world import PROJECT
-from pushtrain.demo_data import build
+from pushtrain.demo_data import build, corpus
 from pushtrain.errors import PushtrainError
 from pushtrain.ledger import RunRecord
 
@@ -16,22 +16,24 @@ BASE_REPO = "demo/stdlib-base"
 
 
 def build_data(cache: Path) -> Path:
-    """The JSONL file; the same bytes for one Python version."""
+    """The JSONL file of questions and answers; the same bytes for one Python version."""
     cache.mkdir(parents=True, exist_ok=True)
     target = cache / "stdlib-qa.jsonl"
     build(target)
     return target
 
 
-def build_model(cache: Path, data: Path) -> Path:
-    """The base model's folder, kept under the digest of the data and of its builder. Raises PushtrainError."""
+def build_model(cache: Path) -> Path:
+    """The base model's folder, kept under the digest of its text and of its builder. Raises PushtrainError."""
+    text = cache / "corpus.txt"
+    text.write_text(corpus())
     builder = PROJECT / "trainer" / "demo_base.py"
-    digest = hashlib.sha256(data.read_bytes() + builder.read_bytes()).hexdigest()[:12]
+    digest = hashlib.sha256(text.read_bytes() + builder.read_bytes()).hexdigest()[:12]
     target, half = cache / f"model-{digest}", cache / f"half-{digest}"
     if target.exists():
         return target
     done = subprocess.run(
-        [sys.executable, "-m", "trainer.demo_base", "--data", str(data), "--out", str(half)],
+        [sys.executable, "-m", "trainer.demo_base", "--data", str(text), "--out", str(half)],
         cwd=PROJECT,
         env={**os.environ, "PYTHONHASHSEED": "0"},
         capture_output=True,

@@ -76,7 +76,7 @@ def _story(demo: Demo) -> int:
     with demo.part("questions and answers from the standard library's docstrings"):
         data = base.build_data(folder.parent / "base")
     with demo.part("base model (built once, then kept)"):
-        model = base.build_model(folder.parent / "base", data)
+        model = base.build_model(folder.parent / "base")
     with demo.part("simulator: RunPod and a Hub on loopback"):
         simulator = start(SimulatorConfig(state_dir=folder / "simulator"))
         demo.processes.add("simulator", simulator.pid)
@@ -110,9 +110,11 @@ def _watch(demo: Demo, view: RunView) -> RunRecord:
             said = _last_lines(demo.folder / "action.log")
             if live is not None:
                 live.update(draw(view, time.time(), said))
-            elif (text := line(view, time.time())) != shown:
-                demo.console.print(f"  {text}", markup=False)
-                shown = text
+            else:
+                about, text = line(view, time.time())
+                if about != shown:
+                    demo.console.print(f"  {text}", markup=False)
+                shown = about
             if view.record is not None and view.record.is_over:
                 return view.record
             if not demo.processes.alive("action") and (view.record is None or not view.record.is_over):

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from pushtrain.cloud import Live
 from pushtrain.ledger import RunRecord
+from pushtrain.progress import phase_times
 from pushtrain.run import Run
 
 
@@ -31,10 +32,12 @@ def summary(console: Console, record: RunRecord, seconds: Mapping[str, float], l
         table.add_row("expected", sample["expected"].strip()[:200])
     if adapter:
         table.add_row("adapter", f"{adapter['repo']} at {adapter['revision']}")
-    table.add_row("phases", ", ".join(f"{name} {span:.1f} s" for name, span in receipt.get("phases_s", {}).items()))
+    for phase, span in phase_times(record.events, record.last.epoch_s):
+        if span is not None and phase != "closed":
+            table.add_row(f"phase {phase}", f"{span:.1f} s")
     table.add_row("billed", f"${receipt.get('billed_usd', 0):.6f} of at most ${receipt.get('cap_usd') or 0:.2f}")
     for name, span in seconds.items():
-        table.add_row(f"{span:.1f} s", name)
+        table.add_row(f"took {span:.1f} s", name)
     console.print(table)
     console.print(f"proof: pods {len(left.pods)}, volumes {len(left.volumes)}", style="bold", markup=False)
 

@@ -35,6 +35,7 @@ def demo_env(folder: Path, simulator_env: Mapping[str, str]) -> dict[str, str]:
         "PUSHTRAIN_SHIP_EVERY_S": "2",
         "PUSHTRAIN_ENGINE": os.environ.get("PUSHTRAIN_ENGINE", ""),
         "PYTHONPATH": str(PROJECT),
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "HF_HOME": str(folder / "hub-cache"),
         "GIT_CONFIG_GLOBAL": os.devnull,
         "GIT_CONFIG_NOSYSTEM": "1",

@@ -60,7 +60,6 @@ def trainer_env(context: Context, environ: Mapping[str, str]) -> dict[str, str]:
         "HF_HOME": str(context.workspace / ".cache" / "huggingface"),
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "TOKENIZERS_PARALLELISM": "false",
     }
 
 
