@@ -3,9 +3,9 @@
 from collections.abc import Callable
 
 from pushtrain.control import Control
-from pushtrain.errors import CloudUnavailable, LedgerUnavailable
+from pushtrain.errors import CloudUnavailable, LedgerError, LedgerUnavailable
 from pushtrain.events import EventDraft
-from pushtrain.ledger import newest_run
+from pushtrain.lookup import newest_run
 from pushtrain.reconcile import Tick, tick
 from pushtrain.redact import redact
 
@@ -13,17 +13,21 @@ from pushtrain.redact import redact
 def follow(control: Control, *, max_minutes: float, only: str | None = None, once: Callable[[Tick], None]) -> int:
     """Tick every `tick_s` until no run is active or the time box is full; returns the exit code of all ticks together.
 
-    An unreachable cloud or ledger is waited for: the pods look after themselves meanwhile. `once` sees every tick.
+    An unreachable cloud or ledger is waited for: the pods look after themselves meanwhile. So is a ledger that refuses
+    after it once did not: hosting services say 'not found' for a while, too. `once` sees every tick.
     """
     end_s = control.clock() + max_minutes * 60
-    worst = 0
+    worst, known = 0, False
     while True:
         try:
             done = tick(control, only=only)
-        except (CloudUnavailable, LedgerUnavailable) as away:
+        except (CloudUnavailable, LedgerError) as away:
+            if not known and not isinstance(away, CloudUnavailable | LedgerUnavailable):
+                raise
             control.say(f"{away.reason}: {redact(str(away))}; trying again")
             code, active = away.exit_code, True
         else:
+            known = True
             once(done)
             active = bool(done.active)
             # A run that waits for balance or a key may recover; what stays wrong is reported by the last tick.

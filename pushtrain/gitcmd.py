@@ -18,7 +18,7 @@ from pushtrain.redact import redact
 _FATAL = re.compile(
     r"(?i)authentication failed|permission denied|could not read (username|password)|access denied|"
     r"repository .*not found|does not appear to be a git repository|not a git repository|"
-    r"write access to repository not granted|protected branch|\b403\b|\b401\b"
+    r"write access to repository not granted|protected branch|declined|rule violations|prohibited|\b403\b|\b401\b"
 )
 
 
@@ -51,8 +51,11 @@ def git(
 
 def failure(verb: str, done: subprocess.CompletedProcess[bytes]) -> LedgerError:
     """The error for a git command that failed, sorted into 'try again' and 'a person must act'."""
-    text = redact((done.stderr or done.stdout).decode(errors="replace")).strip()
-    tail = " / ".join(line for line in text.splitlines()[-3:] if line.strip()) or f"exit code {done.returncode}"
+    # What a server refused is on stdout (`push --porcelain` marks it with !), everything else on stderr.
+    refused = b"\n".join(line for line in done.stdout.splitlines() if line.startswith(b"!"))
+    text = redact((done.stderr + b"\n" + refused).decode(errors="replace")).strip()
+    lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
+    tail = " / ".join(lines[-3:]) or f"exit code {done.returncode}"
     if _FATAL.search(text):
         return LedgerError(f"git {verb}: {tail}", hint="check the git URL and that the token may write to it")
     return LedgerUnavailable(f"git {verb}: {tail}", hint="it is tried again")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pushtrain.errors import AlreadyClaimed, LedgerUnavailable, PushtrainError
+from pushtrain.errors import AlreadyClaimed, LedgerError, LedgerUnavailable
 from pushtrain.events import EVENT_FILE, Event, EventDraft, decode, encode
 from pushtrain.gitcmd import failure
 from pushtrain.gitstore import GitStore, blob_id
@@ -24,14 +24,19 @@ from pushtrain.run import RUN_ID
 
 RUNS = "refs/heads/runs/"
 CLAIMS = "refs/heads/claims/"
-_REJECTED = re.compile(
-    r"(?i)\[(remote )?rejected\]|stale info|fetch first|non-fast-forward|failed to update ref|cannot lock ref"
+_FILES = ("spec.yaml", "run.json", "result.json", "receipt.json")
+# What git says when another writer was first. Every other refusal (a hook, a protected branch) is not a race.
+_RACE = re.compile(
+    r"(?i)stale info|fetch first|non-fast-forward|failed to update ref|failed to lock|cannot lock ref|"
+    r"incorrect old value|reference already exists|atomic push fail"
 )
+_NUMBER = re.compile(r"/(\d{6})[^/]*$")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """One run as the ledger has it at commit `tip`. `paths` are all its files; logs and metrics are read on demand."""
+    """One run as the ledger has it at commit `tip`. `paths` are its files with their blob ids; logs and metrics are
+    read on demand."""
 
     run_id: str
     tip: str
@@ -40,7 +45,7 @@ class RunRecord:
     events: tuple[Event, ...]
     result: Mapping[str, Any] | None
     receipt: Mapping[str, Any] | None
-    paths: tuple[str, ...] = field(repr=False)
+    paths: Mapping[str, str] = field(repr=False)
 
     @property
     def is_over(self) -> bool:
@@ -61,9 +66,12 @@ class _Head:
     prev: str | None
 
     def next_number(self, folder: str) -> int:
-        return 1 + max(
-            (int(path[len(folder) + 1 :][:6]) for path in self.blobs if path.startswith(folder + "/")), default=0
-        )
+        return 1 + max((_number(path) for path in self.blobs if path.startswith(folder + "/")), default=0)
+
+    def after(self, commit: str, added: Mapping[str, bytes]) -> "_Head":
+        last = max((path for path in added if EVENT_FILE.match(path)), default=None)
+        prev = hashlib.sha256(added[last]).hexdigest() if last else self.prev
+        return _Head(commit, {**self.blobs, **_ids(added)}, prev)
 
 
 class Ledger:
@@ -87,12 +95,13 @@ class Ledger:
         self._clock, self._sleep = clock, sleep
         self._store = GitStore(url, cache_dir, token=token, environ=self._environ)
         self._heads: dict[str, _Head] = {}
-        self._uncertain: dict[str, tuple[str, Mapping[str, bytes]]] = {}
+        # Run id → the append whose answer was lost, and what each of its pushes would have added.
+        self._uncertain: dict[str, tuple[str, list[dict[str, str]]]] = {}
 
     def refs(self) -> dict[str, str]:
         """Run id → tip commit of every run at the remote. One round trip, nothing fetched."""
         found = self._store.remote_refs(f"{RUNS}*")
-        return {ref[len(RUNS) :]: sha for ref, sha in found.items() if RUN_ID.match(ref[len(RUNS) :])}
+        return {ref[len(RUNS) :]: sha for ref, sha in found.items() if RUN_ID.fullmatch(ref[len(RUNS) :])}
 
     def claimed_specs(self) -> set[str]:
         """Every `<job>-<spec8>` that some run has claimed."""
@@ -102,13 +111,14 @@ class Ledger:
         """Create the run's branch and the spec's claim in one atomic, create-only push; returns the tip.
 
         Raises AlreadyClaimed when either exists (another reconcile was first), LedgerUnavailable when nobody can tell;
-        calling again with the same arguments is then safe.
+        calling again with the same arguments is then safe, LedgerError when the remote refuses it for another reason.
         """
-        match = RUN_ID.match(run_id)
+        match = RUN_ID.fullmatch(run_id)
         if match is None:
             raise ValueError(f"not a run id: {run_id!r}")
         empty = _Head(None, {}, None)
-        commit = self._commit(None, self._additions(empty, [event], b"", b"", files), f"{run_id}: {event.state}")
+        added = self._additions(empty, [event], b"", b"", files)
+        commit = self._commit(None, added, f"{run_id}: {event.state}")
         run_ref, claim_ref = RUNS + run_id, f"{CLAIMS}{match['job']}-{match['spec']}"
         done = self._store.push(
             "--atomic",
@@ -120,10 +130,10 @@ class Ledger:
         if done.returncode:
             there = self.refs().get(run_id)
             if there != commit:
-                if there is not None or _is_rejection(done):
+                if there is not None or _is_race(done):
                     raise AlreadyClaimed(f"run {run_id}, or another run of the same spec, is already claimed")
                 raise failure("push", done)
-        self._remember(run_id, commit)
+        self._keep(run_id, empty.after(commit, added))
         return commit
 
     def append(
@@ -140,66 +150,72 @@ class Ledger:
 
         Everything is redacted. Raises LedgerUnavailable when the remote could not be reached within `timeout_s`: call
         again with the SAME arguments; what had landed after all is found and not added twice. A file that is already
-        there is left as it is: the ledger is append-only.
+        there is left as it is: the ledger is append-only. Raises LedgerError when the remote will not take it.
         """
-        key = _digest_of(events, log, metrics, files or {})
         deadline = self._clock() + timeout_s
-        head = self._settled_head(run_id, key)
-        if head is None:
-            return self._forget(run_id)
+        tried = self._tried(run_id, _digest_of(events, log, metrics, files or {}))
         while True:
+            head = self._head(run_id)
             added = self._additions(head, events, log, metrics, files or {})
-            if not added:
+            if not added or any(_holds(head, earlier) for earlier in tried):
+                del self._uncertain[run_id]
                 return head.tip or ""
             commit = self._commit(head.tip, added, _subject(run_id, events))
-            self._uncertain[run_id] = (key, added)
+            tried.append(_ids(added))
             done = self._store.push(f"{commit}:{RUNS}{run_id}", timeout_s=max(5.0, deadline - self._clock()))
             if done.returncode == 0:
                 del self._uncertain[run_id]
-                self._remember(run_id, commit)
+                self._keep(run_id, head.after(commit, added))
                 return commit
-            if not _is_rejection(done):
+            if not _is_race(done):
                 raise failure("push", done)
+            tried.pop()  # refused for certain; an earlier push without an answer may still have been what won
             if self._clock() > deadline:
                 raise LedgerUnavailable(f"another writer kept winning the push to {RUNS}{run_id}")
             self._heads.pop(run_id, None)
             self._sleep(0.05)
-            head = self._head(run_id)
 
     def read(self, run_id: str, tip: str | None = None) -> RunRecord:
-        """The run at the remote's tip (or at `tip`, as `refs` gave it). Raises KeyError when unknown."""
-        return self.read_all({run_id: tip or self.refs()[run_id]})[run_id]
+        """The run at the remote's tip (or at `tip`, as `refs` gave it). Raises LedgerError when unknown."""
+        tip = tip or self.refs().get(run_id)
+        if tip is None:
+            raise LedgerError(f"there is no branch {RUNS}{run_id} at {self.url}", reason="UnknownRun")
+        return self.read_all({run_id: tip})[run_id]
 
     def read_all(self, tips: Mapping[str, str]) -> dict[str, RunRecord]:
-        """Records of many runs: one fetch for those whose tip is not here yet, two local commands a run."""
+        """Records of many runs: one fetch for those whose tip is not here yet, then a handful of local commands in all.
+
+        Raises LedgerError, naming the branch, for one that no run wrote.
+        """
         came = self._store.fetch({RUNS + run_id: tip for run_id, tip in tips.items()})
-        return {run_id: self._record(run_id, came[RUNS + run_id]) for run_id in tips}
+        trees = self._store.trees([came[RUNS + run_id] for run_id in tips])
+        wanted = [[path for path in sorted(tree) if path in _FILES or EVENT_FILE.match(path)] for tree in trees]
+        raws = iter(
+            self._store.objects([tree[path] for tree, paths in zip(trees, wanted, strict=True) for path in paths])
+        )
+        records = {}
+        for run_id, tree, paths in zip(tips, trees, wanted, strict=True):
+            read = {path: next(raws) for path in paths}
+            records[run_id] = _record(run_id, came[RUNS + run_id], tree, read)
+        return records
 
     def text(self, record: RunRecord, folder: str, after: int = 0) -> tuple[bytes, int]:
         """Chunks of `logs` or `metrics` numbered above `after`, joined, and the last number read."""
         mine = (path for path in record.paths if path.startswith(folder + "/"))
-        names = sorted(path for path in mine if _number(path, folder) > after)
-        blobs = self._store.blobs([f"{record.tip}:{name}" for name in names])
-        last = _number(names[-1], folder) if names else after
-        return b"".join(blob or b"" for blob in blobs), last
+        names = sorted(path for path in mine if _number(path) > after)
+        last = _number(names[-1]) if names else after
+        return b"".join(self._store.objects([record.paths[name] for name in names])), last
 
     # How it is done.
 
-    def _settled_head(self, run_id: str, key: str) -> _Head | None:
-        """The head to append to; None when the append with this key turns out to have landed already."""
+    def _tried(self, run_id: str, key: str) -> list[dict[str, str]]:
+        """The pushes of this very append that had no answer. After any such push the head must be read anew."""
         pending = self._uncertain.get(run_id)
-        if pending is None:
-            return self._heads.get(run_id) or self._head(run_id)
-        head = self._head(run_id)
-        landed = all(head.blobs.get(path) == blob_id(raw) for path, raw in pending[1].items())
-        if landed and pending[0] == key:
-            self._heads[run_id] = head
-            return None
-        return head
-
-    def _forget(self, run_id: str) -> str:
-        del self._uncertain[run_id]
-        return self._heads[run_id].tip or ""
+        if pending and pending[1]:
+            self._heads.pop(run_id, None)
+        if pending is None or pending[0] != key:
+            pending = self._uncertain[run_id] = (key, [])
+        return pending[1]
 
     def _additions(
         self, head: _Head, events: Sequence[EventDraft], log: bytes, metrics: bytes, files: Mapping[str, bytes]
@@ -223,53 +239,62 @@ class Ledger:
         return self._store.commit(parent, files, redact(subject, self._environ).encode(), self._clock())
 
     def _head(self, run_id: str) -> _Head:
+        if run_id in self._heads and self._store.exists:
+            return self._heads[run_id]
         tip = self.refs().get(run_id)
         if tip is None:
             return _Head(None, {}, None)
-        return self._remember(run_id, self._store.fetch({RUNS + run_id: tip})[RUNS + run_id])
-
-    def _remember(self, run_id: str, tip: str) -> _Head:
-        blobs = self._store.tree(tip)
+        tip = self._store.fetch({RUNS + run_id: tip})[RUNS + run_id]
+        blobs = self._store.trees([tip])[0]
         last = max((path for path in blobs if EVENT_FILE.match(path)), default=None)
-        raw = self._store.blobs([f"{tip}:{last}"])[0] if last else None
-        self._heads[run_id] = head = _Head(tip, blobs, hashlib.sha256(raw).hexdigest() if raw else None)
-        self._store.keep(RUNS + run_id, tip)
+        prev = hashlib.sha256(self._store.objects([blobs[last]])[0]).hexdigest() if last else None
+        self._heads[run_id] = head = _Head(tip, blobs, prev)
         return head
 
-    def _record(self, run_id: str, tip: str) -> RunRecord:
-        blobs = self._store.tree(tip)
-        names = sorted(path for path in blobs if EVENT_FILE.match(path))
-        wanted = ["spec.yaml", "run.json", "result.json", "receipt.json", *names]
-        spec, run, result, receipt, *events = self._store.blobs([f"{tip}:{path}" for path in wanted])
-        return RunRecord(
+    def _keep(self, run_id: str, head: _Head) -> None:
+        self._heads[run_id] = head
+        self._store.keep(RUNS + run_id, head.tip or "")
+
+
+def _record(run_id: str, tip: str, tree: Mapping[str, str], read: Mapping[str, bytes]) -> RunRecord:
+    spec, run, result, receipt = (read.get(path) for path in _FILES)
+    try:
+        record = RunRecord(
             run_id=run_id,
             tip=tip,
             spec=spec or b"",
-            run=json.loads(run or b"{}"),
-            events=tuple(decode(raw) for raw in events if raw),
-            result=json.loads(result) if result else None,
-            receipt=json.loads(receipt) if receipt else None,
-            paths=tuple(blobs),
+            run=dict(json.loads(run or b"{}")),
+            events=tuple(decode(raw) for path, raw in read.items() if path not in _FILES),
+            result=dict(json.loads(result)) if result else None,
+            receipt=dict(json.loads(receipt)) if receipt else None,
+            paths=tree,
         )
+        if not record.events:
+            raise ValueError("there is no event")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LedgerError(
+            f"branch runs/{run_id} holds no run: {type(error).__name__}: {error}",
+            hint=f"look at it with git log runs/{run_id}; delete the branch if no run of pushtrain wrote it",
+        ) from None
+    return record
 
 
-def newest_run(ledger: Ledger, name: str) -> RunRecord:
-    """A run by its id or the beginning of it, the newest of several. Raises PushtrainError when there is none."""
-    refs = ledger.refs()
-    matches = {run_id: tip for run_id, tip in refs.items() if run_id.startswith(name)}
-    if not matches:
-        known = ", ".join(sorted(refs)[:5]) or "none"
-        raise PushtrainError(f"no run '{name}' in the ledger", hint=f"known runs: {known}", reason="UnknownRun")
-    return max(ledger.read_all(matches).values(), key=lambda record: record.events[0].epoch_s)
+def _is_race(done: subprocess.CompletedProcess[bytes]) -> bool:
+    return bool(_RACE.search((done.stdout + done.stderr).decode(errors="replace")))
 
 
-def _is_rejection(done: subprocess.CompletedProcess[bytes]) -> bool:
-    return bool(_REJECTED.search((done.stdout + done.stderr).decode(errors="replace")))
+def _holds(head: _Head, added: Mapping[str, str]) -> bool:
+    return all(head.blobs.get(path) == blob for path, blob in added.items())
 
 
-def _number(path: str, folder: str) -> int:
-    """The six digits a file of logs/, metrics/ or events/ starts with."""
-    return int(path[len(folder) + 1 :][:6])
+def _ids(added: Mapping[str, bytes]) -> dict[str, str]:
+    return {path: blob_id(raw) for path, raw in added.items()}
+
+
+def _number(path: str) -> int:
+    """The six digits a file of logs/, metrics/ or events/ starts with; 0 for a file that is none of ours."""
+    match = _NUMBER.search(path)
+    return int(match[1]) if match else 0
 
 
 def _subject(run_id: str, events: Sequence[EventDraft]) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 from rich.table import Table
 
 from pushtrain.events import Event
-from pushtrain.ledger import Ledger, RunRecord, newest_run
+from pushtrain.ledger import Ledger, RunRecord
+from pushtrain.lookup import newest_run
 from pushtrain.progress import spent_usd
 
 

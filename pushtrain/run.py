@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 
 RESOURCE_PREFIX = "pt-"
-RUN_ID = re.compile(r"^(?P<job>[a-z0-9][a-z0-9-]{0,40})-(?P<commit>[0-9a-f]{8})-(?P<spec>[0-9a-f]{8})$")
+# Always with fullmatch: these names reach git and URLs, and `$` would let a newline through at the end.
+RUN_ID = re.compile(r"(?P<job>[a-z0-9][a-z0-9-]{0,40})-(?P<commit>[0-9a-f]{8})-(?P<spec>[0-9a-f]{8})")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,18 +49,35 @@ class Run:
 def ledger_prefix(ledger_url: str) -> str:
     """First characters of every resource this ledger owns: our prefix, then six digits that mark the ledger.
 
-    Two repositories may share one RunPod account; neither may ever sweep the other's pods.
+    Two repositories may share one RunPod account; neither may ever sweep the other's pods. And one repository has one
+    mark, however a machine writes its URL: a laptop with ssh and an Action with https look after the same pods.
     """
-    normal = re.sub(r"(\.git)?/*$", "", re.sub(r"//[^/@]*@", "//", ledger_url.strip()))
-    return f"{RESOURCE_PREFIX}{hashlib.sha256(normal.encode()).hexdigest()[:6]}-"
+    return f"{RESOURCE_PREFIX}{hashlib.sha256(_place(ledger_url).encode()).hexdigest()[:6]}-"
 
 
 def resource_prefix(run_id: str, ledger_url: str) -> str:
     """Computed from the run id alone, so that any machine that can list refs can name a run's resources."""
-    match = RUN_ID.match(run_id)
+    match = RUN_ID.fullmatch(run_id)
     if match is None:
         raise ValueError(f"not a run id: {run_id!r}")
     return f"{ledger_prefix(ledger_url)}{match['job'][:24]}-{match['commit']}-{match['spec']}"
+
+
+def _place(url: str) -> str:
+    """Host and path of a git URL: no scheme, user, password, standard port, `.git`, or capitals (hosts ignore them)."""
+    url = url.strip()
+    if url.startswith(("/", "file://")):
+        return _bare(url.removeprefix("file://"))
+    if "://" not in url:  # git's short form of ssh, [user@]host:path
+        host, _, path = url.partition(":")
+        url = f"ssh://{host}/{path.lstrip('/')}"
+    host, _, path = url.partition("://")[2].partition("/")
+    host = re.sub(r":(22|80|443)$", "", host.rpartition("@")[2])
+    return f"{host}/{_bare(path)}".lower()
+
+
+def _bare(path: str) -> str:
+    return path.rstrip("/").removesuffix(".git").rstrip("/")
 
 
 def spec_digest(document: object) -> str:
