@@ -1,5 +1,6 @@
 """Processes the demo started, on disk, so that also the next demo can end what a killed one left behind."""
 
+import contextlib
 import json
 import os
 import signal
@@ -12,19 +13,19 @@ class Processes:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._known: dict[str, tuple[int, str]] = {}
+        self._known: dict[str, tuple[int, int]] = {}
         if path.exists():
             self._known = {name: (pid, start) for name, (pid, start) in json.loads(path.read_text()).items()}
 
     def add(self, name: str, pid: int) -> None:
-        start = _start_time(pid)
+        start = _start_ticks(pid)
         if start is not None:
             self._known[name] = (pid, start)
             self._path.write_text(json.dumps(self._known))
 
     def alive(self, name: str) -> bool:
-        pid, start = self._known.get(name, (0, ""))
-        return bool(pid) and _start_time(pid) == start
+        pid, start = self._known.get(name, (0, 0))
+        return bool(pid) and _start_ticks(pid) == start
 
     def stop(self, name: str, grace_s: float = 15.0) -> None:
         """SIGTERM to the process's group, SIGKILL after the grace; absent is success."""
@@ -48,13 +49,38 @@ class Processes:
             self.stop(name)
 
 
-def _start_time(pid: int) -> str | None:
-    """Clock ticks since boot at which the process started; None when it is gone or a zombie (proc(5), fields 3, 22)."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return None if fields[0] in ("Z", "X") else fields[19]
+def stop_marked(mark: str, grace_s: float = 5.0) -> None:
+    """End every process that was started with `mark` (NAME=value) in its environment: what an interrupted push left.
+
+    SIGTERM first, SIGKILL after the grace; this process is left alone. Linux only: /proc says who carries the mark.
+    """
+    end = time.monotonic() + grace_s
+    while marked := _marked(mark):
+        number = signal.SIGTERM if time.monotonic() < end else signal.SIGKILL
+        for pid in marked:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+            _reap(pid)
+        time.sleep(0.1)
+
+
+def _marked(mark: str) -> list[int]:
+    """Processes that carry the mark, without ours and without zombies, which have no environment any more."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (folder / "environ").read_bytes().split(b"\0")
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+        if mark.encode() in environment and int(folder.name) != os.getpid():
+            found.append(int(folder.name))
+    return found
+
+
+def _start_ticks(pid: int) -> int | None:
+    from infra.simulator.processes import start_ticks
+
+    return start_ticks(pid)
 
 
 def _reap(pid: int) -> None:

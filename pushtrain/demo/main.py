@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.live import Live as LiveView
 
 from pushtrain.demo import base, show, world
-from pushtrain.demo.leftovers import Processes
+from pushtrain.demo.leftovers import Processes, stop_marked
 from pushtrain.desired import desired
 from pushtrain.errors import LedgerUnavailable, PushtrainError
 from pushtrain.ledger import RunRecord
@@ -52,7 +52,8 @@ def run_demo(root: Path, folder: Path, *, keep: bool, console: Console) -> int:
     """
     folder.mkdir(parents=True, exist_ok=True)
     processes = Processes(folder / "processes.json")
-    processes.stop_all()  # what a killed demo left behind
+    processes.stop_all()  # what a killed demo left behind, first the simulator, then pods that outlived it
+    world.stop_pods(folder / "run" / "simulator")
     demo = Demo(folder=world.fresh(folder), console=console, processes=processes)
     signal.signal(signal.SIGTERM, _interrupt)
     stay = False
@@ -144,6 +145,7 @@ def _finish(demo: Demo, run: Run, record: RunRecord, simulator: "RunningSimulato
 def _clean_up(demo: Demo) -> None:
     """Bring down, in this order: the Action, the run (so that its receipt says what it cost), the simulator."""
     demo.processes.stop("action")
+    stop_marked(f"PUSHTRAIN_DEMO_DIR={demo.folder}")
     if demo.processes.alive("simulator") and (demo.folder / "repository").exists():
         try:
             _cancel_active(demo)
