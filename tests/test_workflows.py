@@ -1,0 +1,139 @@
+"""The workflows: least permission, pinned actions, no text of others in a shell, secrets in one step of one job."""
+
+import re
+import shutil
+import subprocess
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / ".github" / "workflows"
+PATHS = sorted(FOLDER.glob("*.yml"))
+# YAML 1.2: there "on" is a word, not true.
+WORKFLOWS: dict[str, dict[str, Any]] = {path.stem: YAML(typ="safe").load(path.read_text("utf-8")) for path in PATHS}
+ZIZMOR = shutil.which("zizmor", path=sysconfig.get_path("scripts"))
+ACTIONLINT = shutil.which("actionlint")
+
+every_workflow = pytest.mark.parametrize("name", sorted(WORKFLOWS))
+
+
+def jobs(name: str) -> Iterator[dict[str, Any]]:
+    yield from WORKFLOWS[name]["jobs"].values()
+
+
+def steps(name: str) -> Iterator[dict[str, Any]]:
+    for job in jobs(name):
+        yield from job["steps"]
+
+
+def test_there_are_three() -> None:
+    assert sorted(WORKFLOWS) == ["ci", "review", "train"]
+
+
+@every_workflow
+def test_nothing_is_permitted_that_a_job_did_not_ask_for(name: str) -> None:
+    assert WORKFLOWS[name]["permissions"] == {}
+    assert [job["permissions"] for job in jobs(name)] == [{"contents": "read"}]
+
+
+@every_workflow
+def test_every_action_is_pinned_to_a_commit_with_its_version_beside_it(name: str) -> None:
+    text = (FOLDER / f"{name}.yml").read_text(encoding="utf-8")
+    used = re.findall(r"uses: (.+)", text)
+    assert used
+    assert len(used) == len([step for step in steps(name) if "uses" in step])
+    for action in used:
+        assert re.match(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+\b", action), action
+
+
+def test_one_action_is_one_commit_everywhere() -> None:
+    used = {step["uses"] for name in WORKFLOWS for step in steps(name) if "uses" in step}
+    assert len(used) == len({action.partition("@")[0] for action in used})
+
+
+@every_workflow
+def test_no_expression_reaches_a_shell(name: str) -> None:
+    runs = [step["run"] for step in steps(name) if "run" in step]
+    assert runs
+    assert not [run for run in runs if "${{" in run]
+
+
+@every_workflow
+def test_a_checkout_leaves_no_credentials_behind(name: str) -> None:
+    checkouts = [step for step in steps(name) if step.get("uses", "").startswith("actions/checkout@")]
+    assert [step["with"]["persist-credentials"] for step in checkouts] == [False]
+
+
+@every_workflow
+def test_every_job_has_an_end(name: str) -> None:
+    assert all(0 < job["timeout-minutes"] < 360 for job in jobs(name))
+
+
+def test_secrets_are_seen_by_one_step_of_the_train_workflow_only() -> None:
+    seeing = [(name, step.get("name")) for name in WORKFLOWS for step in steps(name) if "secrets." in str(step)]
+    assert seeing == [("train", "Reconcile")]
+    assert not [name for name in WORKFLOWS if name != "train" and "secrets." in (FOLDER / f"{name}.yml").read_text()]
+    step = next(step for step in steps("train") if step.get("name") == "Reconcile")
+    assert "secrets." not in str({key: value for key, value in step.items() if key != "env"})
+
+
+def test_the_review_runs_on_the_pull_request_without_any_right() -> None:
+    assert list(WORKFLOWS["review"]["on"]) == ["pull_request"]
+    assert "environment" not in WORKFLOWS["review"]["jobs"]["plan"]
+
+
+def test_train_is_one_reconcile_of_main_at_a_time() -> None:
+    train = WORKFLOWS["train"]
+    assert train["on"]["push"] == {"branches": ["main"], "paths": ["jobs/**"]}
+    assert set(train["on"]) == {"push", "schedule", "workflow_dispatch"}
+    assert train["concurrency"] == {"group": "pushtrain-reconcile", "cancel-in-progress": False}
+    job = train["jobs"]["reconcile"]
+    assert (job["environment"], job["if"]) == ("gpu", "${{ vars.PUSHTRAIN_ENABLED == 'true' }}")
+    assert job["steps"][0]["with"]["ref"] == "main"
+
+
+def test_the_time_box_of_the_reconcile_ends_before_its_job_does() -> None:
+    job = WORKFLOWS["train"]["jobs"]["reconcile"]
+    run = job["steps"][-1]["run"]
+    assert run.startswith("exec ")
+    assert int(run.rsplit("--max-minutes ", 1)[1]) + 15 <= job["timeout-minutes"]
+
+
+def test_the_hourly_tick_is_off_the_full_hour() -> None:
+    (tick,) = WORKFLOWS["train"]["on"]["schedule"]
+    minute, *rest = tick["cron"].split()
+    assert rest == ["*"] * 4
+    assert 5 < int(minute) < 55
+    assert int(minute) % 15
+
+
+def test_a_run_of_the_ledger_starts_no_workflow() -> None:
+    """Its branches are pushed with a token whose pushes do start workflows."""
+    assert all(it["on"]["push"]["branches"] == ["main"] for it in WORKFLOWS.values() if "push" in it["on"])
+
+
+def test_uv_is_the_same_everywhere() -> None:
+    versions = {step["with"]["version"] for name in WORKFLOWS for step in steps(name) if "setup-uv" in str(step)}
+    assert versions == set(re.findall(r"uv==([\d.]+)", (ROOT / "Makefile").read_text(encoding="utf-8")))
+
+
+@pytest.mark.skipif(ZIZMOR is None, reason="zizmor is not installed: the workflows were not audited")
+def test_zizmor_finds_nothing() -> None:
+    done = _lint(str(ZIZMOR), "--offline", "--no-config", "--quiet", "--persona=auditor")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(ACTIONLINT is None, reason="actionlint is not on PATH (PyPI has it only as a download at install)")
+def test_actionlint_finds_nothing() -> None:
+    done = _lint(str(ACTIONLINT))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def _lint(*command: str) -> subprocess.CompletedProcess[str]:
+    paths = [str(path) for path in PATHS]
+    return subprocess.run([*command, *paths], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
