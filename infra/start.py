@@ -18,6 +18,8 @@ from pushtrain.run import Run
 # Sent as one environment variable; Linux takes 128 KiB for one.
 MAX_BOOT_BYTES = 24 * 1024
 PUBLIC_HUB = "https://huggingface.co"
+# The pod's own pace; set in the control plane's environment it reaches the pod.
+POD_PACE = ("PUSHTRAIN_SHIP_EVERY_S", "PUSHTRAIN_POD_TICK_S", "PUSHTRAIN_GRACE_S")
 
 _POD_MODULES = ("__init__", "boot", "console", "context", "processes", "terminate", "watchdog")
 _MODULES = ("__init__", "errors", "gitcmd", "redact", *(f"pod/{name}" for name in _POD_MODULES))
@@ -86,7 +88,7 @@ def pod_env(
     environ: Mapping[str, str],
 ) -> dict[str, str]:
     """The pod's environment but for secrets: the table in docs/architecture.md. Of `environ`, the control plane's own,
-    only the addresses of API and Hub are taken, and only where they are not the public ones."""
+    only the pod's pace is taken, and the addresses of API and Hub where they are not the public ones."""
     env = {
         "PUSHTRAIN_RUN_ID": run.id,
         "PUSHTRAIN_ATTEMPT": str(attempt),
@@ -102,7 +104,7 @@ def pod_env(
     for name, public in (("RUNPOD_API_BASE_URL", PUBLIC_API), ("HF_ENDPOINT", PUBLIC_HUB)):
         if (value := environ.get(name, "").rstrip("/")) not in ("", public):
             env[name] = value
-    return env
+    return env | {name: environ[name] for name in POD_PACE if environ.get(name)}
 
 
 def _without_credentials(url: str) -> str:

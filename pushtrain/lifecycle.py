@@ -18,6 +18,8 @@ Outcome = Literal["succeeded", "failed", "cancelled"]
 
 # The watchdog ends the run at its deadline; only this much later does the control plane, in case the watchdog is dead.
 DEADLINE_GRACE_S = 120.0
+# The first of these decides: what a run had become before somebody cancelled it, it stays.
+_OUTCOMES: dict[str, Outcome] = {"finished": "succeeded", "failed": "failed", "cancelled": "cancelled"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,21 +44,19 @@ def next_step(
 ) -> Step:
     """The next step of a run. `pods` are its live pods, listed BEFORE the ledger was read: a pod missing there had
     already written all it ever will. `cancel_reason` is set when HEAD no longer asks for this run."""
-    events, last = record.events, record.last
+    events = record.events
     attempt = max(event.attempt for event in events)
     if record.is_over:
         return Step(kind="over", attempt=attempt)
-    if last.state in ("destroying", "leak"):
-        return Step(kind="destroy", attempt=attempt, outcome=last.data["outcome"], reason=last.reason)
-    cancelled = _last(events, "cancelled")
-    if cancelled or cancel_reason:
-        reason = cancelled.reason if cancelled else cancel_reason or ""
-        return Step(kind="destroy", attempt=attempt, outcome="cancelled", reason=reason)
+    # Wherever it stands: a pod that is being taken away may still get a word in after it.
+    if ending := _last(events, "destroying") or _last(events, "leak"):
+        return Step(kind="destroy", attempt=attempt, outcome=ending.data["outcome"], reason=ending.reason)
     mine = [event for event in events if event.attempt == attempt]
-    if ended := _last(mine, "finished"):
-        return Step(kind="destroy", attempt=attempt, outcome="succeeded", message=ended.message)
-    if ended := _last(mine, "failed"):
-        return Step(kind="destroy", attempt=attempt, outcome="failed", reason=ended.reason, message=ended.message)
+    if ended := next((event for event in events if event.state in _OUTCOMES and _counts(event, attempt)), None):
+        outcome = _OUTCOMES[ended.state]
+        return Step(kind="destroy", attempt=attempt, outcome=outcome, reason=ended.reason, message=ended.message)
+    if cancel_reason:
+        return Step(kind="destroy", attempt=attempt, outcome="cancelled", reason=cancel_reason)
     if _last(mine, "lost"):
         return _another(attempt, limits)
     provisioned = _last(mine, "provisioned")
@@ -65,16 +65,24 @@ def next_step(
     return _running(mine, provisioned, pods=pods, now_s=now_s, limits=limits)
 
 
-def used(record: RunRecord) -> tuple[float, float]:
-    """Hours and dollars (GPU and storage) the attempts so far took, by the ledger's clock and the recorded price.
+def used(record: RunRecord, now_s: float | None = None) -> tuple[float, float]:
+    """Hours of pods and dollars (GPU and storage) so far, by the ledger's clock and the recorded prices.
 
-    An attempt lasts from its `provisioned` event to the last event that names it.
+    An attempt lasts from its `provisioned` event to the last event that names it; between attempts, and until `now_s`
+    (None: the last event), only the volume costs.
     """
+    # Two reconciles at once may both have said it: an attempt counts once.
+    starts = {event.attempt: event for event in reversed(record.events) if event.state == "provisioned"}
     hours = usd = 0.0
-    for start in (event for event in record.events if event.state == "provisioned"):
-        end = max(event.epoch_s for event in record.events if event.attempt == start.attempt)
-        hours += (end - start.epoch_s) / 3600
-        usd += (end - start.epoch_s) / 3600 * float(start.data.get("usd_per_hour", 0.0))
+    for attempt, start in starts.items():
+        end_s = max(event.epoch_s for event in record.events if event.attempt == attempt)
+        hours += (end_s - start.epoch_s) / 3600
+        usd += (end_s - start.epoch_s) / 3600 * float(start.data.get("usd_per_hour", 0.0))
+    if starts:
+        first = min(starts.values(), key=lambda event: event.epoch_s)
+        until_s = max(event.epoch_s for event in record.events) if now_s is None else now_s
+        idle_hours = max(0.0, (until_s - first.epoch_s) / 3600 - hours)
+        usd += idle_hours * float(first.data.get("volume_usd_per_hour", 0.0))
     return hours, usd
 
 
@@ -94,6 +102,11 @@ def _running(mine: Sequence[Event], provisioned: Event, *, pods: Sequence[Pod], 
         message = f"no word from the pod within {limits.boot_limit_s:.0f} s of its creation"
         return Step(kind="lost", attempt=attempt, reason="BootTimeout", message=message)
     return Step(kind="watch", attempt=attempt)
+
+
+def _counts(event: Event, attempt: int) -> bool:
+    """Somebody cancels the run, whatever the attempt; a pod ends its own attempt only."""
+    return event.state == "cancelled" or event.attempt == attempt
 
 
 def _another(attempt: int, limits: Limits) -> Step:

@@ -10,6 +10,9 @@ that is not listed had already written its last word.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from git import Repo
 
 from pushtrain.cloud import Live
 from pushtrain.control import Control
@@ -20,11 +23,11 @@ from pushtrain.jsontext import json_bytes
 from pushtrain.ledger import RunRecord
 from pushtrain.lifecycle import Step, next_step
 from pushtrain.placement import Candidate, ladder
-from pushtrain.provision import provision
+from pushtrain.provision import adopt, provision
 from pushtrain.redact import redact
 from pushtrain.run import Run, ledger_prefix, resource_prefix
 from pushtrain.spec_file import loads
-from pushtrain.teardown import destroy, remove_orphans, unowned
+from pushtrain.teardown import destroy, remove_late, remove_orphans, unowned
 
 
 @dataclass(kw_only=True)
@@ -88,15 +91,19 @@ def _advance(control: Control, record: RunRecord, wanted: Desired, live: Live) -
     """Carry out steps until the run has to wait (None) or is closed (its outcome)."""
     run = run_of(record, control.settings.ledger_url)
     while True:
-        pods = [pod for pod in live.pods if pod.name.startswith(run.resource_prefix + "-")]
+        if not record.is_over and adopt(control, run, record, live):
+            record = control.ledger.read(record.run_id)
+        mine = [pod for pod in live.pods if pod.name.startswith(run.resource_prefix + "-")]
         step = next_step(
             record,
-            pods=pods,
-            cancel_reason=_cancel_reason(record, wanted),
+            # One that stopped never runs again by itself, whatever it still costs.
+            pods=[pod for pod in mine if pod.status not in ("EXITED", "ERROR")],
+            cancel_reason=_cancel_reason(control, record, wanted),
             now_s=control.clock(),
             limits=control.limits,
         )
         if step.kind == "over":
+            remove_late(control, run)
             return str((record.receipt or {}).get("outcome", ""))
         if step.kind == "watch":
             return None
@@ -128,8 +135,41 @@ def _give_up_attempt(control: Control, run: Run, record: RunRecord, step: Step) 
     control.say(f"{run.id}: attempt {step.attempt} lost ({step.reason}): {step.message}")
 
 
-def _cancel_reason(record: RunRecord, wanted: Desired) -> str | None:
-    """Why HEAD no longer asks for this run; None when it does. Runs started by hand answer only to `cancel`."""
+def _cancel_reason(control: Control, record: RunRecord, wanted: Desired) -> str | None:
+    """Why HEAD no longer asks for this run; None when it does. Runs started by hand answer only to `cancel`, and a
+    checkout older than the run has nothing to say about it."""
+    reason = _unwanted(record, wanted)
+    if reason is not None and is_behind(control.settings.root, wanted.commit, record):
+        control.say(
+            f"{record.run_id}: left alone ({reason}): this checkout, {wanted.commit[:8]}, is older than the run"
+        )
+        return None
+    return reason
+
+
+def is_behind(root: Path, head: str, record: RunRecord) -> bool:
+    """True when the run's commit came after `head`: then some other reconcile has the newer checkout.
+
+    By ancestry where the clone is deep enough to tell, else by the commits' own dates.
+    """
+    commit = str(record.run["commit"])
+    repo = Repo(root)
+    if _descends(repo, head, commit):
+        return False
+    return _descends(repo, commit, head) or int(repo.commit(head).committed_date) < int(
+        record.run.get("committed_epoch_s") or 0
+    )
+
+
+def _descends(repo: Repo, commit: str, ancestor: str) -> bool:
+    """False, too, where a shallow clone does not hold one of them."""
+    status, _, _ = repo.git.merge_base(
+        "--is-ancestor", ancestor, commit, with_exceptions=False, with_extended_output=True
+    )
+    return bool(status == 0)
+
+
+def _unwanted(record: RunRecord, wanted: Desired) -> str | None:
     run = record.run
     if run.get("trigger") == "hand":
         return None
@@ -186,6 +226,7 @@ def _run_json(control: Control, job: Job, candidates: list[Candidate], trigger: 
         "spec_path": job.spec_path,
         "spec_digest": spec.digest,
         "commit": job.commit,
+        "committed_epoch_s": int(Repo(control.settings.root).commit(job.commit).committed_date),
         "source_url": control.settings.source_url,
         "created": now_text(control.clock()),
         "trigger": trigger,

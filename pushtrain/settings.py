@@ -5,10 +5,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from git import InvalidGitRepositoryError, Repo
+from git import GitError, InvalidGitRepositoryError, NoSuchPathError, Repo
 
-from pushtrain.errors import PushtrainError, SpecError
+from pushtrain.errors import LedgerError, PushtrainError, SpecError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,18 +35,22 @@ def load_settings(root: Path, environ: Mapping[str, str] | None = None) -> Setti
     """Settings of the work tree at or above `root`.
 
     PUSHTRAIN_LEDGER_URL (default: PUSHTRAIN_SOURCE_URL), PUSHTRAIN_SOURCE_URL (default: remote 'origin'),
-    PUSHTRAIN_STATE_DIR (default: .pushtrain in the work tree), PUSHTRAIN_LEDGER_TOKEN, PUSHTRAIN_TICK_S.
-    Raises PushtrainError outside a git work tree or without any remote.
+    PUSHTRAIN_STATE_DIR (default: .pushtrain in the work tree), PUSHTRAIN_LEDGER_TOKEN (default: GITHUB_TOKEN where the
+    ledger is on that GitHub); in seconds PUSHTRAIN_TICK_S, PUSHTRAIN_BOOT_LIMIT_S and PUSHTRAIN_TEARDOWN_WAIT_S.
+    Paths among them count from the work tree.
+    Raises PushtrainError outside a git work tree, without any remote, or for a time that is none.
     """
     environ = os.environ if environ is None else environ
     try:
-        repo = Repo(root, search_parent_directories=True)
-    except InvalidGitRepositoryError:
+        with Repo(root, search_parent_directories=True) as repo:
+            work_tree = Path(repo.working_tree_dir or root)
+            origin = str(repo.config_reader().get_value('remote "origin"', "url", ""))
+    except (InvalidGitRepositoryError, NoSuchPathError):
         raise SpecError(
             f"{root} is not inside a git work tree", hint="run this in a clone of your repository"
         ) from None
-    work_tree = Path(repo.working_tree_dir or root)
-    origin = next((remote.url for remote in repo.remotes if remote.name == "origin"), "")
+    except GitError as error:
+        raise LedgerError(f"git cannot read {root}: {error}", hint="is git installed?") from None
     source = environ.get("PUSHTRAIN_SOURCE_URL") or origin
     if not source:
         raise PushtrainError(
@@ -53,17 +58,39 @@ def load_settings(root: Path, environ: Mapping[str, str] | None = None) -> Setti
             hint="git remote add origin URL, or set PUSHTRAIN_SOURCE_URL",
             reason="NoRemote",
         )
+    ledger_url = _plain_url(environ.get("PUSHTRAIN_LEDGER_URL") or source, work_tree)
     return Settings(
         root=work_tree,
-        ledger_url=_plain_url(environ.get("PUSHTRAIN_LEDGER_URL") or source),
-        source_url=_plain_url(source),
-        state_dir=Path(environ.get("PUSHTRAIN_STATE_DIR") or work_tree / ".pushtrain"),
-        ledger_token=environ.get("PUSHTRAIN_LEDGER_TOKEN") or environ.get("GITHUB_TOKEN"),
-        tick_s=float(environ.get("PUSHTRAIN_TICK_S") or 10.0),
+        ledger_url=ledger_url,
+        source_url=_plain_url(source, work_tree),
+        state_dir=work_tree / (environ.get("PUSHTRAIN_STATE_DIR") or ".pushtrain"),
+        ledger_token=_token(ledger_url, environ),
+        tick_s=_seconds(environ, "PUSHTRAIN_TICK_S", Settings.tick_s),
+        boot_limit_s=_seconds(environ, "PUSHTRAIN_BOOT_LIMIT_S", Settings.boot_limit_s),
+        teardown_wait_s=_seconds(environ, "PUSHTRAIN_TEARDOWN_WAIT_S", Settings.teardown_wait_s),
     )
 
 
-def _plain_url(url: str) -> str:
+def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
+    text = environ.get(name) or str(default)
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 1e9:
+        raise PushtrainError(f"{name}={text!r} is no number of seconds", reason="BadSetting")
+    return value
+
+
+def _plain_url(url: str, work_tree: Path) -> str:
     """Without user and password; a local path becomes file://, because the pod has its own working directory."""
-    url = re.sub(r"^(https?://)[^/@]*@", r"\1", url)
-    return f"file://{Path(url).absolute()}" if url.startswith(("/", ".")) else url
+    url = re.sub(r"^(https?://)[^/]*@", r"\1", url.strip())
+    is_path = "://" not in url and ":" not in url.partition("/")[0]
+    return f"file://{(work_tree / url).resolve()}" if is_path else url
+
+
+def _token(ledger_url: str, environ: Mapping[str, str]) -> str | None:
+    """GITHUB_TOKEN goes to the GitHub that made it and to no other host."""
+    github = urlsplit(environ.get("GITHUB_SERVER_URL") or "https://github.com").netloc
+    names = ["PUSHTRAIN_LEDGER_TOKEN", *(["GITHUB_TOKEN"] if urlsplit(ledger_url).netloc == github else [])]
+    return next((token for name in names if (token := environ.get(name, "").strip())), None)

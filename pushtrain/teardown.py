@@ -21,19 +21,29 @@ def destroy(control: Control, run: Run, record: RunRecord, step: Step) -> str:
     something is still listed after `teardown_wait_s`; the next tick tries again.
     """
     outcome = step.outcome or "failed"
-    if record.last.state not in ("destroying", "leak"):
+    record = control.ledger.read(run.id)
+    if record.is_over:
+        return str((record.receipt or {}).get("outcome", ""))
+    if not any(event.state == "destroying" for event in record.events):
+        there = control.cloud.find(run.resource_prefix + "-")
         draft = EventDraft(
             state="destroying",
             writer="control",
             attempt=step.attempt,
             reason=step.reason,
             message=step.message,
-            data={"outcome": outcome},
+            data={
+                "outcome": outcome,
+                "pods": [pod.id for pod in there.pods],
+                "volumes": [volume.id for volume in there.volumes],
+            },
         )
         control.ledger.append(run.id, events=[draft])
-        record = control.ledger.read(run.id)
     complaint = _destroy_stack(control, run)
     proof = _prove_empty(control, run, step, complaint)
+    record = control.ledger.read(run.id)
+    if record.is_over:  # another reconcile was here at the same time; its receipt stands
+        return str((record.receipt or {}).get("outcome", ""))
     receipt = _receipt(control, run, record, outcome, proof)
     closed = EventDraft(
         state="closed",
@@ -81,6 +91,12 @@ def remove_orphans(control: Control, left: Live) -> list[str]:
     for line in removed:
         control.say(f"swept: {line}: no active run owns it")
     return removed
+
+
+def remove_late(control: Control, run: Run) -> None:
+    """What came into being while another reconcile closed the run: gone again, or the next sweep finds it."""
+    _destroy_stack(control, run)
+    _remove(control, control.cloud.find(run.resource_prefix + "-"))
 
 
 def _destroy_stack(control: Control, run: Run) -> str:
@@ -154,12 +170,10 @@ def _receipt(
     control: Control, run: Run, record: RunRecord, outcome: str, proof: dict[str, object]
 ) -> dict[str, object]:
     """What was rented, for how long, what it cost and what was estimated. A run is over only with this file."""
-    rented = [event for event in record.events if event.state == "provisioned"]
-    pods = sorted({str(event.data["pod_id"]) for event in rented})
-    volumes = sorted({str(event.data["volume_id"]) for event in rented})
+    pods, volumes = _rented(record)
     hours, usd = used(record)
     billed, source = usd, "time × price"
-    if pods:
+    if pods or volumes:
         try:
             bill = control.cloud.bill(pods, volumes, record.events[0].time)
             billed, source = bill.total_usd, "billing API"
@@ -184,10 +198,26 @@ def _receipt(
     }
 
 
+def _rented(record: RunRecord) -> tuple[list[str], list[str]]:
+    """Ids of every pod and volume the run's events know of, whoever said so: they are what the bill is asked for."""
+    pods: set[str] = set()
+    volumes: set[str] = set()
+    for event in record.events:
+        if event.state == "provisioned":
+            pods.add(str(event.data["pod_id"]))
+            volumes.add(str(event.data["volume_id"]))
+        elif event.state == "destroying":
+            pods.update(event.data.get("pods") or ())
+            volumes.update(event.data.get("volumes") or ())
+        elif event.state == "booting":
+            pods.add(str(event.data.get("pod") or ""))
+    return sorted(pods - {""}), sorted(volumes - {""})
+
+
 def phases_s(record: RunRecord, now_s: float) -> dict[str, float]:
     """Seconds from each event to the next, summed by state; the last one lasts until now."""
     spans: dict[str, float] = {}
     times = [parse_time(event.time) for event in record.events] + [now_s]
     for event, begin, end in zip(record.events, times, times[1:], strict=False):
-        spans[event.state] = round(spans.get(event.state, 0.0) + end - begin, 3)
+        spans[event.state] = round(spans.get(event.state, 0.0) + max(0.0, end - begin), 3)
     return spans

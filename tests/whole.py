@@ -1,16 +1,23 @@
-"""A small world for whole runs: the simulator as a process, a bare git remote, a repository with a job, a control plane.
+"""A small world for whole runs: the simulator as a process, a bare git remote, a repository, a control plane.
 
-The trainer in the repository is a short program of the commit (`TRAINER`), so that these tests cost no torch import; the
-real trainer runs in test_whole_run.py. Whoever makes a World calls `close`.
+The trainer in the repository is a short program of the commit (`TRAINER`), so that these tests cost no torch import.
+Whoever makes a World calls `close`. With `pytest_plugins = ("whole",)` a module gets the fixtures `cloud` (one
+simulator) and `world` (one repository and ledger a test, in the same cloud account).
 """
 
+import base64
 import json
 import os
 import shutil
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from infra.simulator.server import RunningSimulator, SimulatorConfig, start
 from pushtrain.control import Control
@@ -35,7 +42,7 @@ train: {{seed: {seed}}}
 """
 
 # Obeys files in the checkout's `orders` folder, writes what docs/architecture.md says a trainer writes.
-TRAINER = '''\
+TRAINER = """\
 import json, os, pathlib, sys, time
 run_dir = pathlib.Path(sys.argv[sys.argv.index("--run-dir") + 1])
 attempt = int(sys.argv[sys.argv.index("--attempt") + 1])
@@ -49,20 +56,24 @@ first = int(saved.read_text()) if saved.exists() else 0
 note("events.jsonl", state="preparing", message="data", data={})
 note("events.jsonl", state="training", message="from step %d" % first, data={"resumed_from_step": first})
 print("attempt", attempt, "from step", first, flush=True)
+print("environment", dict(os.environ), file=sys.stderr, flush=True)
 orders = json.loads(pathlib.Path("data/orders.json").read_text())
 for step in range(first + 1, orders["steps"] + 1):
     time.sleep(orders["step_s"])
     note("metrics.jsonl", step=step, total_steps=orders["steps"], loss=5.0 / step)
     saved.write_text(str(step))
+    if step == orders.get("kill_at"):
+        os.kill(os.getpid(), 9)
     if step == orders.get("fail_at"):
-        (here / "failure.json").write_text(json.dumps({"reason": "LossNotFinite", "message": "loss is NaN at step %d" % step}))
+        failure = {"reason": "LossNotFinite", "message": "loss is NaN at step %d" % step}
+        (here / "failure.json").write_text(json.dumps(failure))
         sys.exit(1)
 note("events.jsonl", state="publishing", message="adapter", data={})
 result = {"adapter": {"repo": "demo/x", "revision": "0" * 40, "files": {}}, "samples": [],
           "metrics": {"base_eval_loss": 5.0, "eval_loss": 1.0, "train_loss": 1.0, "steps": orders["steps"],
                       "resumed_from_step": first}}
 (here / "result.json").write_text(json.dumps(result))
-'''
+"""
 
 
 @dataclass(kw_only=True)
@@ -74,6 +85,7 @@ class World:
     repository: Path
     env: dict[str, str]
     said: list[str] = field(default_factory=list)
+    owns_simulator: bool = True
 
     def control(self) -> Control:
         """A new control plane process would make the same: nothing is kept in memory between two of them."""
@@ -107,12 +119,38 @@ class World:
         self.write("data/rows.jsonl", json.dumps({"prompt": "a", "completion": "b"}) + "\n")
 
     def push(self, message: str = "change") -> str:
-        for command in (["add", "--all"], ["commit", "-q", "--allow-empty", "-m", message], ["push", "-q", "origin", "main"]):
+        for command in (
+            ["add", "--all"],
+            ["commit", "-q", "--allow-empty", "-m", message],
+            ["push", "-q", "origin", "main"],
+        ):
             git(command, env=self.env, cwd=self.repository)
         return git(["rev-parse", "HEAD"], env=self.env, cwd=self.repository).stdout.decode().strip()
 
     def tick(self, control: Control | None = None) -> Tick:
         return tick(control or self.control())
+
+    def cli(self, *args: str, timeout_s: float = 60.0, **env: str) -> "subprocess.CompletedProcess[str]":
+        """One pushtrain command to its end; whatever happened, no traceback and no secret."""
+        started = self.start_cli(*args, **env)
+        stdout, stderr = started.communicate(timeout=timeout_s)
+        said = stdout + stderr
+        self.said.append(said)
+        assert "Traceback" not in said and CANARY not in said, said
+        return subprocess.CompletedProcess(args, started.returncode, stdout, stderr)
+
+    def start_cli(self, *args: str, cwd: Path | None = None, **env: str) -> "subprocess.Popen[str]":
+        """A pushtrain command as a process; whoever starts it waits for it or kills it."""
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "pushtrain", *args],
+            cwd=cwd or self.repository,
+            env=self.env | env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
 
     def until(self, wanted: Callable[[RunRecord], bool], *, timeout_s: float = 60.0, ticks: bool = True) -> RunRecord:
         """Tick and read until the newest run satisfies `wanted`. Fails with what was said when it takes too long."""
@@ -132,24 +170,124 @@ class World:
         records = ledger.read_all(ledger.refs()).values()
         return max(records, key=lambda record: record.events[0].epoch_s, default=None)
 
+    def record(self, job: str) -> RunRecord:
+        """The newest run of a job."""
+        mine = [record for record in self.records() if record.run["job"] == job]
+        return max(mine, key=lambda record: record.events[0].epoch_s)
+
+    def pods_made(self, record: RunRecord) -> list[dict[str, Any]]:
+        """Every pod the cloud ever had under the run's name, ended ones too."""
+        prefix = str(record.run["resource_prefix"])
+        return [pod for pod in self.simulator.state()["pods"] if pod["name"].startswith(prefix)]
+
+    def wait_for_step(self, step: int, timeout_s: float = 30.0) -> None:
+        """Until a trainer of this world has saved step `step` on its volume. Nothing ticks meanwhile."""
+        end = time.monotonic() + timeout_s
+        while time.monotonic() < end:
+            mine = {record.run_id for record in self.records()}
+            for saved in self.simulator.state_dir.glob("volumes/*/runs/*/step"):
+                if saved.parent.name in mine and int(saved.read_text() or 0) >= step:
+                    return
+            time.sleep(0.05)
+        raise AssertionError("no such step; said:\n" + "\n".join(self.said))
+
+    def records(self) -> list[RunRecord]:
+        ledger = self.control().ledger
+        return list(ledger.read_all(ledger.refs()).values())
+
+    def assert_no_secret(self) -> None:
+        """Canary values in nothing that is kept: git objects of the remote and its cache, state, pods' files, argv."""
+        kept = [self._objects(self.folder / "remote.git")]
+        kept += [self._objects(cache) for cache in self.folder.glob("state*/ledger/*.git")]
+        for folder in (*self.folder.glob("state*"), *(self.simulator.state_dir / name for name in ("pods", "volumes"))):
+            kept += [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
+        for pod in self.simulator.state()["pods"]:
+            for pid in pod["processes"]:
+                try:
+                    kept.append(Path(f"/proc/{pid}/cmdline").read_bytes())
+                except OSError:
+                    continue  # it ended meanwhile
+        token = base64.b64encode(f"x-access-token:{self.env['PUSHTRAIN_LEDGER_TOKEN']}".encode())
+        for raw in kept:
+            for secret in (CANARY.encode(), token):
+                at = raw.find(secret)
+                assert at < 0, raw[max(0, at - 200) : at + 60]
+
+    def _objects(self, repository: Path) -> bytes:
+        command = ["cat-file", "--batch-all-objects", "--batch"]
+        return git(command, env=self.env, cwd=repository).stdout
+
     def assert_nothing_left(self) -> None:
         """Ask the cloud for anything at all, then wait (bounded) until no process of any pod is alive."""
         live = self.control().cloud.find("")
         assert not live, live
+        assert not list(self.folder.glob("state*/stacks/*.json")), "an engine still remembers a stack"
+        self.assert_no_secret()
         end = time.monotonic() + 10
         while self.simulator.state()["processes_alive"]:
             assert time.monotonic() < end, self.simulator.state()
             time.sleep(0.1)
 
     def close(self) -> None:
-        self.simulator.stop(stop_pods=True)
+        if self.owns_simulator:
+            self.simulator.stop(stop_pods=True)
 
 
-def make_world(folder: Path, *, steps: int = 5, step_s: float = 0.05, engine: str = "embedded") -> World:
-    """A world with one repository whose trainer takes `steps` steps of `step_s` seconds; no job is committed yet."""
-    simulator = start(SimulatorConfig(state_dir=folder / "simulator", api_key=CANARY + "runpod-account"))
+def end(record: RunRecord) -> tuple[str, str]:
+    """Outcome and reason of a closed run. A pod that is being stopped may have its last word after `closed`."""
+    (closed,) = (event for event in record.events if event.state == "closed")
+    assert record.receipt is not None and record.receipt["outcome"] == closed.data["outcome"]
+    return str(closed.data["outcome"]), closed.reason
+
+
+@pytest.fixture(scope="module")
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSimulator]:
+    running = start(simulator_config(tmp_path_factory.mktemp("cloud")))
+    yield running
+    running.stop(stop_pods=True)
+    log = (running.state_dir / "simulator.log").read_text()
+    assert "Traceback" not in log, log[-3000:]
+
+
+@pytest.fixture
+def world(cloud: RunningSimulator, tmp_path: Path) -> Iterator[World]:
+    """An account without pods, volumes and faults; what a failed test leaves is removed for the next one."""
+    made = make_world(tmp_path, simulator=cloud)
+    yield made
+    cloud.request("DELETE", "/_simulator/faults").raise_for_status()
+    state = cloud.state()
+    for pod in state["pods"]:
+        if pod["status"] != "TERMINATED":
+            cloud.request("DELETE", f"/v2/pods/{pod['id']}")
+    for volume in state["volumes"]:
+        if not volume["deleted"]:
+            cloud.request("DELETE", f"/v2/network-volumes/{volume['id']}")
+
+
+def simulator_config(folder: Path) -> SimulatorConfig:
+    return SimulatorConfig(
+        state_dir=folder, api_key=CANARY + "runpod-account", hf_token=CANARY + "hub", max_hours=0.5, keep_pods=True
+    )
+
+
+def make_world(
+    folder: Path,
+    *,
+    steps: int = 5,
+    step_s: float = 0.05,
+    engine: str = "embedded",
+    simulator: RunningSimulator | None = None,
+) -> World:
+    """A world with one repository whose trainer takes `steps` steps of `step_s` seconds; no job is committed yet.
+
+    Without `simulator` it has one of its own.
+    """
+    owns_simulator = simulator is None
+    simulator = simulator or start(simulator_config(folder / "simulator"))
     remote = folder / "remote.git"
-    identity = {f"GIT_{who}_{key}": value for who in ("AUTHOR", "COMMITTER") for key, value in (("NAME", "t"), ("EMAIL", "t@t"))}
+    identity = {
+        f"GIT_{who}_{key}": value for who in ("AUTHOR", "COMMITTER") for key, value in (("NAME", "t"), ("EMAIL", "t@t"))
+    }
     env = {
         "PATH": os.environ["PATH"],
         "HOME": str(folder / "home"),
@@ -163,6 +301,9 @@ def make_world(folder: Path, *, steps: int = 5, step_s: float = 0.05, engine: st
         "PUSHTRAIN_TICK_S": "0.2",
         "PUSHTRAIN_SHIP_EVERY_S": "0.3",
         "PUSHTRAIN_POD_TICK_S": "0.2",
+        "PUSHTRAIN_GRACE_S": "1",
+        "PUSHTRAIN_LEDGER_TOKEN": CANARY + "ledger",
+        "PYTHONPATH": str(PROJECT),
     }
     (folder / "home").mkdir()
     git(["init", "-q", "--bare", "--initial-branch=main", str(remote)], env=env)
@@ -172,7 +313,7 @@ def make_world(folder: Path, *, steps: int = 5, step_s: float = 0.05, engine: st
     ignore = shutil.ignore_patterns("__pycache__", "simulator", "demo")
     for room in ("pushtrain", "infra"):
         shutil.copytree(PROJECT / room, repository / room, ignore=ignore)
-    world = World(folder=folder, simulator=simulator, repository=repository, env=env)
+    world = World(folder=folder, simulator=simulator, repository=repository, env=env, owns_simulator=owns_simulator)
     world.write("trainer/__init__.py", "")
     world.write("trainer/__main__.py", TRAINER)
     world.orders(steps=steps, step_s=step_s)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, cast, get_args
 
 from pydantic import Field
 from starlette.responses import JSONResponse, Response
@@ -13,11 +13,14 @@ from infra.simulator.bodies import Body
 from infra.simulator.gate import Call, Gate
 from infra.simulator.state import Pod, Volume
 
+# Faults of the Hub are counted, never endless; nobody makes so many requests.
+FOR_EVER = 10**9
+
 
 class AddFault(Body):
     nullable = frozenset({"times"})
 
-    kind: faults.Kind
+    kind: faults.Kind | faults.HubKind
     times: Annotated[int, Field(ge=1)] | None = 1
     match: dict[str, str] = Field(default_factory=dict)
     seconds: Annotated[float, Field(ge=0)] = 1.0
@@ -46,7 +49,10 @@ def routes(gate: Gate, shut_down: Callable[[bool], None]) -> list[Route]:
 
 async def _add_fault(call: Call) -> Response:
     body = await call.body(AddFault)
-    fault = call.service.faults.add(body.kind, body.times, body.match, body.seconds)
+    if body.kind in get_args(faults.HubKind):
+        call.service.hub.set_fault(body.kind, FOR_EVER if body.times is None else body.times)
+        return JSONResponse({"kind": body.kind, "times": body.times}, 201)
+    fault = call.service.faults.add(cast(faults.Kind, body.kind), body.times, body.match, body.seconds)
     return JSONResponse(dataclasses.asdict(fault), 201)
 
 
@@ -55,7 +61,11 @@ async def _list_faults(call: Call) -> Response:
 
 
 async def _clear_faults(call: Call) -> Response:
-    call.service.faults.clear(call.request.query_params.get("id"))
+    fault_id = call.request.query_params.get("id")
+    call.service.faults.clear(fault_id)
+    if fault_id is None:
+        for kind in get_args(faults.HubKind):
+            call.service.hub.set_fault(kind, 0)
     return Response(status_code=204)
 
 

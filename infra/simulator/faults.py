@@ -13,6 +13,7 @@ Kind = Literal[
     "slow",
     "http_401",
     "http_402",
+    "http_403",
     "http_410",
     "http_429",
     "http_500",
@@ -23,6 +24,7 @@ Kind = Literal[
     "volume_busy",
     "never_starts",
 ]
+HubKind = Literal["hub_down", "hub_upload_down", "hub_upload_cut", "hub_commit_lost"]
 
 
 @dataclass(kw_only=True, slots=True)

@@ -227,6 +227,8 @@ class Gate:
             raise problem
         if self._fault("http_402", call):
             raise Problem(402, NO_BALANCE)
+        if self._fault("http_403", call):
+            raise Problem(403, "access denied")
         if self._fault("http_410", call):
             raise Problem(410, "this API version has been retired")
         if self._fault("http_500", call):

@@ -123,25 +123,37 @@ def start(config: SimulatorConfig, timeout_s: float = 30.0) -> RunningSimulator:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    gives_up = time.monotonic() + timeout_s
-    while time.monotonic() < gives_up and process.poll() is None:
-        announced = _announced(state_dir)
-        if announced.get("pid") == process.pid:
-            url = str(announced["url"])
-            return RunningSimulator(
-                state_dir=state_dir,
-                url=url,
-                pid=process.pid,
-                api_key=keys.api_key,
-                hf_token=keys.hf_token,
-                process=process,
-                http=_client(url, keys.api_key),
-            )
-        time.sleep(0.02)
-    process.kill()
-    process.wait()
+    url = _wait_for_url(process, state_dir, timeout_s)
+    if url is not None:
+        return RunningSimulator(
+            state_dir=state_dir,
+            url=url,
+            pid=process.pid,
+            api_key=keys.api_key,
+            hf_token=keys.hf_token,
+            process=process,
+            http=_client(url, keys.api_key),
+        )
     said = log_path.read_text(errors="replace").strip().splitlines()[-5:]
     raise CloudError("the simulator did not start: " + " / ".join(said), hint=f"its log: {log_path}")
+
+
+def _wait_for_url(process: "subprocess.Popen[bytes]", state_dir: Path, timeout_s: float) -> str | None:
+    """Where it listens; None when it did not start in time. A simulator nobody waits for any more is ended."""
+    gives_up = time.monotonic() + timeout_s
+    try:
+        while time.monotonic() < gives_up and process.poll() is None:
+            announced = _announced(state_dir)
+            if announced.get("pid") == process.pid:
+                return str(announced["url"])
+            time.sleep(0.02)
+    except KeyboardInterrupt:
+        process.kill()
+        process.wait()
+        raise
+    process.kill()
+    process.wait()
+    return None
 
 
 def serve(config: SimulatorConfig, announce: Callable[[str, Mapping[str, str]], None]) -> None:
@@ -186,7 +198,8 @@ async def _serve(
     )
     account = Account(DEFAULT_CATALOG, _new_id)
     store.load(account, state_dir)
-    service = Service(settings, account, Faults(_new_id))
+    hub = HubStore(state_dir / "hub", {keys.hf_token: _EveryOrg("simulator", ("demo",))})
+    service = Service(settings, account, Faults(_new_id), hub)
     stop_pods = not config.keep_pods
     transports: dict[Any, asyncio.Transport] = {}
 
@@ -196,7 +209,6 @@ async def _serve(
         service.shut_down_soon()
         server.should_exit = True
 
-    hub = HubStore(state_dir / "hub", {keys.hf_token: _EveryOrg("simulator", ("demo",))})
     app = create_app(service, transports, shut_down, hub_routes(hub))
     server = uvicorn.Server(
         uvicorn.Config(

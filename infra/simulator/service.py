@@ -17,6 +17,7 @@ from pathlib import Path
 from infra.simulator import store
 from infra.simulator.catalog import GpuModel, Stock, Tier, VolumeKind
 from infra.simulator.faults import Fault, Faults, Kind
+from infra.simulator.hub_store import HubStore
 from infra.simulator.machine import STOP_GRACE_S, Machine, Running
 from infra.simulator.pod_env import PodPlaces, pod_environment, pod_key
 from infra.simulator.state import VOLUME_IN_USE, Account, Pod, PodOrder, Refused, Volume
@@ -45,10 +46,19 @@ class Settings:
 class Service:
     """One simulated account with real processes. `close` ends it; without it pods go on, as a cloud's would."""
 
-    def __init__(self, settings: Settings, account: Account, faults: Faults, clock: Callable[[], float] = time.time):
+    def __init__(
+        self,
+        settings: Settings,
+        account: Account,
+        faults: Faults,
+        hub: HubStore,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`hub` stands beside the account; only its faults are switched from here."""
         self.settings = settings
         self.account = account
         self.faults = faults
+        self.hub = hub
         self.machine = Machine(settings.state_dir)
         self.clock = clock
         self._closing = threading.Event()
