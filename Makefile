@@ -15,10 +15,11 @@ demo: sync ## The main job on loopback: git push a job spec, a LoRA is trained, 
 test: sync ## Every test (the suite prints how many ran, and why any was skipped)
 	$(RUN) pytest
 
-lint: sync ## ruff, mypy, actionlint
+lint: sync ## ruff, mypy, and zizmor over the workflows
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) mypy
+	$(RUN) zizmor --offline --quiet .github/workflows
 
 benchmarks: sync ## Every script in benchmarks/; each prints its ratio
 	@for script in benchmarks/*.py; do echo "== $$script"; $(RUN) python $$script || exit 1; done

@@ -3,6 +3,7 @@
 Prints each span and its share of the whole. A demo is run first when there is none.
 """
 
+import itertools
 import json
 import subprocess
 import sys
@@ -46,7 +47,7 @@ def report(record: RunRecord, metrics: list[dict[str, float]]) -> None:
     known = [(name, when) for name, when in moments if when is not None]
     whole = known[-1][1] - known[0][1]
     print(f"{record.run_id}: {whole:.1f} s from claim to receipt")
-    for (_, before), (name, when) in zip(known, known[1:], strict=False):
+    for (_, before), (name, when) in itertools.pairwise(known):
         print(f"  {when - before:7.1f} s  {100 * (when - before) / whole:5.1f} %  until {name}")
 
 

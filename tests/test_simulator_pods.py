@@ -216,6 +216,7 @@ def test_the_environment_is_the_pods_and_not_the_simulators(api: Client, simulat
         "RUNPOD_API_KEY": pod_key(simulator.api_key, pod),
         "RUNPOD_API_BASE_URL": simulator.url,
         "HF_ENDPOINT": simulator.url,
+        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // 2)),
         "PUBLIC_KEY": "ssh-ed25519 AAAA me",
         "PUSHTRAIN_WORKSPACE": str(simulator.state_dir / "volumes" / volume),
         "PUSHTRAIN_TRAINER_PYTHON": sys.executable,
