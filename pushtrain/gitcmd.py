@@ -20,6 +20,10 @@ _FATAL = re.compile(
     r"repository .*not found|does not appear to be a git repository|not a git repository|"
     r"write access to repository not granted|protected branch|declined|rule violations|prohibited|\b403\b|\b401\b"
 )
+# What git adds when ssh has already said what is wrong.
+_SAYS_NOTHING = re.compile(
+    r"(?i)^fatal: could not read from remote|^please make sure you have|^and the repository exists"
+)
 
 
 def git(
@@ -54,7 +58,7 @@ def failure(verb: str, done: subprocess.CompletedProcess[bytes]) -> LedgerError:
     # What a server refused is on stdout (`push --porcelain` marks it with !), everything else on stderr.
     refused = b"\n".join(line for line in done.stdout.splitlines() if line.startswith(b"!"))
     text = redact((done.stderr + b"\n" + refused).decode(errors="replace")).strip()
-    lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
+    lines = [" ".join(line.split()) for line in text.splitlines() if line.strip() and not _SAYS_NOTHING.search(line)]
     tail = " / ".join(lines[-3:]) or f"exit code {done.returncode}"
     if _FATAL.search(text):
         return LedgerError(f"git {verb}: {tail}", hint="check the git URL and that the token may write to it")
