@@ -5,6 +5,7 @@ Exit codes: 0 ok · 1 the run failed · 2 the spec is wrong · 3 the cloud or en
 
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,36 +25,45 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-out = Console(soft_wrap=True, highlight=False)
-err = Console(stderr=True, soft_wrap=True, highlight=False)
+# Text of specs, logs and clouds is never markup, and the :100: in file:100:5 is no emoji.
+out = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
+err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
 
 
 def main() -> None:
     """Entry point: turns an expected failure into two lines (and an annotation on GitHub) and its exit code."""
+    # Without git, GitPython then fails where it is used, with an error that can be told to a person.
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     try:
         app(standalone_mode=True)
     except PushtrainError as failure:
         report(failure)
         sys.exit(failure.exit_code)
-    except KeyboardInterrupt:
-        err.print("interrupted", style="yellow")
-        sys.exit(130)
+    except OSError as failure:
+        report(PushtrainError(f"{failure.filename or 'the system'}: {failure.strerror or failure}"))
+        sys.exit(PushtrainError.exit_code)
 
 
 def report(failure: PushtrainError) -> None:
     """Print one failure for a person: what and where, then what to do."""
-    err.print(f"error: {redact(str(failure))}", style="red", markup=False)
+    err.print(f"error: {redact(str(failure))}", style="red")
     if failure.hint:
-        err.print(f"hint:  {redact(failure.hint)}", markup=False)
+        err.print(f"hint:  {redact(failure.hint)}")
     if os.environ.get("GITHUB_ACTIONS") == "true":
-        print(_annotation(failure), flush=True)
+        # A runner reads both streams; stdout stays clean for --json.
+        print(_annotation(failure), file=sys.stderr, flush=True)
 
 
 def say(text: str) -> None:
     """One line for people, on stderr, so that stdout stays clean for --json."""
-    err.print(redact(text), markup=False)
+    err.print(redact(text))
+
+
+def _print_json(document: object) -> None:
+    """Plain, whatever rich makes of the terminal or of FORCE_COLOR."""
+    print(redact(json.dumps(document, indent=2)), flush=True)
 
 
 @app.command()
@@ -71,7 +81,7 @@ def check(
         write(root / "jobs" / "schema.json")
     found = check_specs(paths or [], root)
     if as_json:
-        out.print_json(json.dumps(found.as_json()))
+        _print_json(found.as_json())
     for problem in found.problems:
         report(problem)
     for warning in found.warnings:
@@ -93,9 +103,9 @@ def plan(
 
     plans, problems = plan_specs(paths or [], Path.cwd(), os.environ)
     if as_json:
-        out.print_json(json.dumps([plan.as_json() for plan in plans]))
+        _print_json([plan.as_json() for plan in plans])
     else:
-        print("\n\n".join(plan.as_markdown() if markdown else plan.as_text() for plan in plans))
+        print(redact("\n\n".join(plan.as_markdown() if markdown else plan.as_text() for plan in plans)))
     for problem in problems:
         report(problem)
     if problems:
@@ -128,6 +138,7 @@ def run(
     """Run one committed job now, in the foreground. Ctrl-C cancels it and destroys its stack."""
     from pushtrain.desired import desired
     from pushtrain.follow import cancel, follow
+    from pushtrain.lookup import run_of_spec
     from pushtrain.wiring import open_control
 
     control = open_control(Path.cwd(), say)
@@ -137,12 +148,19 @@ def run(
             report(problem)
         known = ", ".join(sorted(wanted.jobs)) or "none"
         raise SpecError(f"no job '{job}' in jobs/ at HEAD", hint=f"jobs at HEAD: {known}; commit the spec first")
-    run_id = wanted.jobs[job].run(control.settings.ledger_url).id
+    if wanted.jobs[job].spec.suspend:
+        raise SpecError(f"job '{job}' is suspended at HEAD", hint="take `suspend: true` out and commit")
+    earlier = run_of_spec(control.ledger, wanted.jobs[job])
+    if earlier is not None and earlier.receipt is not None:
+        outcome = earlier.receipt.get("outcome")
+        say(f"{earlier.run_id}: {outcome} already; one spec runs once: change it (train.seed will do) and commit")
+        raise typer.Exit(0 if outcome == "succeeded" else 1)
     try:
         raise typer.Exit(follow(control, max_minutes=max_minutes, only=job, once=_report_tick))
     except KeyboardInterrupt:
-        say(f"{run_id}: cancelling; press Ctrl-C again only if you will run `pushtrain cancel {run_id}` yourself")
-        _report_tick(cancel(control, run_id, reason="Interrupted"))
+        say(f"{job}: cancelling; press Ctrl-C again only if you will run `pushtrain cancel {job}` yourself")
+        if (mine := run_of_spec(control.ledger, wanted.jobs[job])) is not None:
+            _report_tick(cancel(control, mine.run_id, reason="Interrupted"))
         raise
 
 
@@ -155,7 +173,7 @@ def runs(as_json: Json = False) -> None:
 
     rows = list_runs(open_ledger(load_settings(Path.cwd())))
     if as_json:
-        out.print_json(json.dumps(rows))
+        _print_json(rows)
     else:
         out.print(runs_table(rows))
 
@@ -201,15 +219,15 @@ def sweep(
     left = orphans(control)
     names = [f"pod {pod.id} ({pod.name})" for pod in left.pods]
     names += [f"network volume {volume.id} ({volume.name})" for volume in left.volumes]
-    if as_json:
-        out.print_json(json.dumps({"orphans": names, "removed": yes}))
-    else:
-        out.print("\n".join(names) or "nothing is left: pods 0, volumes 0", markup=False)
-    if left and not yes:
-        err.print("run again with --yes to remove them")
-        raise typer.Exit(4)
-    if left:
+    if yes:
         remove_orphans(control, left)
+    if as_json:
+        _print_json({"orphans": names, "removed": yes})
+    else:
+        out.print("\n".join(names) or "nothing is left: pods 0, volumes 0")
+    if left and not yes:
+        say("run again with --yes to remove them")
+        raise typer.Exit(4)
 
 
 @app.command()
@@ -222,8 +240,8 @@ def simulator(
     from infra.simulator.server import SimulatorConfig, serve
 
     def announce(url: str, env: Mapping[str, str]) -> None:
-        out.print(f"listening on {url}; in another terminal:", markup=False)
-        out.print("\n".join(f"export {name}={value}" for name, value in env.items()), markup=False)
+        out.print(f"listening on {url}; in another terminal:")
+        out.print("\n".join(f"export {name}={value}" for name, value in env.items()))
 
     serve(SimulatorConfig(state_dir=state, port=port, keep_pods=keep_pods), announce)
 
@@ -263,7 +281,13 @@ def _annotation(failure: PushtrainError) -> str:
     """GitHub's workflow command for an error at a place in a file; newlines and % are escaped as it asks for."""
     text = redact(str(failure)).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
     where = getattr(failure, "where", None) or ""
-    file, _, rest = where.partition(":")
-    line, _, column = rest.partition(":")
-    place = f" file={file}" + (f",line={line}" if line else "") + (f",col={column}" if column else "")
-    return f"::error{place if file else ''}::{text}"
+    match = re.fullmatch(r"(.+?)(?::(\d+))?(?::(\d+))?", redact(where), re.DOTALL)
+    parts = zip(("file", "line", "col"), match.groups() if match else (), strict=False)
+    place = ",".join(f"{key}={_property(value)}" for key, value in parts if value)
+    return f"::error {place}::{text}" if place else f"::error::{text}"
+
+
+def _property(text: str) -> str:
+    for special in "%\r\n:,":
+        text = text.replace(special, f"%{ord(special):02X}")
+    return text

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from git import Blob, Repo
+from git import Blob, GitError, Repo, Tree
 
-from pushtrain.errors import SpecError
+from pushtrain.errors import LedgerError, SpecError
 from pushtrain.run import Run
 from pushtrain.spec import JobSpec
 from pushtrain.spec_file import MAX_BYTES, loads
@@ -41,8 +41,25 @@ class Desired:
 
 
 def desired(root: Path) -> Desired:
-    """Every jobs/*.yaml at HEAD. Raises SpecError when there is no commit yet."""
-    repo = Repo(root)
+    """Every jobs/*.yaml at HEAD. Raises SpecError when there is no commit yet, LedgerError when git cannot read it."""
+    try:
+        with Repo(root) as repo:
+            repo.git.rev_parse("--git-dir")  # GitPython takes a repository that git refuses to read for an empty one
+            return _desired(repo, root)
+    except GitError as error:
+        said = str(getattr(error, "stderr", "") or error).strip().splitlines()
+        hint = f"try: git -C {root} status; where it speaks of ownership, git config --global safe.directory helps"
+        raise LedgerError(f"git cannot read {root}: {said[0] if said else 'no reason'}", hint=hint) from None
+
+
+def lock_digest(root: Path) -> str | None:
+    """Git's blob id of uv.lock at HEAD: what the pod's environment is installed from."""
+    with Repo(root) as repo:
+        item = _at_head(repo, "uv.lock")
+        return item.hexsha if item else None
+
+
+def _desired(repo: Repo, root: Path) -> Desired:
     if not repo.head.is_valid():
         raise SpecError(f"{root} has no commit yet", hint="git commit the job spec first")
     commit = repo.head.commit
@@ -58,6 +75,9 @@ def desired(root: Path) -> Desired:
             text = blob.data_stream.read()
             spec = loads(text, path)
             _require_file(repo, spec, path)
+            if spec.name in jobs:
+                message = f"the name '{spec.name}' is taken by {jobs[spec.name].spec_path}"
+                raise SpecError(message, where=path, hint="give each job a name of its own")
         except SpecError as problem:
             problems.append(problem)
         else:
@@ -65,16 +85,12 @@ def desired(root: Path) -> Desired:
     return Desired(commit=commit.hexsha, jobs=jobs, named=frozenset(named), problems=tuple(problems))
 
 
-def lock_digest(root: Path) -> str | None:
-    """Git's blob id of uv.lock at HEAD: what the pod's environment is installed from."""
-    item = _at_head(Repo(root), "uv.lock")
-    return item.hexsha if item else None
-
-
 def _specs(repo: Repo) -> list[Blob]:
     try:
         folder = repo.head.commit.tree / "jobs"
     except KeyError:
+        return []
+    if not isinstance(folder, Tree):
         return []
     # Mode 0o120000 is a symbolic link: a spec is a file of its own, or it is not a spec.
     return [blob for blob in folder.blobs if str(blob.path).endswith((".yaml", ".yml")) and blob.mode != 0o120000]

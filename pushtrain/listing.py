@@ -3,10 +3,11 @@
 import json
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 from rich.table import Table
 
+from pushtrain.errors import PushtrainError
 from pushtrain.events import Event
 from pushtrain.ledger import Ledger, RunRecord
 from pushtrain.lookup import newest_run
@@ -22,7 +23,9 @@ def list_runs(ledger: Ledger) -> list[dict[str, Any]]:
 def runs_table(rows: list[dict[str, Any]]) -> Table:
     table = Table(title=f"{len(rows)} runs")
     for column in ("run", "state", "attempt", "claimed", "dollars", "cap", "adapter"):
-        table.add_column(column, justify="right" if column in ("attempt", "dollars", "cap") else "left")
+        # A run id is there to be copied: it is never cut, however narrow the terminal.
+        justify: Literal["left", "right"] = "right" if column in ("attempt", "dollars", "cap") else "left"
+        table.add_column(column, justify=justify, no_wrap=column == "run", overflow="fold")
     for row in rows:
         state = (
             f"{row['state']} ({row['outcome'] or row['reason']})" if row["outcome"] or row["reason"] else row["state"]
@@ -40,7 +43,9 @@ def stream_logs(ledger: Ledger, name: str, *, follow: bool, as_json: bool, tick_
     run_id = newest_run(ledger, name).run_id
     seen, chunk, tip = 0, 0, ""
     while True:
-        now_tip = ledger.refs()[run_id]
+        now_tip = ledger.refs().get(run_id)
+        if now_tip is None:
+            raise PushtrainError(f"the branch of run {run_id} was deleted", reason="UnknownRun")
         if now_tip != tip:
             record = ledger.read(run_id, now_tip)
             tip = now_tip

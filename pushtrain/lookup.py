@@ -1,5 +1,6 @@
 """Which run a person means."""
 
+from pushtrain.desired import Job
 from pushtrain.errors import PushtrainError
 from pushtrain.ledger import Ledger, RunRecord
 from pushtrain.run import RUN_ID
@@ -23,3 +24,13 @@ def newest_run(ledger: Ledger, name: str) -> RunRecord:
         raise PushtrainError(message, hint="give the whole name of the job, or the run id", reason="UnknownRun")
     records = ledger.read_all({run_id: refs[run_id] for run_id in matches})
     return max(records.values(), key=lambda record: record.events[0].epoch_s)
+
+
+def run_of_spec(ledger: Ledger, job: Job) -> RunRecord | None:
+    """The run that claimed this very spec, whatever commit it was claimed at; None before the claim."""
+    name, _, spec8 = job.claim.rpartition("-")
+    for run_id, tip in ledger.refs().items():
+        match = RUN_ID.fullmatch(run_id)
+        if match and (match["job"], match["spec"]) == (name, spec8):
+            return ledger.read(run_id, tip)
+    return None

@@ -1,6 +1,7 @@
 """How far a run is, in figures: read from its events and metrics. Pure; the views draw it."""
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,18 +38,21 @@ class Progress:
     tokens_per_s: float | None = None
 
     def add(self, lines: Iterable[bytes]) -> None:
-        """Take in metrics lines as the trainer wrote them; a torn last line is left for the next call's caller."""
+        """Take in metrics lines as the trainer wrote them; a line that is no JSON object has no figures.
+
+        A resumed attempt repeats steps: they then count once, as it saw them.
+        """
         for line in lines:
-            row: dict[str, Any] = json.loads(line)
-            step = int(row.get("step") or 0)
-            self.total_steps = int(row.get("total_steps") or self.total_steps)
-            if row.get("eval_loss") is not None:
-                self.eval_losses.append((step, float(row["eval_loss"])))
-            if row.get("loss") is not None:
+            row = _row(line)
+            step = int(_figure(row, "step") or 0)
+            self.total_steps = int(_figure(row, "total_steps") or self.total_steps)
+            if (eval_loss := _figure(row, "eval_loss")) is not None:
+                _put(self.eval_losses, step, eval_loss)
+            if (loss := _figure(row, "loss")) is not None:
                 self.step = step
-                self.losses.append((step, float(row["loss"])))
-            if row.get("tokens_per_s") is not None:
-                self.tokens_per_s = float(row["tokens_per_s"])
+                _put(self.losses, step, loss)
+            if (tokens_per_s := _figure(row, "tokens_per_s")) is not None:
+                self.tokens_per_s = tokens_per_s
 
 
 def spent_usd(record: RunRecord, now_s: float) -> float:
@@ -73,5 +77,25 @@ def phase_times(events: Iterable[Event], now_s: float) -> list[tuple[str, float 
             began.setdefault(event.state, event.epoch_s)
     started = [phase for phase in PHASES if phase in began]
     ends = [began[phase] for phase in started[1:]] + [now_s]
-    spans = {phase: max(0.0, end - began[phase]) for phase, end in zip(started, ends, strict=True)}
+    spans = {phase: max(0.0, end - began[phase]) for phase, end in zip(started, ends, strict=False)}
     return [(phase, spans.get(phase)) for phase in PHASES]
+
+
+def _row(line: bytes) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return {}
+    return row if isinstance(row, dict) else {}
+
+
+def _figure(row: dict[str, Any], name: str) -> float | None:
+    """A finite number; None for everything else, NaN among it."""
+    value = row.get(name)
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def _put(series: list[tuple[int, float]], step: int, value: float) -> None:
+    while series and series[-1][0] >= step:
+        series.pop()
+    series.append((step, value))

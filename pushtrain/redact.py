@@ -3,9 +3,11 @@
 Standard library only: the pod uses it before anything is installed.
 """
 
+import json
 import os
 import re
 from collections.abc import Iterable, Mapping
+from urllib.parse import quote
 
 SECRET_NAMES = (
     "RUNPOD_API_KEY",
@@ -35,14 +37,21 @@ def secret_values(environ: Mapping[str, str] | None = None, extra: Iterable[str]
     Values under 6 characters are left out: masking them would shred ordinary text.
     """
     environ = os.environ if environ is None else environ
-    values = {environ.get(name, "") for name in SECRET_NAMES} | set(extra)
+    values = {value.strip() for value in [*(environ.get(name, "") for name in SECRET_NAMES), *extra]}
     return sorted((value for value in values if len(value) >= 6), key=len, reverse=True)
 
 
 def redact(text: str, environ: Mapping[str, str] | None = None, extra: Iterable[str] = ()) -> str:
     """`text` without the environment's secret values and without anything shaped like a credential."""
     for value in secret_values(environ, extra):
-        text = text.replace(value, MASK)
+        for written in _spellings(value):
+            text = text.replace(written, MASK)
     for shape, replacement in _SHAPES:
         text = shape.sub(replacement, text)
     return text
+
+
+def _spellings(value: str) -> list[str]:
+    """A value as it stands in plain text, in JSON (a passphrase may hold a quote) and in a URL; the longest first."""
+    in_json = (json.dumps(value, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False))
+    return sorted({value, *in_json, quote(value, safe="")}, key=len, reverse=True)

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -20,7 +20,7 @@ class Settings:
     ledger_url: str
     source_url: str
     state_dir: Path
-    ledger_token: str | None
+    ledger_token: str | None = field(repr=False)
     tick_s: float = 10.0
     boot_limit_s: float = 900.0
     """From the pod's creation to its first event."""

@@ -5,7 +5,9 @@ import json
 import shutil
 import subprocess
 import sys
-import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -427,25 +429,14 @@ def test_a_token_goes_to_the_host_of_the_url_only() -> None:
 # Helpers.
 
 
-def run_together(calls: list[object]) -> None:
-    failures: list[BaseException] = []
-
-    def guarded(call: object) -> None:
-        try:
-            call()  # type: ignore[operator]
-        except BaseException as failure:
-            failures.append(failure)
-
-    threads = [threading.Thread(target=guarded, args=(call,)) for call in calls]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-        assert not thread.is_alive()
-    assert failures == []
+def run_together(calls: list[Callable[[], None]]) -> None:
+    """All at once; the first failure of any of them is raised here."""
+    with ThreadPoolExecutor(len(calls)) as pool:
+        for future in [pool.submit(call) for call in calls]:
+            future.result(timeout=60)
 
 
-def recording_git(folder: Path, remote: Remote) -> "object":
+def recording_git(folder: Path, remote: Remote) -> Callable[[], list[str]]:
     """Puts a git on PATH that writes its arguments down; returns a function that reads them."""
     real, record = shutil.which("git"), folder / "calls"
     shim = folder / "bin" / "git"
@@ -458,4 +449,4 @@ def recording_git(folder: Path, remote: Remote) -> "object":
 
 def pairs_of_commits(remote: Remote) -> list[tuple[str, str]]:
     commits = remote.show("rev-list", "--reverse", f"runs/{RUN_ID}").split()
-    return list(zip(commits, commits[1:], strict=False))
+    return list(pairwise(commits))

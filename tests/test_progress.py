@@ -1,0 +1,95 @@
+"""Figures of a run from its events and metrics, and the views that draw them."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from git_world import RUN_ID, Remote, claim, event
+from rich.console import Console
+from test_lifecycle import record
+
+from pushtrain.progress import Progress, phase_times, spent_usd
+from pushtrain.view import RunView, draw, line, spark
+
+
+def lines(*rows: dict[str, object]) -> list[bytes]:
+    return [json.dumps(row).encode() for row in rows]
+
+
+def test_figures_are_the_latest_ones() -> None:
+    progress = Progress()
+    progress.add(lines({"step": 1, "total_steps": 9, "loss": 4.0}, {"step": 2, "loss": 3, "tokens_per_s": 10.5}))
+    progress.add(lines({"step": 2, "eval_loss": 3.5}, {"step": 3, "loss": None}))
+    assert (progress.step, progress.total_steps, progress.tokens_per_s) == (2, 9, 10.5)
+    assert (progress.losses, progress.eval_losses) == ([(1, 4.0), (2, 3.0)], [(2, 3.5)])
+
+
+@pytest.mark.parametrize("bad", [b"", b"{", b"[]", b"null", b'{"loss": NaN, "step": 2}', b'{"loss": "x"}', b"\xff"])
+def test_a_line_without_figures_is_passed_over(bad: bytes) -> None:
+    progress = Progress()
+    progress.add([*lines({"step": 1, "loss": 4.0}), bad, *lines({"step": 3, "loss": 2.0})])
+    assert progress.losses == [(1, 4.0), (3, 2.0)]
+    assert spark(progress) == "█▁"
+
+
+def test_a_resumed_attempt_counts_a_step_once() -> None:
+    progress = Progress()
+    progress.add(lines(*({"step": step, "loss": 1.0} for step in (1, 2, 3, 4))))
+    progress.add(lines({"step": 3, "loss": 9.0}))
+    assert progress.losses == [(1, 1.0), (2, 1.0), (3, 9.0)]
+
+
+def test_dollars_run_on_while_a_pod_runs_and_stop_with_it() -> None:
+    running = record("claimed", "provisioned", "training")
+    assert spent_usd(running, now_s=30.0) == pytest.approx(3.6 * 10 / 3600)
+    assert spent_usd(running, now_s=130.0) == pytest.approx(3.6 * 110 / 3600)
+    assert spent_usd(running, now_s=0.0) == pytest.approx(3.6 * 10 / 3600)
+    for end in ("lost", "destroying"):
+        assert spent_usd(record("claimed", "provisioned", end), now_s=9e9) == pytest.approx(3.6 * 10 / 3600)
+    assert spent_usd(record("claimed", "provisioned", "lost", "waiting:2"), now_s=9e9) < 0.1
+    assert spent_usd(record("claimed"), now_s=9e9) == 0.0
+
+
+def test_the_bill_replaces_the_estimate() -> None:
+    over = record("claimed", "provisioned", "closed", over=True)
+    assert over.receipt is not None
+    over.receipt["billed_usd"] = 1.25  # type: ignore[index]
+    assert spent_usd(over, now_s=9e9) == 1.25
+
+
+def test_phases_last_until_the_next_one_begins() -> None:
+    times = dict(phase_times(record("claimed", "provisioning", "provisioned", "booting").events, now_s=100.0))
+    assert times["claimed"] == 10.0
+    assert times["booting"] == 60.0
+    assert times["training"] is None
+    assert list(times)[-1] == "closed"
+    assert dict(phase_times([], 1.0))["claimed"] is None
+
+
+def test_phases_are_those_of_the_newest_attempt() -> None:
+    events = record("claimed", "provisioned", "training", "lost", "provisioned:2", "booting:2").events
+    times = dict(phase_times(events, now_s=100.0))
+    assert (times["provisioned"], times["booting"], times["training"]) == (10.0, 40.0, None)
+
+
+def test_a_view_follows_the_branch_and_reads_only_what_is_new(tmp_path: Path) -> None:
+    ledger = Remote(tmp_path).ledger()
+    view = RunView(ledger=ledger, run_id=RUN_ID)
+    assert view.refresh() is None
+    assert line(view, 0.0) == ("", f"{RUN_ID}: not claimed yet")
+    claim(ledger)
+    ledger.append(
+        RUN_ID, events=[event("training", message="[/red] :100:")], metrics=lines({"step": 1, "loss": 2.5})[0] + b"\n"
+    )
+    ledger.append(RUN_ID, metrics=lines({"step": 2, "total_steps": 4, "loss": 1.5})[0] + b"\n")
+    record = view.refresh()
+    assert record is not None
+    assert view.progress.losses == [(1, 2.5), (2, 1.5)]
+    assert view.refresh() is record
+    assert line(view, record.last.epoch_s) == ("training 2", "training, step 2 of 4, loss 1.500, $0.00000")
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(draw(view, record.last.epoch_s, ["said [this]"]))
+    frame = console.export_text()
+    for text in ("▶ training", "step", "2 of 4", "1.500", "[/red] :100:", "said [this]"):
+        assert text in frame
