@@ -34,15 +34,22 @@ def git(
     stdin: bytes | None = None,
     timeout_s: float = 60.0,
     ok: tuple[int, ...] = (0,),
+    pass_fds: tuple[int, ...] = (),
 ) -> subprocess.CompletedProcess[bytes]:
-    """One git command; the caller looks at returncode when `ok` holds more than 0.
+    """One git command; the caller looks at returncode when `ok` holds more than 0. git inherits `pass_fds`.
 
     Raises LedgerUnavailable when it took longer than `timeout_s` or failed in a way that may pass, LedgerError when
     credentials or the URL are wrong. Messages are redacted.
     """
     try:
         done = subprocess.run(
-            ["git", *args], env=dict(env), cwd=cwd, input=stdin, capture_output=True, timeout=timeout_s
+            ["git", *args],
+            env=dict(env),
+            cwd=cwd,
+            input=stdin,
+            capture_output=True,
+            timeout=timeout_s,
+            pass_fds=pass_fds,
         )
     except subprocess.TimeoutExpired:
         raise LedgerUnavailable(f"git {args[0]} took longer than {timeout_s:.0f} s", hint="it is tried again") from None
@@ -79,7 +86,7 @@ def git_env(url: str, token: str | None, environ: Mapping[str, str] | None = Non
             (f"http.{parts.scheme}://{parts.netloc.rpartition('@')[2]}/.extraHeader", f"Authorization: Basic {basic}")
         )
     # Fewer than 1000 bytes a second for 30 s is a dead connection: git ends it by itself.
-    config += [("http.lowSpeedLimit", "1000"), ("http.lowSpeedTime", "30")]
+    config += [("http.lowSpeedLimit", "1000"), ("http.lowSpeedTime", "30"), ("maintenance.auto", "false")]
     first = int(env.get("GIT_CONFIG_COUNT") or 0)
     for index, (key, value) in enumerate(config, first):
         env[f"GIT_CONFIG_KEY_{index}"] = key

@@ -3,8 +3,9 @@
 Standard library only. One process per call, no work tree, no index. May be deleted at any time.
 """
 
+import contextlib
+import fcntl
 import hashlib
-import re
 import subprocess
 import time
 import uuid
@@ -16,12 +17,11 @@ from pushtrain.gitcmd import git, git_env
 
 IDENTITY = "pushtrain <pushtrain@localhost>"
 _SEEN = "refs/pushtrain/seen/"
-_FETCH_TRIES = 5
-_BUSY = re.compile(r"(?i)shallow|cannot lock ref|unable to create .*\.lock|file exists")
+_PATIENCE_S = 150
 
 
 class GitStore:
-    """`folder` is created on first use. Several processes may share it; every ref it keeps is unique or a cache."""
+    """`folder` is created on first use. Several processes may share it: whoever writes holds its lock (`_alone`)."""
 
     def __init__(self, url: str, folder: Path, *, token: str | None, environ: Mapping[str, str]) -> None:
         self.url = url
@@ -51,7 +51,8 @@ class GitStore:
 
     def keep(self, ref: str, commit: str) -> None:
         """Remember a commit as a remote ref's tip, so that the next process that shares the cache need not fetch it."""
-        self._git(["update-ref", _kept(ref), commit])
+        with self._alone() as lock:
+            self._git(["update-ref", _kept(ref), commit], lock=lock)
 
     def commit(self, parent: str | None, files: Mapping[str, bytes], subject: bytes, now_s: float) -> str:
         """One fast-import: blobs, tree and commit in a single process."""
@@ -60,9 +61,10 @@ class GitStore:
         parts = [head, f"\nfrom {parent}\n".encode() if parent else b"\n"]
         for path, raw in files.items():
             parts.append(f"M 100644 inline {path}\ndata {len(raw)}\n".encode() + raw + b"\n")
-        self._git(["fast-import", "--quiet", "--done"], stdin=b"".join(parts) + b"done\n")
-        sha = self._git(["rev-parse", ref]).decode().strip()
-        self._git(["update-ref", "-d", ref])
+        with self._alone() as lock:
+            self._git(["fast-import", "--quiet", "--done"], stdin=b"".join(parts) + b"done\n", lock=lock)
+            sha = self._git(["rev-parse", ref], lock=lock).decode().strip()
+            self._git(["update-ref", "-d", ref], lock=lock)
         return sha
 
     def push(self, *args: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[bytes]:
@@ -110,27 +112,56 @@ class GitStore:
         return {ref: sha for ref, sha in (line.split() for line in out.splitlines())}
 
     def _fetch(self, specs: Sequence[str]) -> None:
-        command = ["fetch", "--quiet", "--no-tags", "--depth=1", "--no-write-fetch-head", self.url, *specs]
-        for attempt in range(1, _FETCH_TRIES + 1):
-            try:
-                self._git(command, timeout_s=120)
-                return
-            except LedgerUnavailable as failure:
-                # Another process of this cache is at the same refs, or at the one file that lists shallow commits.
-                if attempt == _FETCH_TRIES or not _BUSY.search(str(failure)):
-                    raise
-                time.sleep(0.05 * attempt)
+        # Not shallow: a branch only grows, so its history holds hardly more than its tip, and a list of shallow commits
+        # would be one more file to fight for.
+        command = ["fetch", "--quiet", "--no-tags", "--no-write-fetch-head", self.url, *specs]
+        with self._alone() as lock:
+            self._git(command, timeout_s=120, lock=lock)
 
-    def _git(self, args: Sequence[str], *, stdin: bytes | None = None, timeout_s: float = 60.0) -> bytes:
-        return self._run(args, stdin=stdin, timeout_s=timeout_s).stdout
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[int]:
+        """The right to write here, as an open file that git inherits: it lasts until also a killed caller's git ended.
+
+        Lock files of git found then are a dead process's, and go. Raises LedgerUnavailable when it takes too long.
+        """
+        self._folder.parent.mkdir(parents=True, exist_ok=True)
+        with self._folder.with_suffix(".writer").open("w") as file:
+            end = time.monotonic() + _PATIENCE_S
+            while not _taken(file.fileno()):
+                if time.monotonic() > end:
+                    raise LedgerUnavailable(f"another process has been writing to {self._folder} for {_PATIENCE_S} s")
+                time.sleep(0.02)
+            for stale in self._folder.rglob("*.lock"):
+                stale.unlink(missing_ok=True)
+            yield file.fileno()
+
+    def _git(
+        self, args: Sequence[str], *, stdin: bytes | None = None, timeout_s: float = 60.0, lock: int | None = None
+    ) -> bytes:
+        return self._run(args, stdin=stdin, timeout_s=timeout_s, lock=lock).stdout
 
     def _run(
-        self, args: Sequence[str], *, stdin: bytes | None = None, timeout_s: float = 60.0, ok: tuple[int, ...] = (0,)
+        self,
+        args: Sequence[str],
+        *,
+        stdin: bytes | None = None,
+        timeout_s: float = 60.0,
+        ok: tuple[int, ...] = (0,),
+        lock: int | None = None,
     ) -> subprocess.CompletedProcess[bytes]:
         if not self.exists:
             self._folder.mkdir(parents=True, exist_ok=True)
             git(["init", "--quiet", "--bare", str(self._folder)], env=self._env)
-        return git(args, env=self._env, cwd=self._folder, stdin=stdin, timeout_s=timeout_s, ok=ok)
+        held = () if lock is None else (lock,)
+        return git(args, env=self._env, cwd=self._folder, stdin=stdin, timeout_s=timeout_s, ok=ok, pass_fds=held)
+
+
+def _taken(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def blob_id(raw: bytes) -> str:
