@@ -406,7 +406,8 @@ def test_a_token_is_neither_in_argv_nor_in_a_url_nor_on_disk(remote: Remote, tmp
     with pytest.raises(LedgerError) as caught:
         ledger.refs()
     assert calls()
-    basic = git_env(ledger.url, token, remote.env)["GIT_CONFIG_VALUE_3"].split()[-1]
+    values = git_env(ledger.url, token, remote.env).values()
+    basic = next(value for value in values if value.startswith("Authorization: ")).split()[-1]
     assert len(basic) > 20
     files = [file for file in (remote.folder / "cache").rglob("*") if file.is_file()]
     assert any(file.name == "config" for file in files)
