@@ -3,6 +3,8 @@
 import pytest
 from whole import World, end
 
+from pushtrain.gitcmd import git
+
 pytest_plugins = ("whole",)
 
 
@@ -10,7 +12,9 @@ def test_a_following_reconcile_makes_way_for_the_next_push_which_may_cancel(worl
     world.orders(steps=1000, step_s=0.1)
     world.write_job()
     world.push()
-    follower = world.start_cli("reconcile", "--follow")
+    checkout = world.folder / "checkout-of-the-first-action"
+    git(["clone", "-q", world.env["PUSHTRAIN_SOURCE_URL"], str(checkout)], env=world.env)
+    follower = world.start_cli("reconcile", "--follow", cwd=checkout)
     world.wait_for_step(1)
 
     world.write_job(more="suspend: true\n")
