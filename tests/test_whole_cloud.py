@@ -111,8 +111,9 @@ def test_access_denied_on_every_candidate_is_said_and_waited_for(world: World) -
     world.assert_nothing_left()
 
 
-@pytest.mark.parametrize("operation", ["create_pod", "create_volume"])
-@pytest.mark.parametrize("fault", ["error_after_create", "lost_answer"])
+@pytest.mark.parametrize(
+    ("fault", "operation"), [("error_after_create", "create_pod"), ("lost_answer", "create_volume")]
+)
 def test_a_create_whose_answer_is_lost_is_adopted_once(world: World, fault: str, operation: str) -> None:
     world.write_job()
     world.push()

@@ -6,6 +6,7 @@ simulator) and `world` (one repository and ledger a test, in the same cloud acco
 """
 
 import base64
+import contextlib
 import json
 import os
 import shutil
@@ -200,7 +201,7 @@ class World:
         kept = [self._objects(self.folder / "remote.git")]
         kept += [self._objects(cache) for cache in self.folder.glob("state*/ledger/*.git")]
         for folder in (*self.folder.glob("state*"), *(self.simulator.state_dir / name for name in ("pods", "volumes"))):
-            kept += [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
+            kept += _files(folder)
         for pod in self.simulator.state()["pods"]:
             for pid in pod["processes"]:
                 try:
@@ -231,6 +232,14 @@ class World:
     def close(self) -> None:
         if self.owns_simulator:
             self.simulator.stop(stop_pods=True)
+
+
+def _files(folder: Path) -> Iterator[bytes]:
+    """Every file below, but for those that a volume on its way out loses meanwhile."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                yield Path(parent, name).read_bytes()
 
 
 def end(record: RunRecord) -> tuple[str, str]:
