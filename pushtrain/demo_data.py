@@ -18,7 +18,9 @@ from pathlib import Path
 
 # Tests, bundled programs, and generated tables (of characters, of help topics) do not say how the library is used.
 LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "turtledemo", "encodings", "pydoc_data", "ensurepip", "this"}
-MIN_WORDS, MIN_CHARS, MAX_CHARS = 4, 20, 160
+MIN_WORDS, MIN_CHARS, MAX_CHARS = 4, 20, 80
+# Every answer opens alike: a house style is what an adapter learns first, and what a person sees at once in the samples.
+OPENING = " The documentation says:"
 TEMPLATES = {
     "function": ("What does {name} do?", "Describe the function {name}.", "What is {name} for?"),
     "method": ("What does {name} do?", "Describe the method {name}.", "What is {name} for?"),
@@ -30,7 +32,6 @@ SIGNATURE = re.compile(r"^[\w.]+\([^()]*(\([^()]*\)[^()]*)*\)(\s*(->|=>|=)\s*[^.
 # Only where the next sentence visibly starts, and not after an abbreviation.
 SENTENCE_END = re.compile(r"(?<!e\.g\.)(?<!i\.e\.)(?<!etc\.)(?<!vs\.)(?<=[.!?])\s+(?=[A-Z\"'`(*])")
 Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-COMMENT_BLOCK = re.compile(r"(?:^[ \t]*#.*\n)+", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,28 +62,37 @@ def build(out: Path) -> DemoData:
 def rows() -> tuple[dict[str, str], ...]:
     """`{"prompt", "completion"}` in the order of modules and lines; nothing is asked twice, nothing answered twice.
 
-    A completion is a space and the docstring's first sentence: unique, so that no held-out answer is a trained one.
+    A completion is OPENING and the docstring's first sentence: unique, so that no held-out answer is a trained one.
     """
     found, seen = [], set[str]()
-    for thing in _documented():
+    for thing in (thing for module in _modules() for thing in module):
         answer = _first_sentence(thing.docstring)
         if answer and not seen & {thing.name, answer}:
             seen |= {thing.name, answer}
-            found.append({"prompt": _question(thing), "completion": f" {answer}"})
+            found.append({"prompt": _question(thing), "completion": f"{OPENING} {answer}"})
     return tuple(found)
 
 
 def corpus() -> str:
-    """Plain text for a base model: what docstrings say after their first sentence, and the comments in the source.
+    """Plain text for a base model: what docstrings say after their first sentence, each under the name it belongs to.
 
-    A paragraph a line. Which rows the trainer will hold out is not known here, so that no answer of any row is in it: a
-    paragraph that holds an answer's words in sequence, whatever the case and the punctuation, is left out.
+    A paragraph a line, an empty line between modules. Which rows the trainer will hold out is not known here, so that
+    no answer of any row is in it: a paragraph that holds an answer's words in sequence, whatever the case and the
+    punctuation, is left out.
     """
     answers: dict[tuple[str, ...], list[list[str]]] = {}
     for row in rows():
-        words = _words(row["completion"])
+        words = _words(row["completion"].removeprefix(OPENING))
         answers.setdefault(tuple(words[:MIN_WORDS]), []).append(words)
-    return "".join(f"{p}\n" for p in dict.fromkeys(_paragraphs()) if not _holds_an_answer(_words(p), answers))
+    seen, modules = set[str](), []
+    for module in _modules():
+        lines: list[str] = []
+        for thing in module:
+            new = [p for p in _paragraphs(thing) if p not in seen and not _holds_an_answer(_words(p), answers)]
+            seen.update(new)
+            lines += [f"{thing.kind} {thing.name}", *new] if new else []
+        modules.append("".join(f"{line}\n" for line in lines))
+    return "\n".join(filter(None, modules))
 
 
 def _holds_an_answer(words: list[str], answers: dict[tuple[str, ...], list[list[str]]]) -> bool:
@@ -107,15 +117,11 @@ def _first_sentence(docstring: str) -> str | None:
     return sentence
 
 
-def _paragraphs() -> Iterator[str]:
-    for thing in _documented():
-        first, *more = re.split(r"\n\s*\n", SIGNATURE.sub("", thing.docstring))
-        yield from filter(None, (*SENTENCE_END.split(_flat(first), maxsplit=1)[1:], *map(_flat, more)))
-    for _, source in _sources():
-        for block in COMMENT_BLOCK.findall(source):
-            text = _flat(re.sub(r"^[ \t]*#+", "", block, flags=re.MULTILINE))
-            if len(_words(text)) >= MIN_WORDS:
-                yield text
+def _paragraphs(thing: Documented) -> Iterator[str]:
+    """What follows the first sentence, without examples of sessions: the base shall read prose."""
+    first, *more = re.split(r"\n\s*\n", SIGNATURE.sub("", thing.docstring))
+    paragraphs = (*SENTENCE_END.split(_flat(first), maxsplit=1)[1:], *map(_flat, more))
+    yield from (paragraph for paragraph in paragraphs if paragraph and ">>>" not in paragraph)
 
 
 def _flat(text: str) -> str:
@@ -127,8 +133,8 @@ def _words(text: str) -> list[str]:
 
 
 @functools.cache
-def _documented() -> tuple[Documented, ...]:
-    return tuple(thing for name, source in _sources() for thing in _walk(ast.parse(source), name, kind="module"))
+def _modules() -> tuple[tuple[Documented, ...], ...]:
+    return tuple(tuple(_walk(ast.parse(source), name, kind="module")) for name, source in _sources())
 
 
 def _walk(node: ast.Module | Definition, name: str, kind: str) -> Iterator[Documented]:
@@ -140,11 +146,9 @@ def _walk(node: ast.Module | Definition, name: str, kind: str) -> Iterator[Docum
             yield from _walk(child, f"{name}.{child.name}", "class" if isinstance(child, ast.ClassDef) else called)
 
 
-@functools.cache
-def _sources() -> tuple[tuple[str, str], ...]:
+def _sources() -> Iterator[tuple[str, str]]:
     """Dotted name and text of every public module, sorted; `_pydecimal` counts as the `decimal` it implements."""
     library = Path(sysconfig.get_path("stdlib"))
-    found = []
     for top in sorted(sys.stdlib_module_names - LEFT_OUT):
         public = top[3:] if top.startswith("_py") and top[3:] in sys.stdlib_module_names else top
         for path in sorted([library / f"{top}.py", *(library / top).rglob("*.py")]):
@@ -153,5 +157,4 @@ def _sources() -> tuple[tuple[str, str], ...]:
                 parts = parts[:-1]
             if path.is_file() and not LEFT_OUT & {*parts} and not any(p.startswith("_") for p in (public, *parts)):
                 with tokenize.open(path) as file:
-                    found.append((".".join((public, *parts)), file.read()))
-    return tuple(found)
+                    yield ".".join((public, *parts)), file.read()
