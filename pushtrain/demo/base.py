@@ -35,7 +35,7 @@ def build_model(cache: Path) -> Path:
     done = subprocess.run(
         [sys.executable, "-m", "trainer.demo_base", "--data", str(text), "--out", str(half)],
         cwd=PROJECT,
-        env={**os.environ, "PYTHONHASHSEED": "0"},
+        env={**os.environ, "PYTHONHASHSEED": "0", "OMP_WAIT_POLICY": "PASSIVE"},
         capture_output=True,
         text=True,
         check=False,
