@@ -24,6 +24,7 @@ from pushtrain.run import RUN_ID
 
 RUNS = "refs/heads/runs/"
 CLAIMS = "refs/heads/claims/"
+RECEIPT = "receipt.json"
 _FILES = ("spec.yaml", "run.json", "result.json", "receipt.json")
 # What git says when another writer was first. Every other refusal (a hook, a protected branch) is not a race.
 _RACE = re.compile(
@@ -156,7 +157,8 @@ class Ledger:
         tried = self._tried(run_id, _digest_of(events, log, metrics, files or {}))
         while True:
             head = self._head(run_id)
-            added = self._additions(head, events, log, metrics, files or {})
+            closed_before = RECEIPT in head.blobs and RECEIPT in (files or {})
+            added = {} if closed_before else self._additions(head, events, log, metrics, files or {})
             if not added or any(_holds(head, earlier) for earlier in tried):
                 del self._uncertain[run_id]
                 return head.tip or ""

@@ -19,7 +19,7 @@ def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSimulat
 
 
 @pytest.fixture
-def world(account: RunningSimulator, tmp_path: Path) -> World:
+def stack_world(account: RunningSimulator, tmp_path: Path) -> World:
     """A run of its own in the shared account; `environ` has canaries for every secret a pod is given."""
     home = tmp_path / "home"
     home.mkdir()

@@ -28,157 +28,161 @@ def state_dir(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def engine(engine_name: str, world: World, state_dir: Path) -> Engine:
-    return select({**world.environ, "PUSHTRAIN_ENGINE": engine_name}, state_dir=state_dir)
+def engine(engine_name: str, stack_world: World, state_dir: Path) -> Engine:
+    return select({**stack_world.environ, "PUSHTRAIN_ENGINE": engine_name}, state_dir=state_dir)
 
 
 def test_up_makes_what_preview_promised_and_a_second_up_writes_nothing(
-    engine: Engine, world: World, state_dir: Path
+    engine: Engine, stack_world: World, state_dir: Path
 ) -> None:
-    declared = program(world.plan())
+    declared = program(stack_world.plan())
     both_new = [
         Change(action="create", kind="NetworkVolume", urn_name="volume"),
         Change(action="create", kind="Pod", urn_name="pod"),
     ]
-    assert engine.preview(world.stack, declared) == both_new
+    assert engine.preview(stack_world.stack, declared) == both_new
     assert not state_dir.exists(), "preview of a new stack left something behind"
-    assert not world.ever(), "preview created something"
+    assert not stack_world.ever(), "preview created something"
 
-    outputs = engine.up(world.stack, declared)
-    (pod,), (volume,) = world.live().pods, world.live().volumes
+    outputs = engine.up(stack_world.stack, declared)
+    (pod,), (volume,) = stack_world.live().pods, stack_world.live().volumes
     assert outputs == {
-        "run_id": world.prefix,
+        "run_id": stack_world.prefix,
         "volume_id": volume.id,
         "volume_data_center": "EU-SE-1",
         "pod_id": pod.id,
-        "pod_name": f"{world.prefix}-a1",
+        "pod_name": f"{stack_world.prefix}-a1",
         "usd_per_hour": pytest.approx(pod.usd_per_hour),
         "data_center": "EU-SE-1",
     }
     assert outputs["usd_per_hour"] > 0
-    (mounted,) = (it["volume_id"] for it in world.ever() if it["id"] == pod.id)
+    (mounted,) = (it["volume_id"] for it in stack_world.ever() if it["id"] == pod.id)
     assert mounted == volume.id
 
-    before = world.ever()
-    assert engine.up(world.stack, declared) == outputs
-    assert world.ever() == before
-    assert engine.outputs(world.stack) == outputs
+    before = stack_world.ever()
+    assert engine.up(stack_world.stack, declared) == outputs
+    assert stack_world.ever() == before
+    assert engine.outputs(stack_world.stack) == outputs
 
 
-def test_a_new_attempt_replaces_the_pod_and_keeps_the_volume(engine: Engine, world: World) -> None:
-    first = engine.up(world.stack, program(world.plan(attempt=1)))
+def test_a_new_attempt_replaces_the_pod_and_keeps_the_volume(engine: Engine, stack_world: World) -> None:
+    first = engine.up(stack_world.stack, program(stack_world.plan(attempt=1)))
     kept = Change(action="same", kind="NetworkVolume", urn_name="volume")
-    assert engine.preview(world.stack, program(world.plan(attempt=2))) == [
+    assert engine.preview(stack_world.stack, program(stack_world.plan(attempt=2))) == [
         kept,
         Change(action="replace", kind="Pod", urn_name="pod"),
     ]
-    assert [pod.id for pod in world.live().pods] == [first["pod_id"]], "preview touched the pod"
+    assert [pod.id for pod in stack_world.live().pods] == [first["pod_id"]], "preview touched the pod"
 
-    second = engine.up(world.stack, program(world.plan(attempt=2)))
+    second = engine.up(stack_world.stack, program(stack_world.plan(attempt=2)))
     assert second["volume_id"] == first["volume_id"]
-    assert second["pod_name"] == f"{world.prefix}-a2"
-    assert [pod.id for pod in world.live().pods] == [second["pod_id"]]
+    assert second["pod_name"] == f"{stack_world.prefix}-a2"
+    assert [pod.id for pod in stack_world.live().pods] == [second["pod_id"]]
     assert second["pod_id"] != first["pod_id"]
-    pods = {it["id"]: it for it in world.ever() if "ended_at" in it}
+    pods = {it["id"]: it for it in stack_world.ever() if "ended_at" in it}
     assert pods[first["pod_id"]]["ended_at"] <= pods[second["pod_id"]]["created_at"], "two pods were billed at once"
 
-    between = replace(world.plan(), pod=None)
-    assert engine.preview(world.stack, program(between)) == [
+    between = replace(stack_world.plan(), pod=None)
+    assert engine.preview(stack_world.stack, program(between)) == [
         kept,
         Change(action="delete", kind="Pod", urn_name="pod"),
     ]
-    outputs = engine.up(world.stack, program(between))
-    assert not world.live().pods
+    outputs = engine.up(stack_world.stack, program(between))
+    assert not stack_world.live().pods
     assert set(outputs) == {"run_id", "volume_id", "volume_data_center"}
 
 
-def test_destroy_removes_everything_twice_is_once_and_an_unknown_stack_is_success(engine: Engine, world: World) -> None:
-    assert engine.outputs(world.stack) == {}
-    engine.destroy(world.stack)
-    engine.up(world.stack, program(world.plan()))
+def test_destroy_removes_everything_twice_is_once_and_an_unknown_stack_is_success(
+    engine: Engine, stack_world: World
+) -> None:
+    assert engine.outputs(stack_world.stack) == {}
+    engine.destroy(stack_world.stack)
+    engine.up(stack_world.stack, program(stack_world.plan()))
     engine.destroy("run-nobody-ever-made")
-    assert world.live()
-    engine.destroy(world.stack)
-    assert not world.live()
-    engine.destroy(world.stack)
-    assert engine.outputs(world.stack) == {}
+    assert stack_world.live()
+    engine.destroy(stack_world.stack)
+    assert not stack_world.live()
+    engine.destroy(stack_world.stack)
+    assert engine.outputs(stack_world.stack) == {}
 
 
-def test_no_capacity_for_the_pod_keeps_its_class_and_leaves_the_volume_to_destroy(engine: Engine, world: World) -> None:
-    world.simulator.fault("no_capacity", times=None, pod_name=f"{world.prefix}-*")
+def test_no_capacity_for_the_pod_keeps_its_class_and_leaves_the_volume_to_destroy(
+    engine: Engine, stack_world: World
+) -> None:
+    stack_world.simulator.fault("no_capacity", times=None, pod_name=f"{stack_world.prefix}-*")
     with pytest.raises(NoCapacity) as refused:
-        engine.up(world.stack, program(world.plan()))
+        engine.up(stack_world.stack, program(stack_world.plan()))
     assert "A40" in str(refused.value)
     assert refused.value.hint
-    assert len(world.live().volumes) == 1 and not world.live().pods
+    assert len(stack_world.live().volumes) == 1 and not stack_world.live().pods
 
-    world.clear_faults()
-    outputs = engine.up(world.stack, program(world.plan(gpu="NVIDIA RTX A6000")))
-    assert [pod.id for pod in world.live().pods] == [outputs["pod_id"]]
-    assert len(world.live().volumes) == 1
+    stack_world.clear_faults()
+    outputs = engine.up(stack_world.stack, program(stack_world.plan(gpu="NVIDIA RTX A6000")))
+    assert [pod.id for pod in stack_world.live().pods] == [outputs["pod_id"]]
+    assert len(stack_world.live().volumes) == 1
 
-    world.simulator.fault("no_capacity", times=None, pod_name=f"{world.prefix}-*")
+    stack_world.simulator.fault("no_capacity", times=None, pod_name=f"{stack_world.prefix}-*")
     with pytest.raises(NoCapacity):
-        engine.up(world.stack, program(world.plan(attempt=2)))
-    engine.destroy(world.stack)
-    assert not world.live()
+        engine.up(stack_world.stack, program(stack_world.plan(attempt=2)))
+    engine.destroy(stack_world.stack)
+    assert not stack_world.live()
 
 
-def test_a_pod_deleted_behind_its_back_is_created_again_by_up(engine: Engine, world: World) -> None:
-    first = engine.up(world.stack, program(world.plan()))
-    world.cloud.terminate(first["pod_id"])
-    assert engine.preview(world.stack, program(world.plan())) == [
+def test_a_pod_deleted_behind_its_back_is_created_again_by_up(engine: Engine, stack_world: World) -> None:
+    first = engine.up(stack_world.stack, program(stack_world.plan()))
+    stack_world.cloud.terminate(first["pod_id"])
+    assert engine.preview(stack_world.stack, program(stack_world.plan())) == [
         Change(action="same", kind="NetworkVolume", urn_name="volume"),
         Change(action="create", kind="Pod", urn_name="pod"),
     ]
-    second = engine.up(world.stack, program(world.plan()))
-    assert [pod.id for pod in world.live().pods] == [second["pod_id"]]
+    second = engine.up(stack_world.stack, program(stack_world.plan()))
+    assert [pod.id for pod in stack_world.live().pods] == [second["pod_id"]]
     assert second["pod_id"] != first["pod_id"]
     assert second["volume_id"] == first["volume_id"]
-    world.cloud.terminate(second["pod_id"])
-    engine.destroy(world.stack)
-    assert not world.live()
+    stack_world.cloud.terminate(second["pod_id"])
+    engine.destroy(stack_world.stack)
+    assert not stack_world.live()
 
 
-def test_the_volume_never_becomes_another_one(engine: Engine, world: World) -> None:
-    plan = replace(world.plan(), pod=None)
-    engine.up(world.stack, program(plan))
-    before = world.ever()
+def test_the_volume_never_becomes_another_one(engine: Engine, stack_world: World) -> None:
+    plan = replace(stack_world.plan(), pod=None)
+    engine.up(stack_world.stack, program(plan))
+    before = stack_world.ever()
     moved = replace(plan, volume=replace(plan.volume, data_center="US-KS-2"))
     with pytest.raises(EngineError, match="data_center 'EU-SE-1' → 'US-KS-2'") as refused:
-        engine.up(world.stack, program(moved))
+        engine.up(stack_world.stack, program(moved))
     assert "new run" in (refused.value.hint or "")
-    assert world.ever() == before
+    assert stack_world.ever() == before
 
 
 def test_a_wrong_key_is_said_as_such_and_no_secret_stays_behind(
-    engine: Engine, engine_name: str, world: World, state_dir: Path
+    engine: Engine, engine_name: str, stack_world: World, state_dir: Path
 ) -> None:
-    stranger = {**world.environ, "PUSHTRAIN_ENGINE": engine_name, "RUNPOD_API_KEY": "canary-secret-wrong-key"}
+    stranger = {**stack_world.environ, "PUSHTRAIN_ENGINE": engine_name, "RUNPOD_API_KEY": "canary-secret-wrong-key"}
     with pytest.raises(CloudAuthFailed) as refused:
-        select(stranger, state_dir=state_dir).up(world.stack, program(world.plan()))
-    outputs = engine.up(world.stack, program(world.plan()))
+        select(stranger, state_dir=state_dir).up(stack_world.stack, program(stack_world.plan()))
+    outputs = engine.up(stack_world.stack, program(stack_world.plan()))
     said = f"{refused.value} {refused.value.hint} {outputs} {engine_line(engine)}"
 
-    pod = world.simulator.request("GET", f"/v2/pods/{outputs['pod_id']}").json()
+    pod = stack_world.simulator.request("GET", f"/v2/pods/{outputs['pod_id']}").json()
     assert pod["env"]["HF_TOKEN"] == HF_CANARY and pod["env"]["PUSHTRAIN_LEDGER_TOKEN"] == LEDGER_CANARY
     assert "NOT_SET_ANYWHERE" not in pod["env"]
     written = [path for path in state_dir.rglob("*") if path.is_file()]
-    assert any(world.prefix.encode() in path.read_bytes() for path in written), "no state was found to look into"
-    for secret in (HF_CANARY, LEDGER_CANARY, "canary-secret-wrong-key", world.environ["RUNPOD_API_KEY"]):
+    assert any(stack_world.prefix.encode() in path.read_bytes() for path in written), "no state was found to look into"
+    for secret in (HF_CANARY, LEDGER_CANARY, "canary-secret-wrong-key", stack_world.environ["RUNPOD_API_KEY"]):
         assert secret not in said
         assert not [path for path in written if secret.encode() in path.read_bytes()]
 
 
-def test_a_program_that_fails_is_an_engine_error(engine: Engine, world: World) -> None:
+def test_a_program_that_fails_is_an_engine_error(engine: Engine, stack_world: World) -> None:
     def broken() -> None:
         raise ValueError("canary in the coal mine")
 
     with pytest.raises(EngineError, match="canary in the coal mine"):
-        engine.preview(world.stack, broken)
+        engine.preview(stack_world.stack, broken)
 
 
-def test_a_stack_name_that_is_no_file_name_is_refused(engine: Engine, world: World) -> None:
-    for call in (engine.outputs, engine.destroy, lambda name: engine.up(name, program(world.plan()))):
+def test_a_stack_name_that_is_no_file_name_is_refused(engine: Engine, stack_world: World) -> None:
+    for call in (engine.outputs, engine.destroy, lambda name: engine.up(name, program(stack_world.plan()))):
         with pytest.raises(EngineError, match="stack name"):
             call("../elsewhere")

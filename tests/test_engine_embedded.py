@@ -25,15 +25,15 @@ DRIVER = Path(__file__).with_name("engine_driver.py")
 
 
 @pytest.fixture
-def engine(world: World, tmp_path: Path) -> Engine:
-    return select({**world.environ, "PUSHTRAIN_ENGINE": "embedded"}, state_dir=tmp_path / "state")
+def engine(stack_world: World, tmp_path: Path) -> Engine:
+    return select({**stack_world.environ, "PUSHTRAIN_ENGINE": "embedded"}, state_dir=tmp_path / "state")
 
 
-def test_a_crash_at_any_moment_of_up_or_destroy_leaks_nothing_and_heals(world: World, tmp_path: Path) -> None:
+def test_a_crash_at_any_moment_of_up_or_destroy_leaks_nothing_and_heals(stack_world: World, tmp_path: Path) -> None:
     state_dir = tmp_path / "state"
     done = subprocess.run(
-        [sys.executable, str(DRIVER), "crashes", str(state_dir), world.prefix],
-        env=world.environ,
+        [sys.executable, str(DRIVER), "crashes", str(state_dir), stack_world.prefix],
+        env=stack_world.environ,
         capture_output=True,
         text=True,
         timeout=150,
@@ -43,7 +43,7 @@ def test_a_crash_at_any_moment_of_up_or_destroy_leaks_nothing_and_heals(world: W
     seen = json.loads(done.stdout)
     for story in ("up, then destroy", "destroy, then again"):
         assert [moment["left"] for moment in seen[story]] == [[]] * len(seen[story]), story
-    a2 = [f"{world.prefix}-a2 NVIDIA RTX A6000", f"{world.prefix}-v"]
+    a2 = [f"{stack_world.prefix}-a2 NVIDIA RTX A6000", f"{stack_world.prefix}-v"]
     for moment in seen["new attempt, then again"]:
         assert moment["live"] == a2 and moment["outputs_true"] and moment["same"], moment
     deaths = {story: sum(moment["died"] for moment in moments) for story, moments in seen.items()}
@@ -51,50 +51,53 @@ def test_a_crash_at_any_moment_of_up_or_destroy_leaks_nothing_and_heals(world: W
 
 
 def test_a_second_process_is_told_who_works_and_a_dead_ones_lock_is_nobodys(
-    engine: Engine, world: World, tmp_path: Path
+    engine: Engine, stack_world: World, tmp_path: Path
 ) -> None:
-    world.simulator.fault("slow", times=None, seconds=5, operation="list_pods")
+    stack_world.simulator.fault("slow", times=None, seconds=5, operation="list_pods")
     owner = subprocess.Popen(
-        [sys.executable, str(DRIVER), "up", str(tmp_path / "state"), world.prefix],
-        env={**world.environ, "PUSHTRAIN_ENGINE": "embedded"},
+        [sys.executable, str(DRIVER), "up", str(tmp_path / "state"), stack_world.prefix],
+        env={**stack_world.environ, "PUSHTRAIN_ENGINE": "embedded"},
     )
     try:
-        _wait_until(lambda: bool(world.ever()), "the first process created its volume")
-        for locked in (lambda: engine.up(world.stack, program(world.plan())), lambda: engine.destroy(world.stack)):
+        _wait_until(lambda: bool(stack_world.ever()), "the first process created its volume")
+        for locked in (
+            lambda: engine.up(stack_world.stack, program(stack_world.plan())),
+            lambda: engine.destroy(stack_world.stack),
+        ):
             with pytest.raises(EngineError, match=str(owner.pid)) as refused:
                 locked()
             assert refused.value.reason == "StackLocked"
     finally:
         os.kill(owner.pid, signal.SIGKILL)
         owner.wait()
-    world.clear_faults()
-    engine.destroy(world.stack)
-    assert not world.live()
+    stack_world.clear_faults()
+    engine.destroy(stack_world.stack)
+    assert not stack_world.live()
     assert not list((tmp_path / "state").iterdir())
 
 
-def test_a_failed_step_prints_nothing(engine: Engine, world: World, capfd: pytest.CaptureFixture[str]) -> None:
-    world.simulator.fault("no_capacity", times=None, pod_name=f"{world.prefix}-*")
+def test_a_failed_step_prints_nothing(engine: Engine, stack_world: World, capfd: pytest.CaptureFixture[str]) -> None:
+    stack_world.simulator.fault("no_capacity", times=None, pod_name=f"{stack_world.prefix}-*")
     with pytest.raises(NoCapacity):
-        engine.up(world.stack, program(world.plan()))
+        engine.up(stack_world.stack, program(stack_world.plan()))
     gc.collect()
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_program_that_fails_is_an_engine_error_and_keeps_what_was_made(engine: Engine, world: World) -> None:
+def test_a_program_that_fails_is_an_engine_error_and_keeps_what_was_made(engine: Engine, stack_world: World) -> None:
     def broken() -> None:
-        program(world.plan())()
+        program(stack_world.plan())()
         raise ValueError("canary in the coal mine")
 
     with pytest.raises(EngineError, match="ValueError: canary in the coal mine"):
-        engine.up(world.stack, broken)
-    engine.destroy(world.stack)
-    assert not world.live()
+        engine.up(stack_world.stack, broken)
+    engine.destroy(stack_world.stack)
+    assert not stack_world.live()
 
 
-def test_a_resource_that_is_not_ours_is_refused(engine: Engine, world: World) -> None:
+def test_a_resource_that_is_not_ours_is_refused(engine: Engine, stack_world: World) -> None:
     with pytest.raises(EngineError, match="nobody here knows how to carry out a Bucket"):
-        engine.up(world.stack, lambda: pulumi.CustomResource("aws:s3:Bucket", "bucket") and None)
+        engine.up(stack_world.stack, lambda: pulumi.CustomResource("aws:s3:Bucket", "bucket") and None)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +121,7 @@ def test_a_state_file_it_cannot_read_is_never_taken_for_an_empty_one(text: str, 
     assert (tmp_path / "s.json").read_text() == text
 
 
-def test_several_stacks_and_several_ups_live_in_one_process(engine: Engine, world: World) -> None:
+def test_several_stacks_and_several_ups_live_in_one_process(engine: Engine, stack_world: World) -> None:
     for stack in ("one", "two"):
         assert engine.up(stack, lambda stack=stack: pulumi.export("stack", stack)) == {"stack": stack}
     assert engine.outputs("one") == {"stack": "one"}

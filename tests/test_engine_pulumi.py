@@ -69,47 +69,50 @@ def test_a_cli_that_never_ends_is_interrupted(tmp_path: Path) -> None:
 
 
 @needs_cli
-def test_a_cli_killed_in_the_middle_of_a_create_leaves_nothing_to_destroy(world: World, tmp_path: Path) -> None:
-    owner = _killed_during_create(world, tmp_path)
+def test_a_cli_killed_in_the_middle_of_a_create_leaves_nothing_to_destroy(stack_world: World, tmp_path: Path) -> None:
+    owner = _killed_during_create(stack_world, tmp_path)
     (lock,) = _locks(tmp_path)
     assert json.loads(lock.read_text())["pid"] == owner
-    assert [pod.name for pod in world.live().pods] == [f"{world.prefix}-a1"], "the create was not in flight"
-    engine = select({**world.environ, "PUSHTRAIN_ENGINE": "pulumi"}, state_dir=tmp_path / "state")
-    engine.destroy(world.stack)
-    assert not world.live() and not _locks(tmp_path)
-    assert engine.outputs(world.stack) == {}
+    assert [pod.name for pod in stack_world.live().pods] == [f"{stack_world.prefix}-a1"], "the create was not in flight"
+    engine = select({**stack_world.environ, "PUSHTRAIN_ENGINE": "pulumi"}, state_dir=tmp_path / "state")
+    engine.destroy(stack_world.stack)
+    assert not stack_world.live() and not _locks(tmp_path)
+    assert engine.outputs(stack_world.stack) == {}
 
 
 @needs_cli
 def test_up_after_such_a_kill_adopts_the_pod_and_a_lock_of_another_machine_is_left_alone(
-    world: World, tmp_path: Path
+    stack_world: World, tmp_path: Path
 ) -> None:
-    _killed_during_create(world, tmp_path)
-    engine = select({**world.environ, "PUSHTRAIN_ENGINE": "pulumi"}, state_dir=tmp_path / "state")
+    _killed_during_create(stack_world, tmp_path)
+    engine = select({**stack_world.environ, "PUSHTRAIN_ENGINE": "pulumi"}, state_dir=tmp_path / "state")
     (lock,) = _locks(tmp_path)
     lock.write_text(json.dumps(json.loads(lock.read_text()) | {"hostname": "runner-7", "username": "ci"}))
-    for call in (lambda: engine.up(world.stack, program(world.plan())), lambda: engine.destroy(world.stack)):
+    for call in (
+        lambda: engine.up(stack_world.stack, program(stack_world.plan())),
+        lambda: engine.destroy(stack_world.stack),
+    ):
         with pytest.raises(EngineError, match="locked by ci@runner-7") as refused:
             call()
         assert refused.value.reason == "StackLocked" and "pulumi cancel" in (refused.value.hint or "")
-    assert len(world.live().pods) == 1
+    assert len(stack_world.live().pods) == 1
     lock.unlink()
 
-    outputs = engine.up(world.stack, program(world.plan()))
-    assert [pod.id for pod in world.live().pods] == [outputs["pod_id"]]
-    assert len([it for it in world.ever() if "ended_at" in it]) == 1, "a second pod was made"
-    engine.destroy(world.stack)
-    assert not world.live()
+    outputs = engine.up(stack_world.stack, program(stack_world.plan()))
+    assert [pod.id for pod in stack_world.live().pods] == [outputs["pod_id"]]
+    assert len([it for it in stack_world.ever() if "ended_at" in it]) == 1, "a second pod was made"
+    engine.destroy(stack_world.stack)
+    assert not stack_world.live()
 
 
 @needs_cli
 def test_an_interrupt_reaches_the_cli_which_saves_its_state_and_lets_go_of_its_lock(
-    world: World, tmp_path: Path
+    stack_world: World, tmp_path: Path
 ) -> None:
-    world.simulator.fault("slow", times=None, seconds=1.5, operation="list_pods")
-    driver = _driver(world, tmp_path)
+    stack_world.simulator.fault("slow", times=None, seconds=1.5, operation="list_pods")
+    driver = _driver(stack_world, tmp_path)
     try:
-        _wait_until(lambda: len(world.ever()) == 2, "the pod exists, its create not answered")
+        _wait_until(lambda: len(stack_world.ever()) == 2, "the pod exists, its create not answered")
         driver.send_signal(signal.SIGINT)
         stderr = driver.communicate(timeout=60)[1]
     finally:
@@ -117,26 +120,28 @@ def test_an_interrupt_reaches_the_cli_which_saves_its_state_and_lets_go_of_its_l
         driver.wait()
     assert "KeyboardInterrupt" in stderr
     assert not _locks(tmp_path), "the CLI was killed, not interrupted"
-    (state,) = (tmp_path / "state").rglob(f"{world.stack}.json")
-    world.clear_faults()
-    assert world.live().pods[0].id in state.read_text(), "the create in flight was not written down"
-    select({**world.environ, "PUSHTRAIN_ENGINE": "pulumi"}, state_dir=tmp_path / "state").destroy(world.stack)
-    assert not world.live()
+    (state,) = (tmp_path / "state").rglob(f"{stack_world.stack}.json")
+    stack_world.clear_faults()
+    assert stack_world.live().pods[0].id in state.read_text(), "the create in flight was not written down"
+    select({**stack_world.environ, "PUSHTRAIN_ENGINE": "pulumi"}, state_dir=tmp_path / "state").destroy(
+        stack_world.stack
+    )
+    assert not stack_world.live()
 
 
-def _killed_during_create(world: World, tmp_path: Path) -> int:
+def _killed_during_create(stack_world: World, tmp_path: Path) -> int:
     """Kills the CLI, and the engine above it, while the pod exists and nobody has its id. Returns the CLI's pid."""
-    world.simulator.fault("slow", times=None, seconds=1.5, operation="list_pods")
-    driver = _driver(world, tmp_path)
+    stack_world.simulator.fault("slow", times=None, seconds=1.5, operation="list_pods")
+    driver = _driver(stack_world, tmp_path)
     try:
-        _wait_until(lambda: len(world.ever()) == 2, "the pod exists, its create not answered")
+        _wait_until(lambda: len(stack_world.ever()) == 2, "the pod exists, its create not answered")
         owner = int(json.loads(_locks(tmp_path)[0].read_text())["pid"])
         for pid in [owner, *_descendants(owner)]:
             os.kill(pid, signal.SIGKILL)
     finally:
         driver.kill()
         driver.communicate()
-    world.clear_faults()
+    stack_world.clear_faults()
     return owner
 
 
@@ -146,10 +151,10 @@ def _descendants(pid: int) -> list[int]:
     return [it for child in children for it in (child, *_descendants(child))]
 
 
-def _driver(world: World, tmp_path: Path) -> "subprocess.Popen[str]":
+def _driver(stack_world: World, tmp_path: Path) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, str(DRIVER), "up", str(tmp_path / "state"), world.prefix],
-        env={**world.environ, "PUSHTRAIN_ENGINE": "pulumi"},
+        [sys.executable, str(DRIVER), "up", str(tmp_path / "state"), stack_world.prefix],
+        env={**stack_world.environ, "PUSHTRAIN_ENGINE": "pulumi"},
         stderr=subprocess.PIPE,
         text=True,
     )

@@ -49,19 +49,19 @@ def test_a_provider_is_stored_as_a_reference_to_an_installed_module(provider: An
     assert not vars(provider) and provider.serialize_as_secret_always is False
 
 
-def test_the_program_names_secrets_and_holds_none(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in world.environ.items():
+def test_the_program_names_secrets_and_holds_none(stack_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in stack_world.environ.items():
         monkeypatch.setenv(name, value)
-    declared = _declared(world)
+    declared = _declared(stack_world)
     assert [(it["type"], it["name"]) for it in declared] == [
         ("pulumi-python:dynamic/pushtrain:NetworkVolume", "volume"),
         ("pulumi-python:dynamic/pushtrain:Pod", "pod"),
     ]
     volume, pod = (it["inputs"] for it in declared)
-    assert volume == {"cloud": "runpod", "name": f"{world.prefix}-v", "size_gb": 20, "data_center": "EU-SE-1"}
+    assert volume == {"cloud": "runpod", "name": f"{stack_world.prefix}-v", "size_gb": 20, "data_center": "EU-SE-1"}
     assert pod["volume_id"] == "id-of-volume", "the pod does not take its volume from the stack"
     assert pod["secret_env"] == ["HF_TOKEN", "PUSHTRAIN_LEDGER_TOKEN", "NOT_SET_ANYWHERE"]
-    assert HF_CANARY not in str(declared) and world.environ["RUNPOD_API_KEY"] not in str(declared)
+    assert HF_CANARY not in str(declared) and stack_world.environ["RUNPOD_API_KEY"] not in str(declared)
 
 
 @pytest.mark.parametrize(
@@ -90,46 +90,46 @@ def test_what_is_not_an_error_of_ours_is_not_decoded(monkeypatch: pytest.MonkeyP
     assert HF_CANARY not in encode(RequestRejected(f"the body had {HF_CANARY}"))
 
 
-def test_a_volume_held_by_a_pod_is_tried_again_with_patience_that_ends(world: World) -> None:
-    volume = world.cloud.create_volume(world.plan().volume)
+def test_a_volume_held_by_a_pod_is_tried_again_with_patience_that_ends(stack_world: World) -> None:
+    volume = stack_world.cloud.create_volume(stack_world.plan().volume)
     waits: list[float] = []
     operations = VolumeOperations(sleep=waits.append)
-    world.simulator.fault("volume_busy", times=3, volume_name=volume.name)
-    operations.delete(world.cloud, volume.id)
+    stack_world.simulator.fault("volume_busy", times=3, volume_name=volume.name)
+    operations.delete(stack_world.cloud, volume.id)
     assert waits == [1, 2, 4]
-    assert not world.live()
+    assert not stack_world.live()
 
-    volume = world.cloud.create_volume(world.plan().volume)
-    world.simulator.fault("volume_busy", times=None, volume_name=volume.name)
+    volume = stack_world.cloud.create_volume(stack_world.plan().volume)
+    stack_world.simulator.fault("volume_busy", times=None, volume_name=volume.name)
     waits.clear()
     with pytest.raises(CloudUnavailable):
-        operations.delete(world.cloud, volume.id)
+        operations.delete(stack_world.cloud, volume.id)
     assert 60 < sum(waits) < 120
-    world.clear_faults()
-    operations.delete(world.cloud, volume.id)
+    stack_world.clear_faults()
+    operations.delete(stack_world.cloud, volume.id)
 
 
-def test_deleting_by_name_takes_that_name_and_no_longer_one(world: World) -> None:
-    first, tenth = world.plan(attempt=1), world.plan(attempt=10)
+def test_deleting_by_name_takes_that_name_and_no_longer_one(stack_world: World) -> None:
+    first, tenth = stack_world.plan(attempt=1), stack_world.plan(attempt=10)
     volumes = [replace(first.volume, name=name) for name in (first.volume.name, f"{first.volume.name}2")]
-    kept = [world.cloud.create_pod(tenth.pod).name, world.cloud.create_volume(volumes[1]).name]
-    world.cloud.create_pod(first.pod)
-    world.cloud.create_volume(volumes[0])
+    kept = [stack_world.cloud.create_pod(tenth.pod).name, stack_world.cloud.create_volume(volumes[1]).name]
+    stack_world.cloud.create_pod(first.pod)
+    stack_world.cloud.create_volume(volumes[0])
     for kind, wanted in (("Pod", first.pod), ("NetworkVolume", first.volume)):
-        operations_of(kind).delete_by_name(world.cloud, {"name": wanted.name})
-        operations_of(kind).delete_by_name(world.cloud, {"name": wanted.name})
-    assert [it.name for it in (*world.live().pods, *world.live().volumes)] == kept
+        operations_of(kind).delete_by_name(stack_world.cloud, {"name": wanted.name})
+        operations_of(kind).delete_by_name(stack_world.cloud, {"name": wanted.name})
+    assert [it.name for it in (*stack_world.live().pods, *stack_world.live().volumes)] == kept
 
 
 def test_pulumi_preview_by_hand_shows_the_stack_of_a_spec_and_up_by_hand_is_refused(
-    tmp_path: Path, world: World
+    tmp_path: Path, stack_world: World
 ) -> None:
     if shutil.which("pulumi") is None:
         pytest.skip("pulumi CLI not on PATH: Pulumi.yaml was not tried")
     project = _checkout(tmp_path)
     environ = {
-        **world.environ,
-        "PATH": f"{project / 'bin'}:{Path(sys.executable).parent}:{world.environ['PATH']}",
+        **stack_world.environ,
+        "PATH": f"{project / 'bin'}:{Path(sys.executable).parent}:{stack_world.environ['PATH']}",
         "RUNPOD_API_BASE_URL": "http://127.0.0.1:9",
         "UV_PROJECT_ENVIRONMENT": sys.prefix,
         "PULUMI_HOME": str(tmp_path / "pulumi-home"),
@@ -154,7 +154,7 @@ def test_pulumi_preview_by_hand_shows_the_stack_of_a_spec_and_up_by_hand_is_refu
     assert "jobs/nowhere.yaml: is not there" in wrong.stdout and "Traceback" not in wrong.stdout
 
 
-def _declared(world: World) -> list[dict[str, Any]]:
+def _declared(stack_world: World) -> list[dict[str, Any]]:
     """The resources the program registers, with the inputs Pulumi's engine would get."""
     seen: list[dict[str, Any]] = []
 
@@ -168,8 +168,8 @@ def _declared(world: World) -> list[dict[str, Any]]:
             return f"id-of-{args.name}", inputs
 
     async def run() -> None:
-        pulumi.runtime.set_mocks(Recorder(), "pushtrain", world.stack)
-        await run_pulumi_func(program(world.plan()))
+        pulumi.runtime.set_mocks(Recorder(), "pushtrain", stack_world.stack)
+        await run_pulumi_func(program(stack_world.plan()))
 
     contextvars.copy_context().run(asyncio.run, run())
     return seen
