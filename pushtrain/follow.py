@@ -69,4 +69,4 @@ def cancel(control: Control, run_id: str, *, reason: str) -> Tick:
         control.ledger.append(
             record.run_id, events=[EventDraft(state="cancelled", writer="control", attempt=attempt, reason=reason)]
         )
-    return tick(control, only=str(record.run["job"]))
+    return tick(control, only=str(record.run["job"]), may_claim=False)

@@ -45,7 +45,7 @@ class Tick:
         return max([failure.exit_code for failure in self.failures] + [1 if failed_run else 0])
 
 
-def tick(control: Control, *, only: str | None = None) -> Tick:
+def tick(control: Control, *, only: str | None = None, may_claim: bool = True) -> Tick:
     """One pass over everything; with `only`, over the runs of one job (nothing else is claimed, advanced or swept).
 
     Raises LedgerUnavailable or CloudError when desired and observed state cannot be known: then nothing was done.
@@ -55,7 +55,8 @@ def tick(control: Control, *, only: str | None = None) -> Tick:
     report.failures += [problem for problem in wanted.problems if only is None or f"/{only}." in f"/{problem.where}"]
     live = control.cloud.find(ledger_prefix(control.settings.ledger_url))
     refs = control.ledger.refs()
-    _claim_new(control, wanted, refs, report, only)
+    if may_claim:
+        _claim_new(control, wanted, refs, report, only)
     records = control.ledger.read_all(refs)
     for record in records.values():
         if record.is_over or (only and record.run.get("job") != only):

@@ -64,7 +64,7 @@ def living(folder: Path) -> list[str]:
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            where = os.readlink(entry / "cwd")
+            where = str((entry / "cwd").readlink())
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
         if (str(folder) in command or str(folder) in where) and processes.start_ticks(int(entry.name)) is not None:
