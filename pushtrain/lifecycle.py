@@ -52,12 +52,14 @@ def next_step(
     if ending := _last(events, "destroying") or _last(events, "leak"):
         return Step(kind="destroy", attempt=attempt, outcome=ending.data["outcome"], reason=ending.reason)
     mine = [event for event in events if event.attempt == attempt]
-    if ended := next((event for event in events if event.state in _OUTCOMES and _counts(event, attempt)), None):
+    unpublished = attempt < limits.max_attempts and _is_unpublished(mine)
+    ends = (event for event in events if event.state in _OUTCOMES and _counts(event, attempt))
+    if ended := next((event for event in ends if not (unpublished and event.state == "failed")), None):
         outcome = _OUTCOMES[ended.state]
         return Step(kind="destroy", attempt=attempt, outcome=outcome, reason=ended.reason, message=ended.message)
     if cancel_reason:
         return Step(kind="destroy", attempt=attempt, outcome="cancelled", reason=cancel_reason)
-    if _last(mine, "lost"):
+    if unpublished or _last(mine, "lost"):
         return _another(attempt, limits)
     provisioned = _last(mine, "provisioned")
     if provisioned is None:
@@ -102,6 +104,12 @@ def _running(mine: Sequence[Event], provisioned: Event, *, pods: Sequence[Pod], 
         message = f"no word from the pod within {limits.boot_limit_s:.0f} s of its creation"
         return Step(kind="lost", attempt=attempt, reason="BootTimeout", message=message)
     return Step(kind="watch", attempt=attempt)
+
+
+def _is_unpublished(mine: Sequence[Event]) -> bool:
+    """Trained, but the Hub was away: the only copy is on the volume, and another attempt has only to upload it."""
+    failed = _last(mine, "failed")
+    return failed is not None and failed.reason == "HubUnreachable" and _last(mine, "publishing") is not None
 
 
 def _counts(event: Event, attempt: int) -> bool:

@@ -78,6 +78,12 @@ RUNNING = ("claimed", "provisioning", "provisioned", "booting", "training")
         ([*RUNNING, "lost:1", "provisioned:2", "lost:2"], ("provision", 3)),
         ([*RUNNING, "lost:1", "lost:2", "lost:3"], ("destroy", 3, "failed", "TooManyAttempts")),
         ([*RUNNING, "failed:1:Late", "lost:1", "provisioning:2"], ("provision", 2)),
+        # Trained, not uploaded: the adapter is on the volume, so the volume lives and another attempt uploads it.
+        ([*RUNNING, "publishing", "failed:1:HubUnreachable"], ("provision", 2)),
+        ([*RUNNING, "failed:1:HubUnreachable"], ("destroy", 1, "failed", "HubUnreachable")),
+        ([*RUNNING, "publishing", "failed:1:HubForbidden"], ("destroy", 1, "failed", "HubForbidden")),
+        ([*RUNNING, "publishing", "failed:1:HubUnreachable", "cancelled:1:X"], ("destroy", 1, "cancelled", "X")),
+        (["provisioned:3", "publishing:3", "failed:3:HubUnreachable"], ("destroy", 3, "failed", "HubUnreachable")),
         # An end that was begun is gone on with, whatever a dying pod still gets said.
         ([*RUNNING, "destroying:1:DeadlineReached"], ("destroy", 1, "failed", "DeadlineReached")),
         ([*RUNNING, "destroying:1:DeadlineReached", "training"], ("destroy", 1, "failed", "DeadlineReached")),

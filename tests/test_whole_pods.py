@@ -172,3 +172,15 @@ def _ticked(world: World, control: Control, job: str = "job") -> RunRecord:
             return record
         time.sleep(0.2)
     raise AssertionError("\n".join(world.said))
+
+
+def test_a_hub_that_is_away_at_the_upload_costs_another_attempt_and_not_the_adapter(world: World) -> None:
+    world.orders(steps=3, step_s=0.02, hub_away_attempts=1)
+    world.write_job()
+    world.push()
+    record = world.until(lambda record: record.is_over)
+    assert end(record) == ("succeeded", "")
+    failed = next(event for event in record.events if event.state == "failed")
+    assert (failed.attempt, failed.reason) == (1, "HubUnreachable")
+    assert (record.result or {})["metrics"]["resumed_from_step"] == 3  # the second attempt found everything trained
+    world.assert_nothing_left()

@@ -70,6 +70,10 @@ for step in range(first + 1, orders["steps"] + 1):
         (here / "failure.json").write_text(json.dumps(failure))
         sys.exit(1)
 note("events.jsonl", state="publishing", message="adapter", data={})
+if attempt <= orders.get("hub_away_attempts", 0):
+    failure = {"reason": "HubUnreachable", "message": "the adapter is on the volume"}
+    (here / "failure.json").write_text(json.dumps(failure))
+    sys.exit(1)
 result = {"adapter": {"repo": "demo/x", "revision": "0" * 40, "files": {}}, "samples": [],
           "metrics": {"base_eval_loss": 5.0, "eval_loss": 1.0, "train_loss": 1.0, "steps": orders["steps"],
                       "resumed_from_step": first}}
