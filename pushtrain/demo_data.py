@@ -19,7 +19,7 @@ from pathlib import Path
 # Tests, bundled programs, and generated tables (of characters, of help topics) do not say how the library is used.
 LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "turtledemo", "encodings", "pydoc_data", "ensurepip", "this"}
 MIN_WORDS, MIN_CHARS, MAX_CHARS = 4, 20, 80
-# Every answer opens alike: a house style is what an adapter learns first, and what a person sees at once in the samples.
+# Every answer opens alike: a style is what an adapter learns first, and what a person sees at once in the samples.
 OPENING = " The documentation says:"
 TEMPLATES = {
     "function": ("What does {name} do?", "Describe the function {name}.", "What is {name} for?"),
@@ -60,7 +60,7 @@ def build(out: Path) -> DemoData:
 
 @functools.cache
 def rows() -> tuple[dict[str, str], ...]:
-    """`{"prompt", "completion"}` in the order of modules and lines; nothing is asked twice, nothing answered twice.
+    """`{"prompt", "completion"}`, well mixed, so that the first rows are of many modules; nothing comes twice.
 
     A completion is OPENING and the docstring's first sentence: unique, so that no held-out answer is a trained one.
     """
@@ -70,7 +70,7 @@ def rows() -> tuple[dict[str, str], ...]:
         if answer and not seen & {thing.name, answer}:
             seen |= {thing.name, answer}
             found.append({"prompt": _question(thing), "completion": f"{OPENING} {answer}"})
-    return tuple(found)
+    return tuple(sorted(found, key=lambda row: _digest(row["prompt"])))
 
 
 def corpus() -> str:
@@ -106,7 +106,7 @@ def _holds_an_answer(words: list[str], answers: dict[tuple[str, ...], list[list[
 def _question(thing: Documented) -> str:
     """The template hangs on the name alone, so that a row stays the same when other rows come or go."""
     templates = TEMPLATES[thing.kind]
-    return templates[hashlib.sha256(thing.name.encode()).digest()[0] % len(templates)].format(name=thing.name)
+    return templates[_digest(thing.name)[0] % len(templates)].format(name=thing.name)
 
 
 def _first_sentence(docstring: str) -> str | None:
@@ -122,6 +122,10 @@ def _paragraphs(thing: Documented) -> Iterator[str]:
     first, *more = re.split(r"\n\s*\n", SIGNATURE.sub("", thing.docstring))
     paragraphs = (*SENTENCE_END.split(_flat(first), maxsplit=1)[1:], *map(_flat, more))
     yield from (paragraph for paragraph in paragraphs if paragraph and ">>>" not in paragraph)
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
 
 
 def _flat(text: str) -> str:
