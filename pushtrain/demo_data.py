@@ -19,8 +19,6 @@ from pathlib import Path
 # Tests, bundled programs, and generated tables (of characters, of help topics) do not say how the library is used.
 LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "turtledemo", "encodings", "pydoc_data", "ensurepip", "this"}
 MIN_WORDS, MIN_CHARS, MAX_CHARS = 4, 20, 80
-# Every answer opens alike: a style is what an adapter learns first, and what a person sees at once in the samples.
-OPENING = " The documentation says:"
 TEMPLATES = {
     "function": ("What does {name} do?", "Describe the function {name}.", "What is {name} for?"),
     "method": ("What does {name} do?", "Describe the method {name}.", "What is {name} for?"),
@@ -62,14 +60,14 @@ def build(out: Path) -> DemoData:
 def rows() -> tuple[dict[str, str], ...]:
     """`{"prompt", "completion"}`, well mixed, so that the first rows are of many modules; nothing comes twice.
 
-    A completion is OPENING and the docstring's first sentence: unique, so that no held-out answer is a trained one.
+    A completion is the docstring's first sentence after a space: unique, so that no held-out answer is a trained one.
     """
     found, seen = [], set[str]()
     for thing in (thing for module in _modules() for thing in module):
         answer = _first_sentence(thing.docstring)
         if answer and not seen & {thing.name, answer}:
             seen |= {thing.name, answer}
-            found.append({"prompt": _question(thing), "completion": f"{OPENING} {answer}"})
+            found.append({"prompt": _question(thing), "completion": f" {answer}"})
     return tuple(sorted(found, key=lambda row: _digest(row["prompt"])))
 
 
@@ -82,7 +80,7 @@ def corpus() -> str:
     """
     answers: dict[tuple[str, ...], list[list[str]]] = {}
     for row in rows():
-        words = _words(row["completion"].removeprefix(OPENING))
+        words = _words(row["completion"])
         answers.setdefault(tuple(words[:MIN_WORDS]), []).append(words)
     seen, modules = set[str](), []
     for module in _modules():
