@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping
 
-from pushtrain.placement import Candidate
-
 from infra.program import StackPlan, program
 from infra.start import pod_env, start_args
 from pushtrain.cloud import PodRequest, VolumeRequest
 from pushtrain.control import Launch
 from pushtrain.engine import Program
+from pushtrain.placement import Candidate
 from pushtrain.run import Run
 from pushtrain.settings import Settings
 from pushtrain.spec import JobSpec

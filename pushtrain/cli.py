@@ -136,13 +136,12 @@ def run(
     max_minutes: Annotated[float, typer.Option(min=0, help="Stop following after this; the run goes on.")] = 10080.0,
 ) -> None:
     """Run one committed job now, in the foreground. Ctrl-C cancels it and destroys its stack."""
-    from pushtrain.desired import desired
     from pushtrain.follow import cancel, follow
     from pushtrain.lookup import run_of_spec
     from pushtrain.wiring import open_control
 
     control = open_control(Path.cwd(), say)
-    wanted = desired(control.settings.root)
+    wanted = control.source.desired()
     if job not in wanted.jobs:
         for problem in wanted.problems:
             report(problem)

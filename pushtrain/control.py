@@ -11,6 +11,7 @@ from pushtrain.lifecycle import Limits
 from pushtrain.placement import Candidate
 from pushtrain.run import Run
 from pushtrain.settings import Settings
+from pushtrain.source import Source
 from pushtrain.spec import JobSpec
 
 
@@ -27,6 +28,7 @@ class Control:
     """The seams of one control plane process. `say` prints one line for people; it never carries a secret."""
 
     settings: Settings
+    source: Source
     ledger: Ledger
     cloud: Cloud
     engine: Engine

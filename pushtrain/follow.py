@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pushtrain.control import Control
 from pushtrain.errors import CloudUnavailable, LedgerError, LedgerUnavailable
 from pushtrain.events import EventDraft
-from pushtrain.gitcmd import git, git_env
 from pushtrain.lookup import newest_run
 from pushtrain.reconcile import Tick, tick
 from pushtrain.redact import redact
@@ -21,7 +20,7 @@ def follow(control: Control, *, max_minutes: float, only: str | None = None, onc
     """
     end_s = control.clock() + max_minutes * 60
     worst, known = 0, False
-    began_at = None if only else source_head(control)
+    began_at = None if only else control.source.head()
     while True:
         try:
             done = tick(control, only=only)
@@ -39,23 +38,13 @@ def follow(control: Control, *, max_minutes: float, only: str | None = None, onc
             worst = max(worst, 1 if "failed" in done.closed.values() else 0)
         if not active:
             return max(worst, code)
-        if began_at and source_head(control) not in (began_at, None):
+        if began_at and control.source.head() not in (began_at, None):
             control.say("the default branch moved: the reconcile of the new commit goes on with the runs")
             return max(worst, code)
         if control.clock() >= end_s:
             control.say(f"time box of {max_minutes:g} minutes is full; the runs go on, the next reconcile follows them")
             return max(worst, code)
         control.sleep(control.settings.tick_s)
-
-
-def source_head(control: Control) -> str | None:
-    """The commit of the source's default branch; None when the remote does not say, which is no reason to stop."""
-    url = control.settings.source_url
-    try:
-        out = git(["ls-remote", url, "HEAD"], env=git_env(url, control.settings.ledger_token), timeout_s=30).stdout
-    except LedgerError:
-        return None
-    return out.decode().split("\t")[0] or None
 
 
 def cancel(control: Control, run_id: str, *, reason: str) -> Tick:

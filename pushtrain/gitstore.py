@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from pushtrain.errors import LedgerUnavailable
 from pushtrain.gitcmd import git, git_env
@@ -18,6 +19,51 @@ from pushtrain.gitcmd import git, git_env
 IDENTITY = "pushtrain <pushtrain@localhost>"
 _SEEN = "refs/pushtrain/seen/"
 _PATIENCE_S = 150
+
+
+class Store(Protocol):
+    """What the ledger asks of git: somebody else's branches, and a cache of them. One contract suite holds the members.
+
+    Every call that asks the remote raises LedgerUnavailable when that may pass, LedgerError when it will not.
+    """
+
+    @property
+    def exists(self) -> bool:
+        """Whether anything may be here yet, or still."""
+        ...
+
+    def remote_refs(self, pattern: str) -> dict[str, str]:
+        """Ref → commit of every ref at the remote that matches; one round trip, nothing fetched."""
+        ...
+
+    def fetch(self, tips: Mapping[str, str]) -> dict[str, str]:
+        """Bring refs (ref → commit the caller saw) here; returns what came: newer commits where a ref moved."""
+        ...
+
+    def keep(self, ref: str, commit: str) -> None:
+        """Remember a commit as a remote ref's tip."""
+        ...
+
+    def commit(self, parent: str | None, files: Mapping[str, bytes], subject: bytes, now_s: float) -> str:
+        """A new commit with `files` added to its parent's; returns its id."""
+        ...
+
+    def push(
+        self, updates: Mapping[str, str], *, create_only: bool = False, timeout_s: float = 60.0
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Move refs (ref → commit), never by force. With `create_only` none may exist, and all are made or none.
+
+        What the remote refuses is in returncode and output, in git's words. Raises LedgerUnavailable on a time-out.
+        """
+        ...
+
+    def trees(self, commits: Sequence[str]) -> list[dict[str, str]]:
+        """Path → blob id of every file of each commit."""
+        ...
+
+    def objects(self, names: Sequence[str]) -> list[bytes]:
+        """Contents of objects. Raises LedgerUnavailable when one of them is not here."""
+        ...
 
 
 class GitStore:
@@ -67,11 +113,14 @@ class GitStore:
             self._git(["update-ref", "-d", ref], lock=lock)
         return sha
 
-    def push(self, *args: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[bytes]:
+    def push(
+        self, updates: Mapping[str, str], *, create_only: bool = False, timeout_s: float = 60.0
+    ) -> subprocess.CompletedProcess[bytes]:
         """A push that may be refused: the caller reads returncode and the output. Raises only on a time-out."""
-        return self._run(
-            ["push", "--porcelain", "--no-verify", self.url, *args], timeout_s=timeout_s, ok=tuple(range(256))
-        )
+        leases = ["--atomic", *(f"--force-with-lease={ref}:" for ref in updates)] if create_only else []
+        specs = [f"{commit}:{ref}" for ref, commit in updates.items()]
+        command = ["push", "--porcelain", "--no-verify", self.url, *leases, *specs]
+        return self._run(command, timeout_s=timeout_s, ok=tuple(range(256)))
 
     def trees(self, commits: Sequence[str]) -> list[dict[str, str]]:
         """Path → blob id of every file of each commit; one process for each level of folders, however many commits."""

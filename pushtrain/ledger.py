@@ -18,7 +18,7 @@ from typing import Any
 from pushtrain.errors import AlreadyClaimed, LedgerError, LedgerUnavailable
 from pushtrain.events import EVENT_FILE, Event, EventDraft, decode, encode
 from pushtrain.gitcmd import failure
-from pushtrain.gitstore import GitStore, blob_id
+from pushtrain.gitstore import GitStore, Store, blob_id
 from pushtrain.redact import redact
 from pushtrain.run import RUN_ID
 
@@ -79,6 +79,7 @@ class Ledger:
     """The runs at one git URL (file://, ssh or https). `cache_dir` holds a bare repository that may be deleted.
 
     Not safe for several threads; several processes may share a cache. `token` goes to the URL's host as a header only.
+    `store` takes the place of git and of the cache.
     """
 
     def __init__(
@@ -90,11 +91,12 @@ class Ledger:
         environ: Mapping[str, str] | None = None,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
+        store: Store | None = None,
     ) -> None:
         self.url = url
         self._environ = dict(os.environ if environ is None else environ)
         self._clock, self._sleep = clock, sleep
-        self._store = GitStore(url, cache_dir, token=token, environ=self._environ)
+        self._store = store or GitStore(url, cache_dir, token=token, environ=self._environ)
         self._heads: dict[str, _Head] = {}
         # Run id → the append whose answer was lost, and what each of its pushes would have added.
         self._uncertain: dict[str, tuple[str, list[dict[str, str]]]] = {}
@@ -121,13 +123,7 @@ class Ledger:
         added = self._additions(empty, [event], b"", b"", files)
         commit = self._commit(None, added, f"{run_id}: {event.state}")
         run_ref, claim_ref = RUNS + run_id, f"{CLAIMS}{match['job']}-{match['spec']}"
-        done = self._store.push(
-            "--atomic",
-            f"--force-with-lease={run_ref}:",
-            f"--force-with-lease={claim_ref}:",
-            f"{commit}:{run_ref}",
-            f"{commit}:{claim_ref}",
-        )
+        done = self._store.push({run_ref: commit, claim_ref: commit}, create_only=True)
         if done.returncode:
             there = self.refs().get(run_id)
             if there != commit:
@@ -164,7 +160,7 @@ class Ledger:
                 return head.tip or ""
             commit = self._commit(head.tip, added, _subject(run_id, events))
             tried.append(_ids(added))
-            done = self._store.push(f"{commit}:{RUNS}{run_id}", timeout_s=max(5.0, deadline - self._clock()))
+            done = self._store.push({RUNS + run_id: commit}, timeout_s=max(5.0, deadline - self._clock()))
             if done.returncode == 0:
                 del self._uncertain[run_id]
                 self._keep(run_id, head.after(commit, added))

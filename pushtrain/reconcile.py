@@ -10,13 +10,10 @@ that is not listed had already written its last word.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-
-from git import Repo
 
 from pushtrain.cloud import Live
 from pushtrain.control import Control
-from pushtrain.desired import Desired, Job, desired, lock_digest
+from pushtrain.desired import Desired, Job
 from pushtrain.errors import AlreadyClaimed, NoCapacity, PushtrainError, SpecError
 from pushtrain.events import EventDraft, now_text
 from pushtrain.jsontext import json_bytes
@@ -26,6 +23,7 @@ from pushtrain.placement import Candidate, ladder
 from pushtrain.provision import adopt, provision
 from pushtrain.redact import redact
 from pushtrain.run import Run, ledger_prefix, resource_prefix
+from pushtrain.source import Source
 from pushtrain.spec_file import loads
 from pushtrain.teardown import destroy, remove_late, remove_orphans, unowned
 
@@ -51,7 +49,7 @@ def tick(control: Control, *, only: str | None = None, may_claim: bool = True) -
     Raises LedgerUnavailable or CloudError when desired and observed state cannot be known: then nothing was done.
     """
     report = Tick()
-    wanted = desired(control.settings.root)
+    wanted = control.source.desired()
     report.failures += [problem for problem in wanted.problems if only is None or f"/{only}." in f"/{problem.where}"]
     live = control.cloud.find(ledger_prefix(control.settings.ledger_url))
     refs = control.ledger.refs()
@@ -140,7 +138,7 @@ def _cancel_reason(control: Control, record: RunRecord, wanted: Desired) -> str 
     """Why HEAD no longer asks for this run; None when it does. Runs started by hand answer only to `cancel`, and a
     checkout older than the run has nothing to say about it."""
     reason = _unwanted(record, wanted)
-    if reason is not None and is_behind(control.settings.root, wanted.commit, record):
+    if reason is not None and is_behind(control.source, wanted.commit, record):
         control.say(
             f"{record.run_id}: left alone ({reason}): this checkout, {wanted.commit[:8]}, is older than the run"
         )
@@ -148,26 +146,17 @@ def _cancel_reason(control: Control, record: RunRecord, wanted: Desired) -> str 
     return reason
 
 
-def is_behind(root: Path, head: str, record: RunRecord) -> bool:
+def is_behind(source: Source, head: str, record: RunRecord) -> bool:
     """True when the run's commit came after `head`: then some other reconcile has the newer checkout.
 
     By ancestry where the clone is deep enough to tell, else by the commits' own dates.
     """
     commit = str(record.run["commit"])
-    repo = Repo(root)
-    if _descends(repo, head, commit):
+    if source.descends(head, commit):
         return False
-    return _descends(repo, commit, head) or int(repo.commit(head).committed_date) < int(
+    return source.descends(commit, head) or source.committed_epoch_s(head) < int(
         record.run.get("committed_epoch_s") or 0
     )
-
-
-def _descends(repo: Repo, commit: str, ancestor: str) -> bool:
-    """False, too, where a shallow clone does not hold one of them."""
-    status, _, _ = repo.git.merge_base(
-        "--is-ancestor", ancestor, commit, with_exceptions=False, with_extended_output=True
-    )
-    return bool(status == 0)
 
 
 def _unwanted(record: RunRecord, wanted: Desired) -> str | None:
@@ -227,13 +216,13 @@ def _run_json(control: Control, job: Job, candidates: list[Candidate], trigger: 
         "spec_path": job.spec_path,
         "spec_digest": spec.digest,
         "commit": job.commit,
-        "committed_epoch_s": int(Repo(control.settings.root).commit(job.commit).committed_date),
+        "committed_epoch_s": control.source.committed_epoch_s(job.commit),
         "source_url": control.settings.source_url,
         "created": now_text(control.clock()),
         "trigger": trigger,
         "model": {"id": spec.model.id, "revision": spec.model.revision},
         "data": {"path": spec.data.path} if spec.data.path else spec.data.model_dump(mode="json", exclude={"path"}),
-        "lock": lock_digest(control.settings.root),
+        "lock": control.source.lock_digest(),
         "image": spec.compute.image,
         "engine": control.engine.name,
         "resource_prefix": resource_prefix(job.run(control.settings.ledger_url).id, control.settings.ledger_url),

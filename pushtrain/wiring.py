@@ -11,6 +11,7 @@ from pushtrain.control import Control
 from pushtrain.ledger import Ledger
 from pushtrain.redact import redact
 from pushtrain.settings import Settings, load_settings
+from pushtrain.source import GitSource
 
 
 def open_ledger(settings: Settings, environ: Mapping[str, str] | None = None) -> Ledger:
@@ -35,6 +36,7 @@ def open_control(root: Path, say: Callable[[str], None], environ: Mapping[str, s
     say(engine_line(engine))
     return Control(
         settings=settings,
+        source=GitSource(settings.root, settings.source_url, token=settings.ledger_token),
         ledger=open_ledger(settings, environ),
         cloud=connect("runpod", environ),
         engine=engine,

@@ -1,0 +1,69 @@
+"""The source seam: what people ask for, and how commits follow one another. The git member reads a work tree's objects.
+
+`desired.py` says how a commit's jobs/ is read; here is only what the control plane asks of it.
+"""
+
+from pathlib import Path
+from typing import Protocol
+
+from git import Repo
+
+from pushtrain import desired
+from pushtrain.desired import Desired
+from pushtrain.errors import LedgerError
+from pushtrain.gitcmd import git, git_env
+
+
+class Source(Protocol):
+    """One checkout of the repository that holds jobs/, and the remote it came from."""
+
+    def desired(self) -> Desired:
+        """Every job spec at HEAD. Raises SpecError when there is no commit yet, LedgerError when git cannot read it."""
+        ...
+
+    def lock_digest(self) -> str | None:
+        """Git's blob id of uv.lock at HEAD; None without one."""
+        ...
+
+    def committed_epoch_s(self, commit: str) -> int:
+        """The date of a commit this checkout holds."""
+        ...
+
+    def descends(self, commit: str, ancestor: str) -> bool:
+        """False, too, where a shallow clone does not hold one of them."""
+        ...
+
+    def head(self) -> str | None:
+        """The commit of the remote's default branch now; None when the remote does not say."""
+        ...
+
+
+class GitSource:
+    """`root` is the work tree; `url` its remote, asked with `token` where that is the URL's own host."""
+
+    def __init__(self, root: Path, url: str, *, token: str | None) -> None:
+        self._root, self._url, self._token = root, url, token
+
+    def desired(self) -> Desired:
+        return desired.desired(self._root)
+
+    def lock_digest(self) -> str | None:
+        return desired.lock_digest(self._root)
+
+    def committed_epoch_s(self, commit: str) -> int:
+        with Repo(self._root) as repo:
+            return int(repo.commit(commit).committed_date)
+
+    def descends(self, commit: str, ancestor: str) -> bool:
+        with Repo(self._root) as repo:
+            status, _, _ = repo.git.merge_base(
+                "--is-ancestor", ancestor, commit, with_exceptions=False, with_extended_output=True
+            )
+        return bool(status == 0)
+
+    def head(self) -> str | None:
+        try:
+            out = git(["ls-remote", self._url, "HEAD"], env=git_env(self._url, self._token), timeout_s=30).stdout
+        except LedgerError:
+            return None
+        return out.decode().split("\t")[0] or None
