@@ -9,6 +9,7 @@ import asyncio
 import contextvars
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from pulumi.runtime import mocks
 from pulumi.runtime.stack import Stack, run_pulumi_func
 
 from infra import clouds
-from infra.operations import changed, kind_of, operations_of
+from infra.operations import Operations, changed, kind_of, operations_of
 from infra.program import PROJECT, checked_stack_name
 from infra.state_file import Record, StackState, StateFile
 from pushtrain.cloud import Cloud
@@ -26,6 +27,7 @@ from pushtrain.errors import EngineError, PushtrainError
 from pushtrain.redact import redact
 
 Connect = Callable[[str], Cloud]
+OperationsOf = Callable[[str], Operations]
 
 
 class EmbeddedEngine:
@@ -33,13 +35,15 @@ class EmbeddedEngine:
 
     name = "embedded"
 
-    def __init__(self, state_dir: Path, connect: Connect = clouds.connect) -> None:
+    def __init__(
+        self, state_dir: Path, connect: Connect = clouds.connect, operations_of: OperationsOf = operations_of
+    ) -> None:
         self.state_dir = state_dir
-        self._connect = connect
+        self._reach = _Reach(connect, operations_of)
 
     def preview(self, stack: str, program: Program) -> list[Change]:
         known = self._file(stack).load() or StackState()
-        monitor = _Preview(known, self._connect)
+        monitor = _Preview(known, self._reach)
         _run_program(monitor, stack, program, preview=True)
         gone = [record for record in reversed(known.resources) if record.name not in monitor.declared]
         return [*monitor.changes, *(Change(action="delete", kind=it.kind, urn_name=it.name) for it in gone)]
@@ -48,7 +52,7 @@ class EmbeddedEngine:
         file = self._file(stack)
         with file.locked():
             state = file.load() or StackState()
-            steps = _Steps(state, file, self._connect)
+            steps = _Steps(state, file, self._reach)
             monitor = _Up(steps)
             outputs = _run_program(monitor, stack, program, preview=False)
             for record in [it for it in reversed(state.resources) if it.name not in monitor.declared]:
@@ -68,7 +72,7 @@ class EmbeddedEngine:
             return
         with file.locked():
             state = file.load() or StackState()
-            steps = _Steps(state, file, self._connect)
+            steps = _Steps(state, file, self._reach)
             for record in list(reversed(state.resources)):
                 steps.delete(record)
             file.forget()
@@ -77,13 +81,29 @@ class EmbeddedEngine:
         return StateFile(self.state_dir, checked_stack_name(stack))
 
 
+@dataclass(frozen=True)
+class _Reach:
+    """How resources are carried out: by whose operations, on which cloud."""
+
+    connect: Connect
+    operations_of: OperationsOf
+
+    def cloud(self, record: Record) -> Cloud:
+        return self.connect(record.inputs["cloud"])
+
+    def read(self, record: Record) -> dict[str, Any] | None:
+        """The resource's properties now, None when it is gone."""
+        assert record.id is not None, "only a created resource can be read"
+        return self.operations_of(record.kind).read(self.cloud(record), record.id, record.properties)
+
+
 class _Steps:
     """The steps that change the cloud, each between two writes of the state."""
 
-    def __init__(self, state: StackState, file: StateFile, connect: Connect) -> None:
+    def __init__(self, state: StackState, file: StateFile, reach: _Reach) -> None:
         self.state = state
+        self.reach = reach
         self._file = file
-        self._connect = connect
 
     def create(self, name: str, kind: str, inputs: dict[str, Any]) -> Record:
         record = Record(name=name, kind=kind, phase="creating", inputs=inputs)
@@ -92,14 +112,16 @@ class _Steps:
 
     def finish_create(self, record: Record) -> Record:
         self._file.save(self.state)
-        record.id, record.properties = operations_of(record.kind).create(self._cloud(record), record.inputs)
+        record.id, record.properties = self.reach.operations_of(record.kind).create(
+            self.reach.cloud(record), record.inputs
+        )
         record.phase = "created"
         self._file.save(self.state)
         return record
 
     def refresh(self, record: Record) -> bool:
         """False when the cloud says it is gone; the record goes too."""
-        found = read(record, self._connect)
+        found = self.reach.read(record)
         if found is None:
             self._drop(record)
             return False
@@ -109,7 +131,7 @@ class _Steps:
         return True
 
     def delete(self, record: Record) -> None:
-        operations, cloud = operations_of(record.kind), self._cloud(record)
+        operations, cloud = self.reach.operations_of(record.kind), self.reach.cloud(record)
         if record.id is None:
             operations.delete_by_name(cloud, record.inputs)
         else:
@@ -122,20 +144,18 @@ class _Steps:
         self.state.resources.remove(record)
         self._file.save(self.state)
 
-    def _cloud(self, record: Record) -> Cloud:
-        return self._connect(record.inputs["cloud"])
-
 
 class _Monitor(mocks.Mocks):
     """Receives resources from the program, one at a time, and stops carrying any out at the first failure.
 
-    A failure is kept, not raised: raised into the SDK it would reach every future that waits for the resource, and
+    `failure` is kept, not raised: raised into the SDK it would reach every future that waits for the resource, and
     asyncio prints each of them, thousands of lines, whenever they are collected.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, reach: _Reach) -> None:
         self.declared: set[str] = set()
-        self.failure: Exception | None = None
+        self.failure: BaseException | None = None
+        self._operations_of = reach.operations_of
         self._one_at_a_time = threading.Lock()
 
     def call(self, args: mocks.MockCallArgs) -> tuple[dict[str, Any], list[tuple[str, str]] | None]:
@@ -147,10 +167,10 @@ class _Monitor(mocks.Mocks):
             if self.failure is None:
                 try:
                     kind = kind_of(args.typ)
-                    compared = operations_of(kind).inputs
+                    compared = self._operations_of(kind).inputs
                     wanted = {name: value for name, value in args.inputs.items() if name in compared}
                     return self.carry_out(args.name, kind, wanted)
-                except Exception as failure:  # noqa: BLE001  (raised again by _run_program)
+                except BaseException as failure:  # noqa: BLE001  (raised again by _run_program)
                     self.failure = failure
             return None, {}
 
@@ -160,7 +180,7 @@ class _Monitor(mocks.Mocks):
 
 class _Up(_Monitor):
     def __init__(self, steps: _Steps) -> None:
-        super().__init__()
+        super().__init__(steps.reach)
         self._steps = steps
 
     def carry_out(self, name: str, kind: str, wanted: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
@@ -172,7 +192,7 @@ class _Up(_Monitor):
         record = self._steps.state.find(name)
         if record is None:
             return None
-        operations = operations_of(kind)
+        operations = self._operations_of(kind)
         if record.phase == "creating" and not changed(operations.inputs, record.inputs, wanted):
             return self._steps.finish_create(record)
         if record.phase == "created":
@@ -188,26 +208,20 @@ class _Up(_Monitor):
 class _Preview(_Monitor):
     """Reads, never writes: neither the cloud nor the state."""
 
-    def __init__(self, known: StackState, connect: Connect) -> None:
-        super().__init__()
+    def __init__(self, known: StackState, reach: _Reach) -> None:
+        super().__init__(reach)
         self.changes: list[Change] = []
         self._known = known
-        self._connect = connect
+        self._reach = reach
 
     def carry_out(self, name: str, kind: str, wanted: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
         record = self._known.find(name)
-        if record is None or record.phase != "created" or read(record, self._connect) is None:
+        if record is None or record.phase != "created" or self._reach.read(record) is None:
             self.changes.append(Change(action="create", kind=kind, urn_name=name))
             return None, wanted
-        replaced = operations_of(kind).must_replace(record.inputs, wanted)
+        replaced = self._operations_of(kind).must_replace(record.inputs, wanted)
         self.changes.append(Change(action="replace" if replaced else "same", kind=kind, urn_name=name))
         return (None, wanted) if replaced else (record.id, {**wanted, **record.properties})
-
-
-def read(record: Record, connect: Connect) -> dict[str, Any] | None:
-    """The resource's properties now, None when it is gone."""
-    assert record.id is not None, "only a created resource can be read"
-    return operations_of(record.kind).read(connect(record.inputs["cloud"]), record.id, record.properties)
 
 
 def _run_program(monitor: _Monitor, stack: str, program: Program, *, preview: bool) -> dict[str, Any]:
@@ -231,8 +245,9 @@ def _run_program(monitor: _Monitor, stack: str, program: Program, *, preview: bo
     return outputs
 
 
-def _engine_error(stack: str, error: Exception) -> PushtrainError:
-    if isinstance(error, PushtrainError):
+def _engine_error(stack: str, error: BaseException) -> BaseException:
+    """A pushtrain error as it is; so is what is no failure at all but somebody who ends this process."""
+    if isinstance(error, PushtrainError) or not isinstance(error, Exception):
         return error
     wrapped = EngineError(redact(f"the program of stack {stack} failed: {type(error).__name__}: {error}"))
     wrapped.__cause__ = error
