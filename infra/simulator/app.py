@@ -1,4 +1,4 @@
-"""The simulator as one Starlette app: RunPod's API, the control endpoints and the Hub over one state."""
+"""The simulator as one Starlette app: RunPod's two APIs, the control endpoints and the Hub over one state."""
 
 import asyncio
 import contextlib
@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute
 
-from infra.simulator import billing_api, catalog_api, control, logs_api, runpod_api
+from infra.simulator import billing_api, catalog_api, control, graphql_api, logs_api, runpod_api
 from infra.simulator.gate import Gate, Problem
 from infra.simulator.service import Service
 
@@ -42,6 +42,7 @@ def create_app(
             *catalog_api.routes(gate),
             *logs_api.routes(gate),
             *billing_api.routes(gate),
+            *graphql_api.routes(gate),
             *control.routes(gate, shut_down),
             *hub_routes,
         ],

@@ -10,7 +10,8 @@ from infra.simulator.state import PodOrder, Refused
 
 Text = Annotated[str, Field(min_length=1)]
 CudaVersion = Annotated[str, Field(pattern=r"^\d+\.\d+$")]
-VolumeSize = Annotated[int, Field(ge=10, le=4096)]
+SMALLEST_VOLUME_GB, MOST_VOLUME_GB = 10, 4096
+VolumeSize = Annotated[int, Field(ge=SMALLEST_VOLUME_GB, le=MOST_VOLUME_GB)]
 
 
 class Body(BaseModel):

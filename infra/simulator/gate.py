@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from infra.simulator.bodies import violations
 from infra.simulator.faults import Kind
 from infra.simulator.service import Service
-from infra.simulator.state import Refused, Why
+from infra.simulator.state import Account, Refused, Why
 
 BodyT = TypeVar("BodyT", bound=BaseModel)
 
@@ -82,13 +82,14 @@ class LostAnswer(Response):
 
 @dataclass
 class Call:
-    """One authenticated request on its way through a handler."""
+    """One authenticated request on its way through a handler. `render` makes an answer of a problem."""
 
     request: Request
     service: Service
     operation: str
     caller: str = "account"
     subject: dict[str, str] = field(default_factory=dict)
+    render: Callable[[Problem], Response] = Problem.response
 
     @property
     def id(self) -> str:
@@ -97,12 +98,14 @@ class Call:
     async def body(self, model: type[BodyT]) -> BodyT:
         """Raises Problem: 400 for what is no JSON, 422 with one line a violation."""
         try:
-            return model.model_validate(await _json(self.request))
+            return model.model_validate(await json_body(self.request))
         except ValidationError as error:
             raise invalid(*violations(error)) from error
 
 
 Handler = Callable[[Call], Awaitable[Response]]
+Reader = Callable[[Call], Awaitable[dict[str, str]]]
+"""Finds out what a call is about, for the `match` of faults; may set its operation, too."""
 
 
 class RateLimit:
@@ -144,15 +147,16 @@ class Gate:
         self._transports = transports
         self._limit = RateLimit(service.settings.requests_per_minute)
 
-    def route(self, method: str, path: str, operation: str, handler: Handler) -> Route:
-        """A route of RunPod's API: behind Cloudflare, with quota and faults."""
+    def route(self, method: str, path: str, operation: str, handler: Handler, read: Reader | None = None) -> Route:
+        """A route of RunPod's API: behind Cloudflare, with quota and faults. `read` defaults to REST's own way."""
+        read_subject = read or _rest_subject
 
         async def served(call: Call) -> Response:
             agent = call.request.headers.get("user-agent", "")
             if not agent or agent.startswith("Python-urllib"):
                 return PlainTextResponse("error code: 1010\nerror 1010: banned browser signature\n", 403)
             self._authenticate(call)
-            call.subject = await self._subject(call)
+            call.subject = await read_subject(call)
             return await self._limited(call, handler)
 
         return self._route(method, path, operation, served)
@@ -198,7 +202,7 @@ class Gate:
                 raise problem
             response = await self._answered(call, handler)
         except Problem as problem:
-            response = problem.response()
+            response = call.render(problem)
         response.headers.update(self._limit.headers(now))
         return response
 
@@ -242,24 +246,6 @@ class Gate:
         fault = self.service.faults.take(kind, **call.subject)
         return None if fault is None else max(fault.seconds, 1e-3)
 
-    async def _subject(self, call: Call) -> dict[str, str]:
-        """What the call is about, for the `match` of faults: names as well as ids."""
-        account, subject = self.service.account, {"operation": call.operation}
-        target = call.request.path_params.get("id", "")
-        if call.operation.endswith("_volume"):
-            volume = account.volumes.get(target)
-            subject |= {"volume_id": target, "volume_name": volume.name if volume else ""}
-        elif target:
-            pod = account.pods.get(target)
-            subject |= {"pod_id": target, "pod_name": pod.name if pod else "", "gpu": pod.gpu if pod else ""}
-        if call.operation.startswith("create_"):
-            body = await _json(call.request)
-            if isinstance(body, dict):
-                kind, gpu = call.operation.removeprefix("create_"), body.get("gpu")
-                subject[f"{kind}_name"] = str(body.get("name", ""))
-                subject["gpu"] = str(gpu.get("id", "")) if isinstance(gpu, dict) else ""
-        return subject
-
     def _abort(self, request: Request) -> None:
         client = request.client
         transport = self._transports.get((client.host, client.port)) if client else None
@@ -268,7 +254,33 @@ class Gate:
         transport.abort()
 
 
-async def _json(request: Request) -> Any:
+def subject_of(account: Account, operation: str, target: str = "", name: str = "", gpu: str = "") -> dict[str, str]:
+    """What a call is about, for the `match` of faults: names as well as ids. `target` is an id, `name` and `gpu` what
+    a create asks for."""
+    subject = {"operation": operation}
+    if operation.endswith("_volume"):
+        volume = account.volumes.get(target)
+        subject |= {"volume_id": target, "volume_name": volume.name if volume else ""}
+    elif target:
+        pod = account.pods.get(target)
+        subject |= {"pod_id": target, "pod_name": pod.name if pod else "", "gpu": pod.gpu if pod else ""}
+    if operation.startswith("create_"):
+        subject |= {f"{operation.removeprefix('create_')}_name": name, "gpu": gpu}
+    return subject
+
+
+async def _rest_subject(call: Call) -> dict[str, str]:
+    name = gpu = ""
+    if call.operation.startswith("create_"):
+        body = await json_body(call.request)
+        if isinstance(body, dict):
+            asked = body.get("gpu")
+            name, gpu = str(body.get("name", "")), str(asked.get("id", "")) if isinstance(asked, dict) else ""
+    target = str(call.request.path_params.get("id", ""))
+    return subject_of(call.service.account, call.operation, target, name, gpu)
+
+
+async def json_body(request: Request) -> Any:
     try:
         return json.loads(await request.body())
     except ValueError as error:
@@ -277,11 +289,11 @@ async def _json(request: Request) -> Any:
 
 async def _is_pods_own_end(call: Call) -> bool:
     """A pod's key may terminate its own pod and nothing else, not even read it."""
-    if call.request.path_params.get("id") != call.caller:
+    if call.subject.get("pod_id") != call.caller:
         return False
     if call.operation == "delete_pod":
         return True
     if call.operation != "pod_action":
         return False
-    body = await _json(call.request)
+    body = await json_body(call.request)
     return isinstance(body, dict) and body.get("action") == "terminate"

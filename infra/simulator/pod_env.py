@@ -10,7 +10,7 @@ from pathlib import Path
 from infra.simulator.state import Pod
 
 # RunPod's machines give a pod a share of the host's cores by GPU; this is a usual one.
-_CPUS_PER_GPU = 8
+CPUS_PER_GPU = 8
 # Pods share this machine with each other and with the simulator. Threads that outnumber free cores spin at every
 # barrier: on two busy cores one step of a small model took 0.06 s with one thread and 0.6 to 1.1 s with two.
 _SHARE_OF_CORES = str(max(1, (os.cpu_count() or 1) // 2))
@@ -54,7 +54,7 @@ def pod_environment(pod: Pod, places: PodPlaces, key: str, lend_python: bool = T
         RUNPOD_API_KEY=key,
         RUNPOD_POD_HOSTNAME=hostname(pod.id),
         RUNPOD_GPU_COUNT=str(pod.gpu_count),
-        RUNPOD_CPU_COUNT=str(_CPUS_PER_GPU * pod.gpu_count),
+        RUNPOD_CPU_COUNT=str(CPUS_PER_GPU * pod.gpu_count),
         RUNPOD_API_BASE_URL=places.base_url,
         PUSHTRAIN_WORKSPACE=str(places.workspace),
     )

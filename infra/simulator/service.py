@@ -9,10 +9,11 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from infra.simulator import store
 from infra.simulator.catalog import GpuModel, Stock, Tier, VolumeKind
@@ -139,6 +140,11 @@ class Service:
         pod = self.account.restart_pod(pod_id)
         self.machine.kill_container(pod_id)
         return pod
+
+    def edit_pod(self, pod_id: str, changed: Mapping[str, Any]) -> Pod:
+        """`changed`: fields of Pod; None leaves one as it is. Raises Refused."""
+        kept = {name: value for name, value in changed.items() if value is not None}
+        return self._changed(self.account.edit_pod(pod_id, kept, self.clock()), _KILL_DELAY_S)
 
     def create_volume(self, name: str, size_gb: int, data_center: str, kind: VolumeKind | None) -> Volume:
         volume = self.account.create_volume(name, size_gb, data_center, kind, self.clock())

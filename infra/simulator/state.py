@@ -4,9 +4,9 @@ Pure: `now` is an argument in epoch seconds, ids come from the function given, n
 cloud's own, not those of one API: REST and GraphQL both translate to and from here.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from infra.simulator.catalog import Catalog, DataCenter, GpuModel, Stock, Tier, VolumeKind, fullest, version_key
 
@@ -194,6 +194,15 @@ class Account:
         pod = self._in_status(pod_id, "EXITED", "start")
         pod.status = "RUNNING"
         _next_span(pod.spans, Span(start=now))
+        return pod
+
+    def edit_pod(self, pod_id: str, changed: Mapping[str, Any], now: float) -> Pod:
+        """Changed container settings; the container of a running pod starts anew with them, so a span begins."""
+        pod = self.pod(pod_id)
+        for name, value in changed.items():
+            setattr(pod, name, value)
+        if pod.status == "RUNNING":
+            _next_span(pod.spans, Span(start=now))
         return pod
 
     def restart_pod(self, pod_id: str) -> Pod:
