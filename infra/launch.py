@@ -37,10 +37,12 @@ def make_launch(settings: Settings, environ: Mapping[str, str]) -> Launch:
 
 
 def stack_plan(run: Run, spec: JobSpec, candidate: Candidate, *, attempt: int, env: Mapping[str, str]) -> StackPlan:
-    """One network volume and one pod, named after the run and the attempt."""
-    if candidate.data_center is None:
-        raise ValueError("a network volume needs a data center")
-    volume = VolumeRequest(name=run.volume_name, size_gb=spec.compute.volume.size_gb, data_center=candidate.data_center)
+    """A pod named after run and attempt, and the run's network volume; a community pod has its own disk instead."""
+    size_gb, volume = spec.compute.volume.size_gb, None
+    if candidate.data_center is not None:
+        volume = VolumeRequest(
+            name=run.volume_name, size_gb=size_gb, data_center=candidate.data_center, kind=candidate.volume_kind
+        )
     pod = PodRequest(
         name=run.pod_name(attempt),
         image=spec.compute.image,
@@ -50,6 +52,7 @@ def stack_plan(run: Run, spec: JobSpec, candidate: Candidate, *, attempt: int, e
         disk_gb=spec.compute.disk_gb,
         args=start_args(),
         data_center=candidate.data_center,
+        persistent_gb=None if volume else size_gb,
         env=env,
         secret_env=POD_SECRETS,
         min_cuda_version=MIN_CUDA_VERSION,

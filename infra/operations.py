@@ -56,15 +56,22 @@ class VolumeOperations:
         self._sleep = sleep
 
     def create(self, cloud: Cloud, wanted: Properties) -> tuple[str, dict[str, Any]]:
-        request = VolumeRequest(name=wanted["name"], size_gb=int(wanted["size_gb"]), data_center=wanted["data_center"])
-        volume = cloud.create_volume(request)
+        volume = cloud.create_volume(
+            VolumeRequest(
+                name=wanted["name"],
+                size_gb=int(wanted["size_gb"]),
+                data_center=wanted["data_center"],
+                kind=wanted.get("kind"),
+            )
+        )
         return volume.id, dict(wanted)
 
     def read(self, cloud: Cloud, resource_id: str, known: Properties) -> dict[str, Any] | None:
         return None if cloud.read_volume(resource_id) is None else dict(known)
 
     def must_replace(self, known: Properties, wanted: Properties) -> list[str]:
-        differences = changed(self.inputs, known, wanted)
+        """`kind` is only a wish at the create: what a data center offers may change, the volume does not."""
+        differences = changed(tuple(name for name in self.inputs if name != "kind"), known, wanted)
         if differences:
             what = ", ".join(f"{name} {known.get(name)!r} → {wanted.get(name)!r}" for name in differences)
             raise EngineError(
@@ -146,6 +153,7 @@ def _pod_request(wanted: Properties) -> PodRequest:
         args=wanted["args"],
         data_center=wanted.get("data_center"),
         volume_id=wanted.get("volume_id"),
+        persistent_gb=None if wanted.get("persistent_gb") is None else int(wanted["persistent_gb"]),
         mount_path=wanted["mount_path"],
         env=dict(wanted.get("env") or {}),
         secret_env=tuple(wanted.get("secret_env") or ()),

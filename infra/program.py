@@ -1,4 +1,7 @@
-"""The Pulumi program of one run, as a plain function: a network volume, and while an attempt is on, a pod."""
+"""The Pulumi program of one run, as a plain function: a network volume, and while an attempt is on, a pod.
+
+A pod of the community tier has a disk of its own instead, and the stack then has no volume.
+"""
 
 import re
 from dataclasses import dataclass
@@ -17,34 +20,36 @@ _STACK_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StackPlan:
-    """What one run wants to exist right now. `pod` is None between attempts: the volume alone stays.
+    """What one run wants to exist right now. `pod` is None between attempts: the volume alone stays. `volume` is None
+    where the pod takes none.
 
     `cloud` is a name `infra.clouds.connect` knows. A new attempt is the same plan with another pod name.
     """
 
     run_id: str
     cloud: str
-    volume: VolumeRequest
+    volume: VolumeRequest | None
     pod: PodRequest | None
 
 
 def program(plan: StackPlan) -> Program:
     """The program that declares `plan`; makes no cloud call itself.
 
-    Exports `run_id`, `volume_id`, `volume_data_center` and, with a pod, `pod_id`, `pod_name`, `usd_per_hour` and
-    `data_center` (where the pod really is).
+    Exports `run_id`; with a volume `volume_id` and `volume_data_center`; with a pod `pod_id`, `pod_name`,
+    `usd_per_hour` and `data_center` (where the pod really is).
     """
 
     def declare() -> None:
-        volume = NetworkVolume("volume", plan.cloud, plan.volume)
         pulumi.export("run_id", plan.run_id)
-        pulumi.export("volume_id", volume.id)
-        pulumi.export("volume_data_center", volume.data_center)
+        volume = None if plan.volume is None else NetworkVolume("volume", plan.cloud, plan.volume)
+        if volume is not None:
+            pulumi.export("volume_id", volume.id)
+            pulumi.export("volume_data_center", volume.data_center)
         if plan.pod is None:
             return
         # Two pods at once would be billed twice, so the old attempt's goes first.
-        options = pulumi.ResourceOptions(delete_before_replace=True, depends_on=[volume])
-        pod = Pod("pod", plan.cloud, plan.pod, volume.id, options)
+        options = pulumi.ResourceOptions(delete_before_replace=True, depends_on=[volume] if volume else None)
+        pod = Pod("pod", plan.cloud, plan.pod, volume.id if volume else None, options)
         pulumi.export("pod_id", pod.id)
         pulumi.export("pod_name", pod.name)
         pulumi.export("usd_per_hour", pod.usd_per_hour)

@@ -64,7 +64,7 @@ class NetworkVolume(Resource, module="pushtrain", name="NetworkVolume"):
 
 
 class Pod(Resource, module="pushtrain", name="Pod"):
-    """A pod on a network volume. Any change of its request replaces it."""
+    """A pod, on a network volume or a disk of its own. Any change of its request replaces it."""
 
     name: pulumi.Output[str]
     usd_per_hour: pulumi.Output[float]
@@ -75,7 +75,7 @@ class Pod(Resource, module="pushtrain", name="Pod"):
         name: str,
         cloud: str,
         request: PodRequest,
-        volume_id: pulumi.Input[str],
+        volume_id: pulumi.Input[str] | None,
         opts: pulumi.ResourceOptions,
     ) -> None:
         """`volume_id` wins over the request's own. No value of `secret_env` is read here, only the names are kept."""

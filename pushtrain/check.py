@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pushtrain.errors import SpecError
-from pushtrain.gpus import GPU_NAMES, nearest
+from pushtrain.gpus import GPU_NAMES, nearest, unusable
 from pushtrain.rows import DATA_MISSING, data_file, read_rows
 from pushtrain.spec import JobSpec
 from pushtrain.spec_file import Problem, SpecFile, read, spec_error
@@ -78,8 +78,11 @@ def _name_taken(file: SpecFile, taken: dict[str, str]) -> Iterator[Problem]:
 
 def _unknown_gpus(file: SpecFile, spec: JobSpec, gpu_names: Collection[str]) -> Iterator[Problem]:
     for index, gpu in enumerate(spec.compute.gpus):
-        if gpu not in gpu_names:
-            near = nearest(gpu, gpu_names)
+        if reason := unusable(gpu):
+            message = f"compute.gpus[{index}]: {gpu!r} cannot be used: {reason}"
+            yield Problem(where=file.where("compute", "gpus", index), message=message, hint="name another GPU type")
+        elif gpu not in gpu_names:
+            near = nearest(gpu, [name for name in gpu_names if not unusable(name)])
             meant = f"did you mean {' or '.join(repr(name) for name in near)}? " if near else ""
             hint = f"{meant}pushtrain/gpus.py has the known ids; at run time the cloud's live list decides"
             message = f"compute.gpus[{index}]: {gpu!r} is not a GPU type of RunPod that is known"

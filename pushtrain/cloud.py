@@ -13,11 +13,15 @@ from typing import Literal, Protocol
 
 Tier = Literal["SECURE", "COMMUNITY"]
 Stock = Literal["NONE", "LOW", "MEDIUM", "HIGH"]
+VolumeKind = Literal["STANDARD", "HIGH_PERFORMANCE"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Offer:
-    """One GPU type in one data center. `data_center` is None where the cloud does not say (community tier)."""
+    """One GPU type in one data center. `data_center` is None where the cloud does not say (community tier).
+
+    `volume_kinds` are the kinds of network volume that can be made there.
+    """
 
     gpu: str
     gpu_memory_gb: int
@@ -25,22 +29,32 @@ class Offer:
     tier: Tier
     usd_per_gpu_hour: float
     stock: Stock
-    has_network_volumes: bool
+    volume_kinds: tuple[VolumeKind, ...]
     max_count: int
+
+    @property
+    def has_network_volumes(self) -> bool:
+        return bool(self.volume_kinds)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VolumeRequest:
+    """A network volume. `kind` is asked for where a data center has several; None: the one it has."""
+
     name: str
     size_gb: int
     data_center: str
+    kind: VolumeKind | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PodRequest:
     """A pod to create. `env` holds no secret; `secret_env` holds only the NAMES of variables whose values the
     cloud client reads from its own process environment at the moment of the create, so that no value enters
-    Pulumi inputs or state. A named variable that is not set is left out."""
+    Pulumi inputs or state. A named variable that is not set is left out.
+
+    At `mount_path` is the network volume `volume_id`, or a disk of the pod's own of `persistent_gb` (10 at least) that
+    is gone with the pod; never both. A community pod takes no network volume."""
 
     name: str
     image: str
@@ -51,6 +65,7 @@ class PodRequest:
     args: str
     data_center: str | None = None
     volume_id: str | None = None
+    persistent_gb: int | None = None
     mount_path: str = "/workspace"
     env: Mapping[str, str] = field(default_factory=dict)
     secret_env: tuple[str, ...] = ()
@@ -66,6 +81,10 @@ class Volume:
     data_center: str
 
 
+# A pod in one of these never runs again by itself, whatever it still costs.
+ENDED = ("EXITED", "ERROR", "TERMINATED")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pod:
     """A pod the cloud lists. `uptime_s` is None until the container really runs: RUNNING alone means nothing."""
@@ -79,6 +98,16 @@ class Pod:
     data_center: str | None
     uptime_s: int | None
     created_at: str | None
+    tier: Tier = "SECURE"
+
+    @property
+    def is_alive(self) -> bool:
+        return self.status not in ENDED
+
+    @property
+    def age_key(self) -> tuple[str, str]:
+        """Sorts the oldest first, the same for everybody who asks: of twins all leave the same one."""
+        return self.created_at or "~", self.id
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -158,6 +187,7 @@ class Cloud(Protocol):
         """Log lines after `last_event_id` (all that are kept when None); ends after `timeout_s` or at the pod's end."""
         ...
 
-    def bill(self, pod_ids: list[str], volume_ids: list[str], since: str) -> Bill:
-        """What the billing API says about these ids since an RFC 3339 time."""
+    def bill(self, pod_ids: list[str], volume_ids: list[str], since: str, until: str | None = None) -> Bill:
+        """What the billing API says about these ids since an RFC 3339 time. `final` needs `until`, the time (RFC 3339)
+        when the last of them was gone: the cloud has then had time to bill it all."""
         ...

@@ -14,6 +14,9 @@ from pushtrain.settings import Settings
 from pushtrain.source import Source
 from pushtrain.spec import JobSpec
 
+# How long what one run was told about a place is believed by the others.
+SOLD_OUT_S = 60.0
+
 
 class Launch(Protocol):
     """Makes the Pulumi program of one attempt. Pure: no cloud call, no secret value."""
@@ -38,6 +41,8 @@ class Control:
     sleep: Callable[[float], None]
     tried_s: dict[str, float] = field(default_factory=dict)
     """When this process last looked for capacity, by run id: within a minute nothing changes."""
+    sold_out: dict[tuple[str, str | None, str, int], float] = field(default_factory=dict)
+    """When a place (GPU, data center, tier, count of GPUs) last said that it has no capacity, to whichever run."""
 
     @property
     def limits(self) -> Limits:

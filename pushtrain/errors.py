@@ -19,6 +19,11 @@ PushtrainError                reason · exit_code · hint
 Only the outermost function of a process prints one of these and exits.
 """
 
+# Reasons the control plane decides by, finer than the class.
+ACCESS_DENIED = "AccessDenied"  # CloudAuthFailed: the key is right, but not for this pool
+INVALID_REQUEST = "InvalidRequest"  # RequestRejected: the body breaks the API's contract, whatever the candidate
+API_RETIRED = "ApiRetired"  # RequestRejected: this generation of the API is gone
+
 
 class PushtrainError(Exception):
     """Base of all expected failures.

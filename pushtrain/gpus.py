@@ -1,9 +1,10 @@
-"""RunPod's GPU type ids, so that a typing mistake is found before anything is asked of the cloud.
+"""RunPod's GPU type ids, so that a typing mistake, or a GPU no run can use, is found before anything is asked.
 
 Known since 2026-08-27. Source: RunPod's documentation page "GPU types" and the public `gpuTypes` query of that day.
 The list ages; at run time `Cloud.gpu_names()` and `Cloud.offers()` decide.
 """
 
+import re
 from collections.abc import Iterable
 from difflib import SequenceMatcher
 from typing import NamedTuple
@@ -73,6 +74,22 @@ GPU_TYPES = (
     GpuType("Tesla V100-SXM2-32GB", 32),
 )
 GPU_NAMES = tuple(gpu.name for gpu in GPU_TYPES)
+# The trainer's torch is the CUDA 13 wheel: nothing of AMD's, no kernels below compute capability 7.5
+# (pytorch/pytorch#172352 and #190385).
+_AMD = re.compile(r"\b(AMD|Instinct|MI\d{2,3}X?)\b", re.IGNORECASE)
+_TOO_OLD = re.compile(r"\b(V100|P100|P40|P4|M60|M40|K80|TITAN (V|Xp?)|GTX 10\d\d( ?Ti)?)\b", re.IGNORECASE)
+
+
+def unusable(name: str) -> str | None:
+    """Why no run of ours can use GPUs of this type; None when they can, or when nothing is known against it."""
+    if _AMD.search(name):
+        return "the trainer's torch is built for CUDA, this is an AMD GPU"
+    if _TOO_OLD.search(name):
+        return "the trainer's torch is built for CUDA 13, which needs compute capability 7.5 (Turing) or newer"
+    return None
+
+
+USABLE_GPU_NAMES = tuple(name for name in GPU_NAMES if not unusable(name))
 _DISPLAY = {gpu.name: gpu.display for gpu in GPU_TYPES if gpu.display}
 
 

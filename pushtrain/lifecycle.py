@@ -82,15 +82,19 @@ def used(record: RunRecord, now_s: float | None = None) -> tuple[float, float]:
         usd += (end_s - start.epoch_s) / 3600 * float(start.data.get("usd_per_hour", 0.0))
     if starts:
         first = min(starts.values(), key=lambda event: event.epoch_s)
+        # An attempt on a community machine had no volume: the dear side is that there was one all along.
+        volume_usd = max(float(start.data.get("volume_usd_per_hour", 0.0)) for start in starts.values())
         until_s = max(event.epoch_s for event in record.events) if now_s is None else now_s
         idle_hours = max(0.0, (until_s - first.epoch_s) / 3600 - hours)
-        usd += idle_hours * float(first.data.get("volume_usd_per_hour", 0.0))
+        usd += idle_hours * volume_usd
     return hours, usd
 
 
 def _running(mine: Sequence[Event], provisioned: Event, *, pods: Sequence[Pod], now_s: float, limits: Limits) -> Step:
     attempt = provisioned.attempt
-    alive = any(pod.id == provisioned.data["pod_id"] for pod in pods)
+    # By name, too: of two creators at once the other one's pod may have been left.
+    names = provisioned.data["pod_id"], provisioned.data.get("pod_name")
+    alive = any(pod.id == names[0] or pod.name == names[1] for pod in pods)
     deadline_s = float(provisioned.data["deadline_epoch_s"])
     if now_s > deadline_s + (DEADLINE_GRACE_S if alive else 0.0):
         message = "the run reached its deadline (max_hours or max_usd of the budget) before it was done"
@@ -107,9 +111,14 @@ def _running(mine: Sequence[Event], provisioned: Event, *, pods: Sequence[Pod], 
 
 
 def _is_unpublished(mine: Sequence[Event]) -> bool:
-    """Trained, but the Hub was away: the only copy is on the volume, and another attempt has only to upload it."""
+    """Trained, but the Hub was away: the only copy is on the volume, and another attempt has only to upload it.
+
+    A community pod took its disk with it: to train once more would be a retry nobody asked for.
+    """
     failed = _last(mine, "failed")
-    return failed is not None and failed.reason == "HubUnreachable" and _last(mine, "publishing") is not None
+    start = _last(mine, "provisioned")
+    kept = start is None or start.data.get("tier") != "COMMUNITY"
+    return kept and failed is not None and failed.reason == "HubUnreachable" and _last(mine, "publishing") is not None
 
 
 def _counts(event: Event, attempt: int) -> bool:

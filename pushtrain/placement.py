@@ -2,19 +2,14 @@
 
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
-from difflib import get_close_matches
 from typing import Any
 
-from pushtrain.cloud import Offer, Stock, Tier
+from pushtrain.cloud import Offer, Stock, Tier, VolumeKind
 from pushtrain.errors import NoCapacity, SpecError
+from pushtrain.gpus import nearest, unusable
+from pushtrain.prices import storage_usd_per_month
 from pushtrain.spec import JobSpec
 
-# RunPod's list prices of network volumes and of a running pod's container disk, in USD per GB and month. The first TB
-# is counted as 1024 GB: the estimate then errs on the dear side.
-VOLUME_USD_PER_GB_MONTH = 0.07
-VOLUME_USD_PER_GB_MONTH_ABOVE = 0.05
-VOLUME_FIRST_GB = 1024
-DISK_USD_PER_GB_MONTH = 0.10
 HOURS_PER_MONTH = 730
 
 _STOCK_ORDER: dict[Stock, int] = {"HIGH": 0, "MEDIUM": 1, "LOW": 2, "NONE": 3}
@@ -22,14 +17,24 @@ _STOCK_ORDER: dict[Stock, int] = {"HIGH": 0, "MEDIUM": 1, "LOW": 2, "NONE": 3}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
-    """One place to try. `usd_per_hour` is the price of all its GPUs, without storage."""
+    """One place to try. `usd_per_hour` is the price of all its GPUs, without storage.
+
+    A community machine has no `data_center` and no network volume, but a disk of the pod's own. `volume_kind` is the
+    network volume the run would get in that data center.
+    """
 
     gpu: str
-    data_center: str
+    data_center: str | None
     tier: Tier
     usd_per_hour: float
     gpu_memory_gb: int
     stock: Stock
+    volume_kind: VolumeKind | None = None
+
+    @property
+    def place(self) -> str:
+        """For people."""
+        return f"{self.gpu} {where(self.data_center)}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,13 +58,16 @@ def ladder(
     volume_data_center: str | None = None,
     known_gpus: Collection[str] | None = None,
 ) -> list[Candidate]:
-    """Candidates in the order to try them: the spec's GPU preference, then stock, then price, then id.
+    """Candidates in the order to try them.
 
-    An existing volume pins the run to `volume_data_center`. With `known_gpus` (all ids the cloud knows) a GPU id not
-    among them raises SpecError. Raises NoCapacity, saying which condition removed what, when nothing is left.
+    First what the user put in order, the tiers and then the GPUs; within one tier and GPU the places that are low in
+    stock come last, then the cheaper one is first (storage included), then the fuller one, then by id.
+
+    An existing volume pins the run to `volume_data_center`. Raises SpecError for a GPU the trainer cannot use and, with
+    `known_gpus` (all ids the cloud knows), for one not among them; NoCapacity, saying which condition removed what,
+    when nothing is left.
     """
-    if known_gpus is not None:
-        check_gpus(spec, known_gpus)
+    check_gpus(spec, known_gpus)
     removed: list[str] = []
     left = offers
     for condition, holds in _conditions(spec, volume_data_center):
@@ -69,32 +77,45 @@ def ladder(
         left = kept
     if not left:
         why = f"of {len(offers)} offers, {', then '.join(removed)}" if removed else "the cloud offers nothing at all"
-        raise NoCapacity(f"no place for {spec.name}: {why}", hint="name more GPU types or data centers, or wait")
+        raise NoCapacity(f"no place for {spec.name}: {why}", hint=_wider(spec))
     return sorted((_candidate(offer, spec) for offer in left), key=lambda candidate: _rank(candidate, spec))
 
 
-def check_gpus(spec: JobSpec, known_gpus: Collection[str]) -> None:
-    """Raises SpecError for the first GPU id the cloud has never heard of, with the nearest ones it has."""
+def check_gpus(spec: JobSpec, known_gpus: Collection[str] | None = None) -> None:
+    """Raises SpecError for the first GPU the trainer cannot use, or that the cloud has never heard of."""
     for gpu in spec.compute.gpus:
-        if gpu not in known_gpus:
-            near = _nearest(gpu, known_gpus)
+        if reason := unusable(gpu):
+            raise SpecError(f"compute.gpus: {gpu!r} cannot be used: {reason}", hint="name another GPU type")
+        if known_gpus is not None and gpu not in known_gpus:
+            near = nearest(gpu, [name for name in known_gpus if not unusable(name)])
             raise SpecError(
                 f"compute.gpus: {spec.compute.cloud} knows no GPU {gpu!r}",
                 hint=f"nearest: {', '.join(near)}" if near else "the cloud's catalogue lists the ids",
             )
 
 
+def where(data_center: str | None) -> str:
+    """For people: `in EU-SE-1`, or what is known of a community machine's place."""
+    return f"in {data_center}" if data_center else "on a community machine"
+
+
 def hourly_usd(candidate: Candidate, spec: JobSpec) -> float:
-    """USD per hour of a running pod at the candidate with everything it holds: GPUs, volume, container disk."""
-    return candidate.usd_per_hour + storage_usd_per_hour(spec)
+    """USD per hour of a running pod at the candidate with everything it holds: GPUs, volume, disks."""
+    return candidate.usd_per_hour + storage_usd_per_hour(spec, candidate)
 
 
-def storage_usd_per_hour(spec: JobSpec) -> float:
-    """USD per hour of the run's network volume (billed while it exists) and container disk (while the pod runs)."""
-    size_gb = spec.compute.volume.size_gb
-    volume = VOLUME_USD_PER_GB_MONTH * min(size_gb, VOLUME_FIRST_GB)
-    volume += VOLUME_USD_PER_GB_MONTH_ABOVE * max(0, size_gb - VOLUME_FIRST_GB)
-    return (volume + DISK_USD_PER_GB_MONTH * spec.compute.disk_gb) / HOURS_PER_MONTH
+def storage_usd_per_hour(spec: JobSpec, candidate: Candidate) -> float:
+    """USD per hour of all storage while a pod runs."""
+    own_gb = spec.compute.volume.size_gb if candidate.tier == "COMMUNITY" else 0
+    disks = storage_usd_per_month("DISK", spec.compute.disk_gb + own_gb) / HOURS_PER_MONTH
+    return disks + volume_usd_per_hour(spec, candidate)
+
+
+def volume_usd_per_hour(spec: JobSpec, candidate: Candidate) -> float:
+    """USD per hour of the run's network volume, which is billed for as long as it exists; 0 without one."""
+    if candidate.tier == "COMMUNITY":
+        return 0.0
+    return storage_usd_per_month(candidate.volume_kind or "STANDARD", spec.compute.volume.size_gb) / HOURS_PER_MONTH
 
 
 def candidate_json(candidate: Candidate) -> dict[str, Any]:
@@ -108,7 +129,7 @@ def cap(spec: JobSpec, candidate: Candidate) -> CostEstimate:
     budget = spec.budget
     return CostEstimate(
         usd_per_hour_gpu=candidate.usd_per_hour,
-        usd_per_hour_storage=storage_usd_per_hour(spec),
+        usd_per_hour_storage=storage_usd_per_hour(spec, candidate),
         cap_usd=min(budget.max_usd, budget.max_hours * hourly),
         deadline_hours=min(budget.max_hours, budget.max_usd / hourly),
     )
@@ -119,7 +140,7 @@ def _conditions(spec: JobSpec, volume_data_center: str | None) -> list[tuple[str
     compute = spec.compute
     conditions: list[tuple[str, Callable[[Offer], bool]]] = [
         (f"are not {' or '.join(compute.gpus)}", lambda offer: offer.gpu in compute.gpus),
-        ("are community offers (network volumes are secure only)", lambda offer: offer.tier == "SECURE"),
+        (f"are not in compute.tiers {', '.join(compute.tiers)}", lambda offer: offer.tier in compute.tiers),
     ]
     if compute.data_centers:
         asked = ", ".join(compute.data_centers)
@@ -137,33 +158,41 @@ def _conditions(spec: JobSpec, volume_data_center: str | None) -> list[tuple[str
         *conditions,
         (
             "are in data centers without network volumes",
-            lambda offer: offer.has_network_volumes and offer.data_center is not None,
+            lambda offer: offer.tier == "COMMUNITY" or (offer.has_network_volumes and offer.data_center is not None),
         ),
         (f"have no machine with {compute.count} GPUs", lambda offer: offer.max_count >= compute.count),
         ("are out of stock", lambda offer: offer.stock != "NONE"),
     ]
 
 
+def _wider(spec: JobSpec) -> str:
+    if "COMMUNITY" in spec.compute.tiers:
+        return "name more GPU types or data centers, or wait"
+    return "name more GPU types or data centers, allow COMMUNITY in compute.tiers, or wait"
+
+
 def _candidate(offer: Offer, spec: JobSpec) -> Candidate:
+    secure = offer.tier == "SECURE"
+    kinds = offer.volume_kinds if secure else ()
     return Candidate(
         gpu=offer.gpu,
-        data_center=offer.data_center or "",
+        data_center=offer.data_center if secure else None,
         tier=offer.tier,
         usd_per_hour=offer.usd_per_gpu_hour * spec.compute.count,
         gpu_memory_gb=offer.gpu_memory_gb,
         stock=offer.stock,
+        volume_kind="STANDARD" if "STANDARD" in kinds else next(iter(kinds), None),
     )
 
 
-def _rank(candidate: Candidate, spec: JobSpec) -> tuple[int, int, float, str]:
-    preference = spec.compute.gpus.index(candidate.gpu)
-    return preference, _STOCK_ORDER[candidate.stock], candidate.usd_per_hour, candidate.data_center
-
-
-def _nearest(gpu: str, known_gpus: Collection[str]) -> list[str]:
-    """Names that contain what was written, then names spelt alike; three at most."""
-    by_lower = {name.lower(): name for name in sorted(known_gpus)}
-    wanted = gpu.lower().strip()
-    inside = [name for lower, name in by_lower.items() if wanted in lower]
-    alike = [by_lower[lower] for lower in get_close_matches(wanted, by_lower, n=3, cutoff=0.5)]
-    return list(dict.fromkeys([*inside, *alike]))[:3]
+def _rank(candidate: Candidate, spec: JobSpec) -> tuple[int, int, bool, float, int, str]:
+    """A place that is low in stock is a trap: the volume pins every later attempt to it."""
+    compute = spec.compute
+    return (
+        compute.tiers.index(candidate.tier),
+        compute.gpus.index(candidate.gpu),
+        candidate.stock == "LOW",
+        round(hourly_usd(candidate, spec), 6),
+        _STOCK_ORDER[candidate.stock],
+        candidate.data_center or "",
+    )

@@ -11,6 +11,7 @@ that is not listed had already written its last word.
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 
+from pushtrain.climb import one_pod
 from pushtrain.cloud import Live
 from pushtrain.control import Control
 from pushtrain.desired import Desired, Job
@@ -92,11 +93,9 @@ def _advance(control: Control, record: RunRecord, wanted: Desired, live: Live) -
     while True:
         if not record.is_over and adopt(control, run, record, live):
             record = control.ledger.read(record.run_id)
-        mine = [pod for pod in live.pods if pod.name.startswith(run.resource_prefix + "-")]
         step = next_step(
             record,
-            # One that stopped never runs again by itself, whatever it still costs.
-            pods=[pod for pod in mine if pod.status not in ("EXITED", "ERROR")],
+            pods=one_pod(control, run, max(event.attempt for event in record.events), live),
             cancel_reason=_cancel_reason(control, record, wanted),
             now_s=control.clock(),
             limits=control.limits,
@@ -109,26 +108,28 @@ def _advance(control: Control, record: RunRecord, wanted: Desired, live: Live) -
         if step.kind == "destroy":
             return destroy(control, run, record, step)
         if step.kind == "lost":
-            _give_up_attempt(control, run, record, step)
-        elif not _try_to_provision(control, run, record, step):
+            _give_up_attempt(control, run, record, live, step)
+        elif not _try_to_provision(control, run, record, live, step):
             return None
-        live = control.cloud.find(run.resource_prefix)
+        live = control.cloud.find(run.resource_prefix + "-")
         record = control.ledger.read(record.run_id)
 
 
-def _try_to_provision(control: Control, run: Run, record: RunRecord, step: Step) -> bool:
+def _try_to_provision(control: Control, run: Run, record: RunRecord, live: Live, step: Step) -> bool:
     now_s = control.clock()
     if record.last.state == "waiting" and now_s < control.tried_s.get(run.id, 0.0) + 60.0:
         return False
     control.tried_s[run.id] = now_s
     spec = loads(record.spec, str(record.run["spec_path"]), check_name=False)
-    return provision(control, run, spec, record, attempt=step.attempt)
+    return provision(control, run, spec, record, live=live, attempt=step.attempt)
 
 
-def _give_up_attempt(control: Control, run: Run, record: RunRecord, step: Step) -> None:
+def _give_up_attempt(control: Control, run: Run, record: RunRecord, live: Live, step: Step) -> None:
     """The pod is gone, or as good as gone: make sure of it, keep what the cloud still has of its log, say so."""
     provisioned = next(event for event in reversed(record.events) if event.state == "provisioned")
-    control.cloud.terminate(str(provisioned.data["pod_id"]))
+    listed = [pod.id for pod in live.pods if pod.name == run.pod_name(step.attempt)]
+    for pod_id in dict.fromkeys([str(provisioned.data["pod_id"]), *listed]):
+        control.cloud.terminate(pod_id)
     lost = EventDraft(state="lost", writer="control", attempt=step.attempt, reason=step.reason, message=step.message)
     control.ledger.append(run.id, events=[lost])
     control.say(f"{run.id}: attempt {step.attempt} lost ({step.reason}): {step.message}")
@@ -178,10 +179,10 @@ def _claim_new(control: Control, wanted: Desired, refs: dict[str, str], report: 
     fresh = [job for job in jobs if not job.spec.suspend and job.claim not in claimed]
     if not fresh:
         return
-    offers, known = control.cloud.offers(), control.cloud.gpu_names()
+    known = control.cloud.gpu_names()
     for job in fresh:
         try:
-            candidates = ladder(job.spec, offers, known_gpus=known)
+            candidates = ladder(job.spec, control.cloud.offers(job.spec.compute.count), known_gpus=known)
         except NoCapacity:
             candidates = []
         except SpecError as problem:

@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
-from pushtrain.gpus import GPU_NAMES
+from pushtrain.cloud import Tier
+from pushtrain.gpus import USABLE_GPU_NAMES
 from pushtrain.run import spec_digest
 
 # Matched with fullmatch: `$` would let a newline through at the end.
@@ -28,7 +29,7 @@ DataCenter = Annotated[str, StringConstraints(pattern=r"^[A-Z]{2,3}-[A-Z]{2,4}-\
 GpuName = Annotated[
     str,
     StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._+-]{0,79}$"),
-    Field(json_schema_extra={"examples": list(GPU_NAMES)}),
+    Field(json_schema_extra={"examples": list(USABLE_GPU_NAMES)}),
 ]
 ModuleName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.]{1,200}$")]
 Positive = Annotated[int, Field(gt=0)]
@@ -137,7 +138,7 @@ class Train(Part):
 
 
 class NetworkVolume(Part):
-    """The volume all attempts of a run share; it is deleted with the run."""
+    """The volume all attempts of a run share; it is deleted with the run. On COMMUNITY, the pod's own disk."""
 
     size_gb: Annotated[int, Field(ge=10, le=4096)] = 50
     """RunPod takes 10 to 4096. Holds the base model, checkpoints and caches."""
@@ -152,13 +153,22 @@ class Compute(Part):
     """GPU type ids in order of preference, e.g. NVIDIA A40."""
     count: Annotated[int, Field(ge=1, le=8)] = 1
     """GPUs in the pod."""
+    tiers: Annotated[list[Tier], Field(min_length=1, max_length=2)] = ["SECURE"]
+    """In order of preference. COMMUNITY is cheaper and keeps nothing: a lost pod starts again from step 0."""
     data_centers: list[DataCenter] = []
-    """Empty: any data center that has network volumes and the GPU."""
+    """Empty: any data center that has network volumes and the GPU. Community machines are in none."""
     image: ImageRef = DEFAULT_IMAGE
     """Container image of the pod."""
     disk_gb: Annotated[int, Field(ge=5, le=2000)] = 40
     """Container disk; holds the environment."""
     volume: NetworkVolume = NetworkVolume()
+
+    @field_validator("tiers")
+    @classmethod
+    def _each_once(cls, tiers: list[Tier]) -> list[Tier]:
+        if len(set(tiers)) < len(tiers):
+            raise ValueError("names a tier twice")
+        return tiers
 
 
 class Budget(Part):

@@ -31,7 +31,7 @@ def offer(gpu: str = A40, data_center: str | None = "EU-SE-1", **changes: object
         "tier": "SECURE",
         "usd_per_gpu_hour": 0.40,
         "stock": "HIGH",
-        "has_network_volumes": True,
+        "volume_kinds": ("STANDARD",),
         "max_count": 8,
     }
     return Offer(**{**values, **changes})  # type: ignore[arg-type]
@@ -41,34 +41,42 @@ def places(candidates: list) -> list[tuple[str, str]]:
     return [(candidate.gpu, candidate.data_center) for candidate in candidates]
 
 
-def test_preference_comes_before_stock_and_stock_before_price_and_price_before_id():
+def test_the_ladder_goes_by_what_the_user_put_in_order_then_stock_that_lasts_then_cost():
+    wanted = spec(tiers=["SECURE", "COMMUNITY"], volume={"size_gb": 1000})
     offers = [
-        offer(A6000, "EU-RO-1", stock="HIGH", usd_per_gpu_hour=0.10),
+        offer(A40, None, tier="COMMUNITY", usd_per_gpu_hour=0.05, volume_kinds=()),
+        offer(A6000, "EU-RO-1", usd_per_gpu_hour=0.10),
         offer(A40, "US-KS-2", stock="LOW", usd_per_gpu_hour=0.20),
         offer(A40, "EU-SE-1", stock="MEDIUM", usd_per_gpu_hour=0.90),
-        offer(A40, "CA-MTL-2", stock="HIGH", usd_per_gpu_hour=0.60),
-        offer(A40, "CA-MTL-1", stock="HIGH", usd_per_gpu_hour=0.60),
-        offer(A40, "US-TX-3", stock="HIGH", usd_per_gpu_hour=0.50),
+        offer(A40, "CA-MTL-2", stock="MEDIUM", usd_per_gpu_hour=0.60),
+        offer(A40, "CA-MTL-3", usd_per_gpu_hour=0.60),
+        offer(A40, "CA-MTL-1", usd_per_gpu_hour=0.60),
+        # 0.07 more per GB and month than the others: 0.096 an hour.
+        offer(A40, "US-TX-3", usd_per_gpu_hour=0.55, volume_kinds=("HIGH_PERFORMANCE",)),
     ]
     expected = [
-        (A40, "US-TX-3"),
         (A40, "CA-MTL-1"),
+        (A40, "CA-MTL-3"),
         (A40, "CA-MTL-2"),
+        (A40, "US-TX-3"),
         (A40, "EU-SE-1"),
         (A40, "US-KS-2"),
         (A6000, "EU-RO-1"),
+        (A40, None),
     ]
-    assert places(ladder(spec(), offers)) == expected
-    assert places(ladder(spec(), offers[::-1])) == expected, "the order of the offers must not matter"
+    assert places(ladder(wanted, offers)) == expected
+    assert places(ladder(wanted, offers[::-1])) == expected, "the order of the offers must not matter"
+    cheap_first = spec(tiers=["COMMUNITY", "SECURE"], volume={"size_gb": 1000})
+    assert places(ladder(cheap_first, offers)) == expected[-1:] + expected[:-1]
 
 
 @pytest.mark.parametrize(
     ("useless", "said"),
     [
         (offer(H100), "1 are not NVIDIA A40 or NVIDIA RTX A6000"),
-        (offer(data_center=None, tier="COMMUNITY", has_network_volumes=False), "1 are community offers"),
+        (offer(data_center=None, tier="COMMUNITY", volume_kinds=()), "1 are not in compute.tiers SECURE"),
         (offer(data_center="EU-RO-1"), "1 are outside compute.data_centers EU-SE-1"),
-        (offer(has_network_volumes=False), "1 are in data centers without network volumes"),
+        (offer(volume_kinds=()), "1 are in data centers without network volumes"),
         (offer(max_count=1), "1 have no machine with 2 GPUs"),
         (offer(stock="NONE"), "1 are out of stock"),
     ],
@@ -113,6 +121,7 @@ def test_a_candidate_costs_what_all_its_gpus_cost():
         "usd_per_hour": pytest.approx(1.76),
         "gpu_memory_gb": 48,
         "stock": "HIGH",
+        "volume_kind": "STANDARD",
     }
 
 
@@ -135,16 +144,19 @@ def test_a_gpu_the_cloud_knows_but_does_not_offer_now_is_no_spec_error():
 
 def test_storage_is_priced_by_the_gigabyte_and_month_with_the_cheaper_rate_above_a_terabyte():
     # 60 GB volume at 0.07 and 40 GB disk at 0.10, in 730 hours.
-    assert storage_usd_per_hour(spec(volume={"size_gb": 60}, disk_gb=40)) == pytest.approx((4.2 + 4.0) / 730)
+    wanted = spec(volume={"size_gb": 60}, disk_gb=40)
+    (here,) = ladder(wanted, [offer()])
+    assert storage_usd_per_hour(wanted, here) == pytest.approx((4.2 + 4.0) / 730)
     # 1024 GB at 0.07, 976 GB at 0.05, 5 GB disk at 0.10.
-    assert storage_usd_per_hour(spec(volume={"size_gb": 2000}, disk_gb=5)) == pytest.approx((71.68 + 48.8 + 0.5) / 730)
+    wanted = spec(volume={"size_gb": 2000}, disk_gb=5)
+    assert storage_usd_per_hour(wanted, here) == pytest.approx((71.68 + 48.8 + 0.5) / 730)
 
 
 def test_storage_is_part_of_the_hourly_price_and_of_the_cap():
     wanted = spec(volume={"size_gb": 4096}, disk_gb=2000, budget={"max_hours": 100.0, "max_usd": 5.0})
     (candidate,) = ladder(wanted, [offer(usd_per_gpu_hour=0.40)])
     estimate = cap(wanted, candidate)
-    assert hourly_usd(candidate, wanted) == pytest.approx(0.40 + storage_usd_per_hour(wanted))
+    assert hourly_usd(candidate, wanted) == pytest.approx(0.40 + storage_usd_per_hour(wanted, candidate))
     assert estimate.usd_per_hour == pytest.approx(hourly_usd(candidate, wanted))
     assert estimate.cap_usd == 5.0
     assert estimate.deadline_hours < 5.0 / 0.40, "storage must shorten the hours"

@@ -71,7 +71,7 @@ def test_every_known_capacity_text_of_a_400_asks_for_the_next_candidate(runpod: 
         (problem(422, "registry out of stock"), RequestRejected, "registry", "do not retry"),
         (problem(405, "method not allowed"), RequestRejected, "405", "do not retry"),
         (problem(409, "conflict"), CloudUnavailable, "conflict", "try again"),
-        (problem(410, "gone"), RequestRejected, "gone", "retired"),
+        (problem(410, "gone"), RequestRejected, "gone (RunPod has retired", "update pushtrain"),
         (Reply(301, b"", {"Location": "https://elsewhere.example"}), RequestRejected, "301", "do not retry"),
         (
             problem(422, "Request validation failed.", errors=["$: additional properties 'x' not allowed", "$.y: no"]),

@@ -30,6 +30,7 @@ def test_an_empty_balance_is_waited_for_and_said_once(world: World) -> None:
     for _ in range(2):
         done = world.tick()
         assert [type(failure) for failure in done.failures] == [NoBalance] and done.exit_code == 3
+        assert not world.control().cloud.find("")  # whoever waits holds nothing
     waiting = [event for event in world.record("job").events if event.state == "waiting"]
     assert [event.reason for event in waiting] == ["NoBalance"]
     record = world.until(lambda record: record.is_over)
@@ -127,12 +128,12 @@ def test_a_create_whose_answer_is_lost_is_adopted_once(world: World, fault: str,
 def test_a_volume_that_a_cut_climb_left_elsewhere_is_used_where_it_is(world: World) -> None:
     world.write_job()
     world.push()
-    world.simulator.fault("http_402", times=1, operation="create_pod")
-    world.tick()  # claimed, its volume made in the first data center, no pod
-    shutil.rmtree(world.folder / "state" / "stacks")
-    (volume,) = world.control().cloud.find("").volumes
-    world.control().cloud.delete_volume(volume.id)
-    body = {"name": volume.name, "size": 10, "dataCenter": "US-KS-2"}
+    world.simulator.fault("no_capacity", times=None, operation="create_pod")
+    world.tick()
+    world.simulator.request("DELETE", "/_simulator/faults")
+    shutil.rmtree(world.folder / "state" / "stacks", ignore_errors=True)
+    name = str(world.record("job").run["resource_prefix"]) + "-v"
+    body = {"name": name, "size": 10, "dataCenter": "US-KS-2"}
     world.simulator.request("POST", "/v2/network-volumes", json=body).raise_for_status()
     record = world.until(lambda record: record.is_over)
     assert end(record) == ("succeeded", "")
@@ -143,12 +144,12 @@ def test_a_volume_that_a_cut_climb_left_elsewhere_is_used_where_it_is(world: Wor
 def test_a_volume_left_where_the_ladder_does_not_go_is_removed_first(world: World) -> None:
     world.write_job(data_centers="EU-SE-1")
     world.push()
-    world.simulator.fault("http_402", times=1, operation="create_pod")
+    world.simulator.fault("no_capacity", times=None, operation="create_pod")
     world.tick()
-    shutil.rmtree(world.folder / "state" / "stacks")
-    (volume,) = world.control().cloud.find("").volumes
-    world.control().cloud.delete_volume(volume.id)
-    body = {"name": volume.name, "size": 10, "dataCenter": "CA-MTL-1"}
+    world.simulator.request("DELETE", "/_simulator/faults")
+    shutil.rmtree(world.folder / "state" / "stacks", ignore_errors=True)
+    name = str(world.record("job").run["resource_prefix"]) + "-v"
+    body = {"name": name, "size": 10, "dataCenter": "CA-MTL-1"}
     world.simulator.request("POST", "/v2/network-volumes", json=body).raise_for_status()
     record = world.until(lambda record: record.is_over)
     assert end(record) == ("succeeded", "")

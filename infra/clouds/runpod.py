@@ -59,8 +59,7 @@ class RunPod:
         community = self._get(doing, "/v2/catalog/gpus", {**stock, "cloud": "COMMUNITY"})
         centers = self._get(doing, "/v2/catalog/datacenters")
         with expected_shape(doing):
-            with_volumes = shapes.volume_data_centers(centers)
-            return shapes.secure_offers(secure, with_volumes) + shapes.community_offers(community)
+            return shapes.secure_offers(secure, shapes.volume_kinds(centers)) + shapes.community_offers(community)
 
     def gpu_names(self) -> list[str]:
         doing = "reading RunPod's GPU types"
@@ -134,13 +133,14 @@ class RunPod:
             self._http, path, f"reading the logs of pod {pod_id}", last_event_id=last_event_id, timeout_s=timeout_s
         )
 
-    def bill(self, pod_ids: list[str], volume_ids: list[str], since: str) -> Bill:
-        """Hour buckets from the one that holds `since`. RunPod bills every five minutes or so, so it is never final."""
+    def bill(self, pod_ids: list[str], volume_ids: list[str], since: str, until: str | None = None) -> Bill:
+        """Hour buckets from the one that holds `since`; final when the bucket of `until` is closed and settled."""
         return Bill(
             pods_usd=sum(self._billed("pods", "podId", pod_id, since) for pod_id in pod_ids),
             volumes_usd=sum(
                 self._billed("network-volumes", "networkVolumeId", volume_id, since) for volume_id in volume_ids
             ),
+            final=until is not None and self._limits.now() >= shapes.billed_by_s(until),
         )
 
     def _create(self, doing: str, call: Call, read: Callable[[Any], T], adopt: Callable[[T | None], T | None]) -> T:
@@ -180,8 +180,7 @@ class RunPod:
         same = {pod.id: pod for pod in self._pods() if pod.name == name}
         if created is not None:
             same.setdefault(created.id, created)
-        living = [pod for pod in same.values() if pod.status not in shapes.DEAD]
-        oldest = min(living, key=lambda pod: (pod.created_at or "~", pod.id), default=None)
+        oldest = min((pod for pod in same.values() if pod.is_alive), key=lambda pod: pod.age_key, default=None)
         for pod in same.values():
             if pod is not oldest:
                 self.terminate(pod.id)

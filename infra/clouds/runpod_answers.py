@@ -28,6 +28,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pushtrain.errors import (
+    ACCESS_DENIED,
+    API_RETIRED,
+    INVALID_REQUEST,
     CloudAuthFailed,
     CloudError,
     CloudUnavailable,
@@ -117,11 +120,19 @@ def failure(answer: Answer, doing: str) -> CloudError:
         )
     if status == 403:
         return CloudAuthFailed(
-            message, hint="the key is valid but may not do this: give it write access", reason="AccessDenied"
+            message, hint="the key is valid but may not do this: give it write access", reason=ACCESS_DENIED
         )
     if status == 410:
-        return RequestRejected(message, hint="this generation of RunPod's API is retired: update pushtrain")
-    return RequestRejected(message, hint="the request breaks a rule of RunPod: fix the value it names; do not retry")
+        return RequestRejected(
+            f"{message} (RunPod has retired this generation of its API)",
+            hint="update pushtrain: this version speaks an API that is gone; what runs is listed in RunPod's console",
+            reason=API_RETIRED,
+        )
+    return RequestRejected(
+        message,
+        hint="the request breaks a rule of RunPod: fix the value it names; do not retry",
+        reason=INVALID_REQUEST if status == 422 else None,
+    )
 
 
 def problem(body: bytes) -> dict[str, Any] | None:

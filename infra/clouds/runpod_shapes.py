@@ -3,14 +3,16 @@
 Reading raises KeyError, TypeError, ValueError or AttributeError for a shape nobody knows.
 """
 
+import math
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, get_args
 
-from pushtrain.cloud import Offer, Pod, PodRequest, Stock, Volume, VolumeRequest
+from pushtrain.cloud import Offer, Pod, PodRequest, Stock, Volume, VolumeKind, VolumeRequest
 
 GONE = "TERMINATED"
-# A pod in one of these never runs again by itself, whatever it still costs.
-DEAD = ("EXITED", "ERROR", GONE)
+# RunPod charges in jobs five minutes apart, network volumes by the hour: a bucket that ended this long ago has all.
+_SETTLED_S, _BUCKET_S = 900, 3600
 
 
 def pod_body(request: PodRequest, secrets: Mapping[str, str]) -> dict[str, Any]:
@@ -31,6 +33,8 @@ def pod_body(request: PodRequest, secrets: Mapping[str, str]) -> dict[str, Any]:
         body["ports"] = list(request.ports)
     if request.volume_id is not None:
         body["mounts"] = {"network": [{"volumeId": request.volume_id, "path": request.mount_path}]}
+    elif request.persistent_gb is not None:
+        body["mounts"] = {"persistent": {"size": request.persistent_gb, "path": request.mount_path}}
     # On Community, naming a data center blocks the placement (runpodctl#326). Lower case is accepted and breaks later.
     if request.data_center is not None and request.tier == "SECURE":
         body["dataCenterIds"] = [request.data_center.upper()]
@@ -39,7 +43,8 @@ def pod_body(request: PodRequest, secrets: Mapping[str, str]) -> dict[str, Any]:
 
 def volume_body(request: VolumeRequest) -> dict[str, Any]:
     """CreateNetworkVolumeRequest; without `type` it gets the data center's own storage tier."""
-    return {"name": request.name, "size": request.size_gb, "dataCenter": request.data_center.upper()}
+    kind = {} if request.kind is None else {"type": request.kind}
+    return {"name": request.name, "size": request.size_gb, "dataCenter": request.data_center.upper(), **kind}
 
 
 def pod(raw: Any) -> Pod:
@@ -54,6 +59,7 @@ def pod(raw: Any) -> Pod:
         data_center=raw.get("dataCenterId") or None,
         uptime_s=None if runtime is None else int(runtime.get("uptime") or 0),
         created_at=raw.get("createdAt") or None,
+        tier="COMMUNITY" if raw.get("cloud") == "COMMUNITY" else "SECURE",
     )
 
 
@@ -68,12 +74,16 @@ def mounted_volume_ids(raw: Any) -> set[str]:
     return {str(mount["volumeId"]) for mount in (raw.get("mounts") or {}).get("network") or []}
 
 
-def volume_data_centers(data_centers: Any) -> set[str]:
-    """Ids of the data centers where a network volume can be made."""
-    return {str(center["id"]) for center in data_centers["dataCenters"] if center.get("networkVolumeTypes")}
+def volume_kinds(data_centers: Any) -> dict[str, tuple[VolumeKind, ...]]:
+    """The kinds of network volume that can be made, by data center; those this client does not know are left out."""
+    known: tuple[VolumeKind, ...] = get_args(VolumeKind)
+    return {
+        str(center["id"]): tuple(kind for kind in known if kind in (center.get("networkVolumeTypes") or ()))
+        for center in data_centers["dataCenters"]
+    }
 
 
-def secure_offers(gpus: Any, with_volumes: set[str]) -> list[Offer]:
+def secure_offers(gpus: Any, kinds: Mapping[str, tuple[VolumeKind, ...]]) -> list[Offer]:
     """One offer for each data center that lists the GPU; RunPod leaves out those without stock."""
     return [
         Offer(
@@ -83,7 +93,7 @@ def secure_offers(gpus: Any, with_volumes: set[str]) -> list[Offer]:
             tier="SECURE",
             usd_per_gpu_hour=float(gpu["price"]["secure"]),
             stock=_stock(center["availability"]),
-            has_network_volumes=center["id"] in with_volumes,
+            volume_kinds=kinds.get(str(center["id"]), ()),
             max_count=int(gpu["maxCount"]["secure"]),
         )
         for gpu in gpus["gpus"]
@@ -102,7 +112,7 @@ def community_offers(gpus: Any) -> list[Offer]:
             tier="COMMUNITY",
             usd_per_gpu_hour=float(gpu["price"]["community"]),
             stock=_stock(gpu.get("availability")),
-            has_network_volumes=False,
+            volume_kinds=(),
             max_count=int(gpu["maxCount"]["community"]),
         )
         for gpu in gpus["gpus"]
@@ -116,6 +126,12 @@ def billed_usd(billing: Any, key: str, resource_id: str) -> float:
     Records are filtered here too: RunPod ignores a query parameter it does not know and would answer for everything.
     """
     return sum(float(record["totalAmount"]) for record in billing["records"] or [] if record[key] == resource_id)
+
+
+def billed_by_s(until: str) -> float:
+    """Epoch seconds from which the bill of what ended at `until` (RFC 3339) no longer grows."""
+    end_s = datetime.fromisoformat(until).timestamp()
+    return math.ceil(end_s / _BUCKET_S) * _BUCKET_S + _SETTLED_S
 
 
 def _stock(level: Any) -> Stock:

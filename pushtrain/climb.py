@@ -1,0 +1,264 @@
+"""One climb of the ladder: rung after rung is asked for a pod until one has it, and of all pods of a run one lives.
+
+Every rung's price and deadline stand in the ledger before anything is asked for, so that whoever goes on after a crash
+finds the same pod under the same deadline. A pod is known by its name: of two reconciles that create at once, each
+looks again after its create, and both leave the same one.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from pushtrain.cloud import Live, Pod, Volume
+from pushtrain.control import SOLD_OUT_S, Control
+from pushtrain.errors import (
+    ACCESS_DENIED,
+    API_RETIRED,
+    INVALID_REQUEST,
+    CloudAuthFailed,
+    CloudError,
+    CloudUnavailable,
+    EngineError,
+    NoBalance,
+    NoCapacity,
+    RequestRejected,
+)
+from pushtrain.events import EventDraft
+from pushtrain.ledger import RunRecord
+from pushtrain.placement import Candidate
+from pushtrain.run import Run
+from pushtrain.rungs import Rung, recorded_rungs, rung_of, rungs_in
+from pushtrain.spec import JobSpec
+
+# Below this a pod could not even boot: nothing is rented for it.
+LEAST_USEFUL_S = 120.0
+# How long an earlier attempt's pod may stay listed after it was terminated before the next attempt waits for a tick.
+GONE_WITHIN_S = 30.0
+
+
+def climb(
+    control: Control,
+    run: Run,
+    spec: JobSpec,
+    record: RunRecord,
+    candidates: Sequence[Candidate],
+    *,
+    live: Live,
+    attempt: int,
+) -> bool:
+    """True with a pod (its `provisioned` is written); False when no rung can be paid for any more.
+
+    `live` is what the cloud listed of the run before the ledger was read. Raises NoCapacity when nothing has capacity,
+    RequestRejected or CloudAuthFailed when every rung, or one for all, said so, NoBalance, CloudUnavailable. What was
+    made for a rung that refused is gone again.
+    """
+    make_way(control, run, attempt, live)
+    pinned = pinned_data_center(record) is not None
+    if not pinned:
+        candidates = _volume_first(control, run, record, candidates, live)
+    rungs = recorded_rungs(control, run, spec, record, candidates, attempt)
+    refusals: list[CloudError] = []
+    for candidate, rung in zip(candidates, rungs, strict=True):
+        if rung.deadline_epoch_s < control.clock() + LEAST_USEFUL_S:
+            continue
+        refusal = _sold_out(control, spec, rung) or _ask(control, run, spec, candidate, rung, attempt, pinned)
+        if refusal is None:
+            return True
+        refusals.append(refusal)
+    if refusals:
+        raise _worst(refusals)
+    return False
+
+
+def make_way(control: Control, run: Run, attempt: int, live: Live) -> None:
+    """Terminate what is still listed of earlier attempts, and wait until it is gone: two pods never share a volume.
+
+    Raises CloudUnavailable when one stays, or when a later attempt has a pod: then this reconcile is behind.
+    """
+    others = [(pod, attempt_of(run, pod)) for pod in live.pods]
+    if any(number > attempt for _, number in others):
+        raise CloudUnavailable(
+            f"{run.id}: a later attempt has a pod already", hint="another reconcile is ahead: the next tick reads on"
+        )
+    earlier = [pod for pod, number in others if 0 < number < attempt]
+    for pod in earlier:
+        control.cloud.terminate(pod.id)
+    give_up_s = control.clock() + GONE_WITHIN_S
+    for pod in earlier:
+        while control.cloud.read_pod(pod.id) is not None:
+            if control.clock() > give_up_s:
+                raise CloudUnavailable(
+                    f"{run.id}: pod {pod.id} ({pod.name}) was terminated and is still there",
+                    hint="the next attempt starts when it is gone",
+                )
+            control.sleep(1.0)
+
+
+def keep_one(control: Control, run: Run, attempt: int, pods: Sequence[Pod]) -> Pod | None:
+    """The pod that is the attempt's, of everything listed of the run: the oldest of that name. Twins are terminated.
+
+    None when none is listed, or when a later attempt's pod is: then those of this attempt are terminated, too.
+    """
+    mine = [pod for pod in pods if attempt_of(run, pod) == attempt and pod.is_alive]
+    behind = any(attempt_of(run, pod) > attempt for pod in pods)
+    oldest = None if behind else min(mine, key=lambda pod: pod.age_key, default=None)
+    for pod in mine:
+        if pod is not oldest:
+            control.say(f"{run.id}: pod {pod.id} is one too many: terminated")
+            control.cloud.terminate(pod.id)
+    return oldest
+
+
+def one_pod(control: Control, run: Run, attempt: int, live: Live) -> list[Pod]:
+    """The run's living pods, which is one at most when this returns: twins, and pods of attempts that are over, are
+    terminated."""
+    kept = keep_one(control, run, attempt, live.pods)
+    for pod in live.pods:
+        if kept is not None and 0 < attempt_of(run, pod) < attempt:
+            control.say(f"{run.id}: pod {pod.id} of an earlier attempt is still there: terminated")
+            control.cloud.terminate(pod.id)
+    return [kept] if kept else []
+
+
+def attempt_of(run: Run, pod: Pod) -> int:
+    """The attempt a listed pod belongs to, by its name; 0 for a pod that is not the run's."""
+    head, _, number = pod.name.rpartition("-a")
+    return int(number) if head == run.resource_prefix and number.isdigit() else 0
+
+
+def record_pod(
+    control: Control, run: Run, rung: Rung, attempt: int, outputs: Mapping[str, Any], *, time: str | None = None
+) -> None:
+    """Write `provisioned`, unless another reconcile did already, or has closed the run meanwhile."""
+    record = control.ledger.read(run.id)
+    said = any(event.state == "provisioned" and event.attempt == attempt for event in record.events)
+    if said or record.is_over:
+        return
+    data = {
+        "pod_id": outputs["pod_id"],
+        "pod_name": run.pod_name(attempt),
+        "volume_id": outputs.get("volume_id") or "",
+        **asdict(rung),
+        "engine": control.engine.name,
+    }
+    message = f"{rung.place} at ${rung.usd_per_hour:.3f}/h with storage"
+    draft = EventDraft(state="provisioned", writer="control", attempt=attempt, message=message, data=data, time=time)
+    control.ledger.append(run.id, events=[draft])
+    control.say(f"{run.id}: attempt {attempt} on {message}")
+
+
+def volume_of(run: Run, live: Live) -> Volume | None:
+    return next((volume for volume in live.volumes if volume.name == run.volume_name), None)
+
+
+def pinned_data_center(record: RunRecord) -> str | None:
+    """The data center of the run's volume, once a pod of it ran there: checkpoints may be on it."""
+    places = (event.data.get("data_center") for event in reversed(record.events) if event.state == "provisioned")
+    return next((str(place) for place in places if place), None)
+
+
+def _sold_out(control: Control, spec: JobSpec, rung: Rung) -> NoCapacity | None:
+    """What another run was told there within the last minute: a hundred waiting runs ask once."""
+    told_s = control.sold_out.get((*rung.key, spec.compute.count))
+    if told_s is None or control.clock() >= told_s + SOLD_OUT_S:
+        return None
+    return NoCapacity(f"{rung.place} was sold out {control.clock() - told_s:.0f} s ago")
+
+
+def _ask(
+    control: Control, run: Run, spec: JobSpec, candidate: Candidate, rung: Rung, attempt: int, pinned: bool
+) -> CloudError | None:
+    """None with a pod, else the refusal that is about this rung alone. Raises one that is for all rungs."""
+    program = control.launch(run, spec, candidate, attempt=attempt, deadline_epoch_s=rung.deadline_epoch_s)
+    try:
+        outputs = control.engine.up(run.stack, program)
+    except (NoCapacity, CloudAuthFailed, RequestRejected, NoBalance) as refusal:
+        control.say(f"{run.id}: {rung.place}: {refusal.reason}: {refusal}")
+        if isinstance(refusal, NoCapacity):
+            control.sold_out[*rung.key, spec.compute.count] = control.clock()
+        for_all = _is_for_all(refusal)
+        if not pinned:
+            _take_back(control, run, must=not for_all)
+        if for_all:
+            raise
+        return refusal
+    _settle(control, run, attempt, rung, outputs)
+    return None
+
+
+def _is_for_all(refusal: CloudError) -> bool:
+    """RunPod's table: 400 and 403 may be about one candidate; 402, 422 and a wrong key are the same for all of them."""
+    if isinstance(refusal, RequestRejected):
+        return refusal.reason in (INVALID_REQUEST, API_RETIRED)
+    return not isinstance(refusal, NoCapacity) and refusal.reason != ACCESS_DENIED
+
+
+def _take_back(control: Control, run: Run, *, must: bool) -> None:
+    """Remove the volume just made: it would be billed while the run waits, and pin the next rung to its data center."""
+    try:
+        remove_volume(control, run)
+    except (CloudError, EngineError) as failure:
+        if must:
+            raise
+        control.say(f"{run.id}: the volume stays until the next tick: {failure}")
+
+
+def _settle(control: Control, run: Run, attempt: int, asked: Rung, outputs: Mapping[str, Any]) -> None:
+    """Look again after the create, leave one pod, and write it down as what it is.
+
+    Raises CloudUnavailable when that is not what the recorded rungs know: its deadline and price would be a guess.
+    """
+    live = control.cloud.find(run.resource_prefix + "-")
+    pod = keep_one(control, run, attempt, live.pods)
+    if pod is None and any(attempt_of(run, other) > attempt for other in live.pods):
+        raise CloudUnavailable(f"{run.id}: a later attempt has a pod already", hint="the next tick reads on")
+    if pod is None:  # a list may be behind
+        return record_pod(control, run, asked, attempt, outputs)
+    rung = rung_of([asked], pod, volume_of(run, live)) or _recorded_rung(control, run, attempt, pod, live)
+    if rung is None:
+        control.cloud.terminate(pod.id)
+        raise CloudUnavailable(
+            f"{run.id}: pod {pod.id} is on no recorded rung: terminated", hint="the next tick asks again"
+        )
+    record_pod(control, run, rung, attempt, {**outputs, "pod_id": pod.id})
+
+
+def _recorded_rung(control: Control, run: Run, attempt: int, pod: Pod, live: Live) -> Rung | None:
+    """Where an adopted pod is that was asked for by somebody who died, or on another rung."""
+    events = control.ledger.read(run.id).events
+    planned = [event for event in events if event.attempt == attempt and event.state == "provisioning"]
+    return rung_of(rungs_in(planned[-1]), pod, volume_of(run, live)) if planned else None
+
+
+def _worst(refusals: Sequence[CloudError]) -> CloudError:
+    """What to say when no rung took the pod: capacity comes back by itself, anything else only if all said so.
+
+    RunPod has no code for 'no capacity': a 400 whose text nobody knows is the next candidate's turn, and when every
+    candidate gets one, the last text is read as a fault of the request.
+    """
+    if any(isinstance(refusal, NoCapacity) for refusal in refusals):
+        texts = "; ".join(str(refusal) for refusal in refusals)
+        return NoCapacity(texts, hint="more GPUs or data centers in compute widen the ladder")
+    return next((refusal for refusal in refusals if isinstance(refusal, CloudAuthFailed)), refusals[-1])
+
+
+def _volume_first(
+    control: Control, run: Run, record: RunRecord, candidates: Sequence[Candidate], live: Live
+) -> Sequence[Candidate]:
+    """Rungs in the data center where a climb that was cut short left the (empty) volume come first; a volume where no
+    rung is goes."""
+    volume = volume_of(run, live)
+    if volume is None:
+        if record.last.state == "provisioning":
+            control.engine.destroy(run.stack)  # what its state still remembers is not there any more
+        return candidates
+    if all(candidate.data_center != volume.data_center for candidate in candidates):
+        remove_volume(control, run)
+    return sorted(candidates, key=lambda candidate: candidate.data_center != volume.data_center)
+
+
+def remove_volume(control: Control, run: Run) -> None:
+    """By the engine, then by name: a volume that another machine's engine made is in no state here."""
+    control.engine.destroy(run.stack)
+    for volume in control.cloud.find(run.volume_name).volumes:
+        control.cloud.delete_volume(volume.id)

@@ -1,0 +1,111 @@
+"""The rungs of a run's ladder, as the ledger has them: places with a price and the deadline a pod there would have."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pushtrain.cloud import Pod, Tier, Volume
+from pushtrain.control import Control
+from pushtrain.events import Event, EventDraft
+from pushtrain.ledger import RunRecord
+from pushtrain.lifecycle import used
+from pushtrain.placement import Candidate, hourly_usd, volume_usd_per_hour, where
+from pushtrain.run import Run
+from pushtrain.spec import JobSpec
+
+# A recorded deadline is used again while that costs the attempt no more than this of its time: a run that waits for
+# capacity all night then fills neither its branch nor loses the night.
+STALE_SHARE, STALE_MOST_S = 0.05, 600.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rung:
+    """A candidate with what is left of the budget on it: `usd_per_hour` is with storage, the deadline is when the
+    first of the two caps is reached. On a community machine `data_center` is None, and there is no network volume."""
+
+    gpu: str
+    data_center: str | None
+    tier: Tier
+    usd_per_hour: float
+    volume_usd_per_hour: float
+    deadline_epoch_s: float
+
+    @property
+    def key(self) -> tuple[str, str | None, str]:
+        return self.gpu, self.data_center, self.tier
+
+    @property
+    def place(self) -> str:
+        """For people."""
+        return f"{self.gpu} {where(self.data_center)}"
+
+    @classmethod
+    def of(cls, spec: JobSpec, record: RunRecord, candidate: Candidate, now_s: float) -> "Rung":
+        left_h, left_usd = left(spec, record, now_s)
+        rate = hourly_usd(candidate, spec)
+        return cls(
+            gpu=candidate.gpu,
+            data_center=candidate.data_center,
+            tier=candidate.tier,
+            usd_per_hour=round(rate, 6),
+            volume_usd_per_hour=round(volume_usd_per_hour(spec, candidate), 6),
+            deadline_epoch_s=round(now_s + min(left_h, left_usd / rate) * 3600, 3),
+        )
+
+
+def left(spec: JobSpec, record: RunRecord, now_s: float) -> tuple[float, float]:
+    """Hours and dollars the budget still has; a volume that waits between attempts spends, too."""
+    hours, usd = used(record, now_s)
+    return spec.budget.max_hours - hours, spec.budget.max_usd - usd
+
+
+def rungs_in(planned: Event) -> list[Rung]:
+    """The rungs a `provisioning` event recorded."""
+    rungs: list[Mapping[str, Any]] = planned.data.get("rungs") or []
+    return [Rung(**rung) for rung in rungs]
+
+
+def rung_of(rungs: Sequence[Rung], pod: Pod | None, volume: Volume | None) -> Rung | None:
+    """The rung on which a pod is, by what the cloud lists of it; None when it is on none of them.
+
+    Of a pod that has already come and gone only the volume tells: a secure pod had one.
+    """
+    if pod is None:
+        here = [rung for rung in rungs if volume is None or rung.data_center == volume.data_center]
+        local = [rung for rung in here if volume is None and rung.tier == "COMMUNITY"]
+        return next(iter(local + here), None)
+    place = pod.data_center or (volume.data_center if volume else None)
+    return next(
+        (
+            rung
+            for rung in rungs
+            if (rung.gpu, rung.tier) == (pod.gpu, pod.tier)
+            and (rung.tier == "COMMUNITY" or place in (None, rung.data_center))
+        ),
+        None,
+    )
+
+
+def recorded_rungs(
+    control: Control, run: Run, spec: JobSpec, record: RunRecord, candidates: Sequence[Candidate], attempt: int
+) -> list[Rung]:
+    """A rung for each candidate, in the ledger when this returns."""
+    now_s = control.clock()
+    fresh = [Rung.of(spec, record, candidate, now_s) for candidate in candidates]
+    mine = [event for event in record.events if event.attempt == attempt and event.state == "provisioning"]
+    known = {rung.key: rung for rung in (rungs_in(mine[-1]) if mine else ())}
+    if all(rung.key in known and _still_good(known[rung.key], rung, now_s) for rung in fresh):
+        return [known[rung.key] for rung in fresh]
+    shown = ", ".join(f"{rung.place} (${rung.usd_per_hour:.2f}/h)" for rung in fresh[:3])
+    message = f"{len(fresh)} candidates: {shown}"
+    data = {"rungs": [asdict(rung) for rung in fresh]}
+    draft = EventDraft(state="provisioning", writer="control", attempt=attempt, message=message, data=data)
+    control.ledger.append(run.id, events=[draft])
+    control.say(f"{run.id}: provisioning, {message}")
+    return fresh
+
+
+def _still_good(old: Rung, new: Rung, now_s: float) -> bool:
+    slack_s = min(STALE_MOST_S, STALE_SHARE * (new.deadline_epoch_s - now_s))
+    late_s = new.deadline_epoch_s - old.deadline_epoch_s
+    return old.usd_per_hour == new.usd_per_hour and -0.01 <= late_s <= slack_s
