@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any, Literal
 
+from pushtrain.bounds import EVENT_BYTES, MESSAGE_CHARS, cut_document, cut_text
+
 Writer = Literal["control", "pod"]
 EVENT_FILE = re.compile(r"^events/(\d{6})-([a-z-]+)\.json$")
 
@@ -59,7 +61,10 @@ def parse_time(text: str) -> float:
 
 
 def encode(draft: EventDraft, *, seq: int, prev: str | None, now_s: float) -> tuple[str, bytes]:
-    """File name and bytes of an event. Bytes are canonical: sorted keys, one trailing newline."""
+    """File name and bytes of an event. Bytes are canonical: sorted keys, one trailing newline.
+
+    What would make it larger than EVENT_BYTES is cut, and says so.
+    """
     if not re.fullmatch(r"[a-z-]{1,30}", draft.state):
         raise ValueError(f"not an event state: {draft.state!r}")
     draft = draft if draft.time else replace(draft, time=now_text(now_s))
@@ -70,12 +75,14 @@ def encode(draft: EventDraft, *, seq: int, prev: str | None, now_s: float) -> tu
         "writer": draft.writer,
         "attempt": draft.attempt,
         "reason": draft.reason,
-        "message": draft.message,
+        "message": cut_text(draft.message, MESSAGE_CHARS),
         "data": dict(draft.data),
         "prev": prev,
     }
-    text = json.dumps(body, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
-    return f"events/{seq:06d}-{draft.state}.json", text.encode() + b"\n"
+    raw = _canonical(body)
+    if len(raw) > EVENT_BYTES:
+        raw = _canonical({**body, "data": cut_document(draft.data, EVENT_BYTES // 4)})
+    return f"events/{seq:06d}-{draft.state}.json", raw
 
 
 def decode(raw: bytes) -> Event:
@@ -106,3 +113,7 @@ def broken_links(events: Iterable[Event]) -> list[str]:
             problems.append(f"event {event.seq} ({event.state}) does not follow from the event before it")
         before = event
     return problems
+
+
+def _canonical(body: Mapping[str, Any]) -> bytes:
+    return json.dumps(body, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"

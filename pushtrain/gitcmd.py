@@ -18,8 +18,11 @@ from pushtrain.redact import redact
 _FATAL = re.compile(
     r"(?i)authentication failed|permission denied|could not read (username|password)|access denied|"
     r"repository .*not found|does not appear to be a git repository|not a git repository|"
-    r"write access to repository not granted|protected branch|declined|rule violations|prohibited|\b403\b|\b401\b"
+    r"write access to repository not granted|prohibited|does not support --atomic|\b403\b|\b401\b"
 )
+# A rule of the remote said no to what was pushed: a hook, a protected branch, a size limit, a scan for secrets.
+_REFUSED = re.compile(r"(?i)protected branch|declined|rule violations|\bGH0\d\d\b|deny updating|deny creating|quota")
+REFUSED = "PushRefused"
 # What git adds when ssh has already said what is wrong.
 _SAYS_NOTHING = re.compile(
     r"(?i)^fatal: could not read from remote|^please make sure you have|^and the repository exists"
@@ -54,6 +57,8 @@ def git(
     except subprocess.TimeoutExpired:
         raise LedgerUnavailable(f"git {args[0]} took longer than {timeout_s:.0f} s", hint="it is tried again") from None
     except FileNotFoundError:
+        if cwd is not None and not cwd.is_dir():
+            raise LedgerUnavailable(f"{cwd} went away under git {args[0]}", hint="it is tried again") from None
         raise LedgerError("git is not installed", hint="install git 2.30 or newer") from None
     if done.returncode not in ok:
         raise failure(args[0], done)
@@ -62,14 +67,26 @@ def git(
 
 def failure(verb: str, done: subprocess.CompletedProcess[bytes]) -> LedgerError:
     """The error for a git command that failed, sorted into 'try again' and 'a person must act'."""
-    # What a server refused is on stdout (`push --porcelain` marks it with !), everything else on stderr.
-    refused = b"\n".join(line for line in done.stdout.splitlines() if line.startswith(b"!"))
-    text = redact((done.stderr + b"\n" + refused).decode(errors="replace")).strip()
+    text = redact(said(done)).strip()
     lines = [" ".join(line.split()) for line in text.splitlines() if line.strip() and not _SAYS_NOTHING.search(line)]
     tail = " / ".join(lines[-3:]) or f"exit code {done.returncode}"
+    if refused(done):
+        hint = "the remote's rules must let this token create and update the branches runs/* and claims/*"
+        return LedgerError(f"git {verb}: {tail}", hint=hint, reason=REFUSED)
     if _FATAL.search(text):
         return LedgerError(f"git {verb}: {tail}", hint="check the git URL and that the token may write to it")
     return LedgerUnavailable(f"git {verb}: {tail}", hint="it is tried again")
+
+
+def said(done: subprocess.CompletedProcess[bytes]) -> str:
+    """What went wrong, in git's words: stderr, and what a server refused (`push --porcelain` marks it on stdout)."""
+    marked = b"\n".join(line for line in done.stdout.splitlines() if line.startswith(b"!"))
+    return (done.stderr + b"\n" + marked).decode(errors="replace")
+
+
+def refused(done: subprocess.CompletedProcess[bytes]) -> bool:
+    """Whether a rule of the remote said no: not a race, and the same push will be refused again."""
+    return bool(_REFUSED.search(said(done)))
 
 
 def git_env(url: str, token: str | None, environ: Mapping[str, str] | None = None) -> dict[str, str]:

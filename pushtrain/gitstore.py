@@ -1,24 +1,40 @@
 """A bare git repository as a cache of somebody else's branches: read trees, write commits, push them.
 
-Standard library only. One process per call, no work tree, no index. May be deleted at any time.
+Standard library only. One process per call, no work tree, no index. May be deleted at any time, and is when it is found
+damaged.
 """
 
-import contextlib
-import fcntl
 import hashlib
 import subprocess
-import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from pushtrain.errors import LedgerUnavailable
-from pushtrain.gitcmd import git, git_env
+from pushtrain.gitcache import GitCache
+from pushtrain.gitcmd import git_env
 
 IDENTITY = "pushtrain <pushtrain@localhost>"
 _SEEN = "refs/pushtrain/seen/"
-_PATIENCE_S = 150
+_NEW = "refs/pushtrain/new"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """One file that one commit touched. Blob ids; `old` or `new` is None where there is no file."""
+
+    path: str
+    old: str | None
+    new: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Commit:
+    """One commit of a branch and what it changed against its (first) parent."""
+
+    id: str
+    parents: tuple[str, ...]
+    changes: tuple[Change, ...]
 
 
 class Store(Protocol):
@@ -32,8 +48,9 @@ class Store(Protocol):
         """Whether anything may be here yet, or still."""
         ...
 
-    def remote_refs(self, pattern: str) -> dict[str, str]:
-        """Ref → commit of every ref at the remote that matches; one round trip, nothing fetched."""
+    def remote_refs(self, *patterns: str) -> dict[str, str]:
+        """Ref → commit of every ref at the remote that matches a pattern (`*` stands for anything); one round trip,
+        nothing fetched."""
         ...
 
     def fetch(self, tips: Mapping[str, str]) -> dict[str, str]:
@@ -51,7 +68,7 @@ class Store(Protocol):
     def push(
         self, updates: Mapping[str, str], *, create_only: bool = False, timeout_s: float = 60.0
     ) -> subprocess.CompletedProcess[bytes]:
-        """Move refs (ref → commit), never by force. With `create_only` none may exist, and all are made or none.
+        """Move refs (ref → commit) forward, all or none, never by force. With `create_only` none of them may exist.
 
         What the remote refuses is in returncode and output, in git's words. Raises LedgerUnavailable on a time-out.
         """
@@ -62,65 +79,74 @@ class Store(Protocol):
         ...
 
     def objects(self, names: Sequence[str]) -> list[bytes]:
-        """Contents of objects. Raises LedgerUnavailable when one of them is not here."""
+        """Contents of objects. Raises CacheBroken when one of them is not here."""
+        ...
+
+    def history(self, tip: str) -> list[Commit]:
+        """Every commit of a branch that is here, the oldest first."""
+        ...
+
+    def seen(self, refs: Sequence[str]) -> dict[str, str]:
+        """Ref → commit, as of the last fetch or `keep`, of those refs that have ever come here."""
         ...
 
 
 class GitStore:
-    """`folder` is created on first use. Several processes may share it: whoever writes holds its lock (`_alone`)."""
+    """A cache below `folder` of the repository at `url`. Several processes may share it."""
 
     def __init__(self, url: str, folder: Path, *, token: str | None, environ: Mapping[str, str]) -> None:
         self.url = url
-        self._folder = folder / (hashlib.sha256(url.encode()).hexdigest()[:16] + ".git")
-        self._env = git_env(url, token, environ)
+        name = hashlib.sha256(url.encode()).hexdigest()[:16] + ".git"
+        self._cache = GitCache(folder / name, git_env(url, token, environ))
 
     @property
     def exists(self) -> bool:
-        """Whether anything may be here yet, or still."""
-        return (self._folder / "HEAD").exists()
+        return self._cache.exists
 
-    def remote_refs(self, pattern: str) -> dict[str, str]:
-        """Ref → commit of every ref at the remote that matches; one round trip, nothing fetched."""
-        out = self._git(["ls-remote", "--refs", self.url, pattern]).decode()
+    def remote_refs(self, *patterns: str) -> dict[str, str]:
+        """git sends every branch, whatever the patterns; `--heads` keeps tags and pull requests off the wire."""
+        heads = ["--heads"] if all(pattern.startswith("refs/heads/") for pattern in patterns) else []
+        out = self._git(["ls-remote", "--refs", *heads, self.url, *patterns]).decode()
         return {ref: sha for sha, ref in (line.split("\t", 1) for line in out.splitlines())}
 
     def fetch(self, tips: Mapping[str, str]) -> dict[str, str]:
         """Bring refs (ref → commit the caller saw) here; returns what came: newer commits where a ref moved."""
         if not tips:
             return {}
-        seen = self._seen()
-        missing = [ref for ref, tip in tips.items() if seen.get(_kept(ref)) != tip]
-        for start in range(0, len(missing), 200):
-            self._fetch([f"+{ref}:{_kept(ref)}" for ref in missing[start : start + 200]])
-        seen = self._seen() if missing else seen
-        return {ref: seen[_kept(ref)] for ref in tips}
+        here = self.seen(list(tips))
+        missing = [ref for ref, tip in tips.items() if here.get(ref) != tip]
+        if missing:
+            self._fetch([f"+{ref}:{_kept(ref)}" for ref in missing])
+            here = self.seen(list(tips))
+        return {ref: here[ref] for ref in tips}
 
     def keep(self, ref: str, commit: str) -> None:
         """Remember a commit as a remote ref's tip, so that the next process that shares the cache need not fetch it."""
-        with self._alone() as lock:
+        with self._cache.alone() as lock:
             self._git(["update-ref", _kept(ref), commit], lock=lock)
 
     def commit(self, parent: str | None, files: Mapping[str, bytes], subject: bytes, now_s: float) -> str:
-        """One fast-import: blobs, tree and commit in a single process."""
-        ref = f"refs/pushtrain/new/{uuid.uuid4().hex}"
-        head = f"commit {ref}\ncommitter {IDENTITY} {int(now_s)} +0000\ndata {len(subject)}\n".encode() + subject
-        parts = [head, f"\nfrom {parent}\n".encode() if parent else b"\n"]
+        """One fast-import: blobs, tree and commit in a single process, which says the commit's id."""
+        head = f"commit {_NEW}\nmark :1\ncommitter {IDENTITY} {int(now_s)} +0000\ndata {len(subject)}\n".encode()
+        parts = [head, subject, f"\nfrom {parent}\n".encode() if parent else b"\n"]
         for path, raw in files.items():
             parts.append(f"M 100644 inline {path}\ndata {len(raw)}\n".encode() + raw + b"\n")
-        with self._alone() as lock:
-            self._git(["fast-import", "--quiet", "--done"], stdin=b"".join(parts) + b"done\n", lock=lock)
-            sha = self._git(["rev-parse", ref], lock=lock).decode().strip()
-            self._git(["update-ref", "-d", ref], lock=lock)
-        return sha
+        parts.append(b"\nget-mark :1\ndone\n")
+        if not parent:  # or it would go on from the last one
+            parts.insert(0, f"reset {_NEW}\n\n".encode())
+        with self._cache.alone() as lock:
+            out = self._git(["fast-import", "--quiet", "--done", "--force"], stdin=b"".join(parts), lock=lock)
+        return out.decode().strip()
 
     def push(
         self, updates: Mapping[str, str], *, create_only: bool = False, timeout_s: float = 60.0
     ) -> subprocess.CompletedProcess[bytes]:
         """A push that may be refused: the caller reads returncode and the output. Raises only on a time-out."""
-        leases = ["--atomic", *(f"--force-with-lease={ref}:" for ref in updates)] if create_only else []
+        leases = ["--atomic"] if len(updates) > 1 else []
+        leases += [f"--force-with-lease={ref}:" for ref in updates] if create_only else []
         specs = [f"{commit}:{ref}" for ref, commit in updates.items()]
         command = ["push", "--porcelain", "--no-verify", self.url, *leases, *specs]
-        return self._run(command, timeout_s=timeout_s, ok=tuple(range(256)))
+        return self._cache.run(command, timeout_s=timeout_s, may_fail=True)
 
     def trees(self, commits: Sequence[str]) -> list[dict[str, str]]:
         """Path → blob id of every file of each commit; one process for each level of folders, however many commits."""
@@ -139,7 +165,7 @@ class GitStore:
         return found
 
     def objects(self, names: Sequence[str]) -> list[bytes]:
-        """Contents of objects, in one process. Raises LedgerUnavailable when one of them is not here."""
+        """Contents of objects, in one process. Raises CacheBroken when one of them is not here."""
         if not names:
             return []
         out = self._git(["cat-file", "--batch"], stdin="".join(f"{name}\n" for name in names).encode())
@@ -149,68 +175,55 @@ class GitStore:
             end = out.index(b"\n", at)
             header, at = out[at:end].split(), end + 1
             if header[-1] == b"missing":
-                raise LedgerUnavailable(f"git cat-file: {name} is not in {self._folder}", hint="delete that folder")
+                raise self._cache.damage(f"git cat-file: {name} is not there")
             size = int(header[2])
             found.append(out[at : at + size])
             at += size + 1
         return found
 
-    def _seen(self) -> dict[str, str]:
-        """Ref → commit of what has come whole: git moves a ref only after everything below the commit is here."""
+    def history(self, tip: str) -> list[Commit]:
+        """One process; merges (ours has none) show what they changed against their first parent."""
+        options = [
+            "--reverse",
+            "--topo-order",
+            "--first-parent",
+            "-m",
+            "--root",
+            "--raw",
+            "--no-renames",
+            "--no-abbrev",
+        ]
+        out = self._git(["log", *options, "-z", "--format=commit %H %P", tip, "--"], timeout_s=120)
+        commits: list[Commit] = []
+        words = iter(word.lstrip("\n") for word in out.decode(errors="replace").split("\0"))
+        for word in words:
+            if word.startswith("commit "):
+                _, commit, *parents = word.split()
+                commits.append(Commit(id=commit, parents=tuple(parents), changes=()))
+            elif word.startswith(":"):
+                old, new = (None if not sha.strip("0") else sha for sha in word.split()[2:4])
+                change = Change(path=next(words), old=old, new=new)
+                commits[-1] = replace(commits[-1], changes=(*commits[-1].changes, change))
+        return commits
+
+    def seen(self, refs: Sequence[str]) -> dict[str, str]:
+        """Of what has come whole: git moves a ref only after everything below the commit is here."""
+        wanted = {_kept(ref): ref for ref in refs}
         out = self._git(["for-each-ref", "--format=%(refname) %(objectname)", _SEEN]).decode()
-        return {ref: sha for ref, sha in (line.split() for line in out.splitlines())}
+        found = (line.split() for line in out.splitlines())
+        return {wanted[kept]: sha for kept, sha in found if kept in wanted}
 
     def _fetch(self, specs: Sequence[str]) -> None:
         # Not shallow: a branch only grows, so its history holds hardly more than its tip, and a list of shallow commits
         # would be one more file to fight for.
-        command = ["fetch", "--quiet", "--no-tags", "--no-write-fetch-head", self.url, *specs]
-        with self._alone() as lock:
-            self._git(command, timeout_s=120, lock=lock)
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[int]:
-        """The right to write here, as an open file that git inherits: it lasts until also a killed caller's git ended.
-
-        Lock files of git found then are a dead process's, and go. Raises LedgerUnavailable when it takes too long.
-        """
-        self._folder.parent.mkdir(parents=True, exist_ok=True)
-        with self._folder.with_suffix(".writer").open("w") as file:
-            end = time.monotonic() + _PATIENCE_S
-            while not _taken(file.fileno()):
-                if time.monotonic() > end:
-                    raise LedgerUnavailable(f"another process has been writing to {self._folder} for {_PATIENCE_S} s")
-                time.sleep(0.02)
-            for stale in self._folder.rglob("*.lock"):
-                stale.unlink(missing_ok=True)
-            yield file.fileno()
+        command = ["fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--stdin", self.url]
+        with self._cache.alone() as lock:
+            self._git(command, stdin="".join(f"{spec}\n" for spec in specs).encode(), timeout_s=120, lock=lock)
 
     def _git(
         self, args: Sequence[str], *, stdin: bytes | None = None, timeout_s: float = 60.0, lock: int | None = None
     ) -> bytes:
-        return self._run(args, stdin=stdin, timeout_s=timeout_s, lock=lock).stdout
-
-    def _run(
-        self,
-        args: Sequence[str],
-        *,
-        stdin: bytes | None = None,
-        timeout_s: float = 60.0,
-        ok: tuple[int, ...] = (0,),
-        lock: int | None = None,
-    ) -> subprocess.CompletedProcess[bytes]:
-        if not self.exists:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            git(["init", "--quiet", "--bare", str(self._folder)], env=self._env)
-        held = () if lock is None else (lock,)
-        return git(args, env=self._env, cwd=self._folder, stdin=stdin, timeout_s=timeout_s, ok=ok, pass_fds=held)
-
-
-def _taken(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        return self._cache.run(args, stdin=stdin, timeout_s=timeout_s, lock=lock).stdout
 
 
 def blob_id(raw: bytes) -> str:

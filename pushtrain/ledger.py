@@ -5,74 +5,33 @@ two writers at once lose nothing: the second rebuilds its commit on the first on
 """
 
 import hashlib
-import json
 import os
 import re
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
+from pushtrain.branch import Addition, Head, blob_ids, number
 from pushtrain.errors import AlreadyClaimed, LedgerError, LedgerUnavailable
-from pushtrain.events import EVENT_FILE, Event, EventDraft, decode, encode
-from pushtrain.gitcmd import failure
-from pushtrain.gitstore import GitStore, Store, blob_id
+from pushtrain.events import EVENT_FILE, EventDraft
+from pushtrain.gitcache import CacheBroken
+from pushtrain.gitcmd import failure, refused
+from pushtrain.gitstore import GitStore, Store
+from pushtrain.record import RECEIPT, ROOT_FILES, Evidence, decoded
+from pushtrain.record import RunRecord as RunRecord
 from pushtrain.redact import redact
-from pushtrain.run import RUN_ID
+from pushtrain.refs import CLAIMS, RUNS, Look, claim_of, look
 
-RUNS = "refs/heads/runs/"
-CLAIMS = "refs/heads/claims/"
-RECEIPT = "receipt.json"
-_FILES = ("spec.yaml", "run.json", "result.json", "receipt.json")
-# What git says when another writer was first. Every other refusal (a hook, a protected branch) is not a race.
+# What git says when another writer was first. What a rule of the remote refuses is not a race, whatever else it says.
 _RACE = re.compile(
     r"(?i)stale info|fetch first|non-fast-forward|failed to update ref|failed to lock|cannot lock ref|"
     r"incorrect old value|reference already exists|atomic push fail"
 )
-_NUMBER = re.compile(r"/(\d{6})[^/]*$")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunRecord:
-    """One run as the ledger has it at commit `tip`. `paths` are its files with their blob ids; logs and metrics are
-    read on demand."""
-
-    run_id: str
-    tip: str
-    spec: bytes
-    run: Mapping[str, Any]
-    events: tuple[Event, ...]
-    result: Mapping[str, Any] | None
-    receipt: Mapping[str, Any] | None
-    paths: Mapping[str, str] = field(repr=False)
-
-    @property
-    def is_over(self) -> bool:
-        """A run is over only with a receipt."""
-        return self.receipt is not None
-
-    @property
-    def last(self) -> Event:
-        return self.events[-1]
-
-
-@dataclass(frozen=True)
-class _Head:
-    """The tip of a run's branch and what the next append needs to know of it."""
-
-    tip: str | None
-    blobs: Mapping[str, str]
-    prev: str | None
-
-    def next_number(self, folder: str) -> int:
-        return 1 + max((_number(path) for path in self.blobs if path.startswith(folder + "/")), default=0)
-
-    def after(self, commit: str, added: Mapping[str, bytes]) -> "_Head":
-        last = max((path for path in added if EVENT_FILE.match(path)), default=None)
-        prev = hashlib.sha256(added[last]).hexdigest() if last else self.prev
-        return _Head(commit, {**self.blobs, **_ids(added)}, prev)
+# A receipt moves the spec's claim to itself; after so many refusals it goes without.
+_MARKS = 3
+T = TypeVar("T")
 
 
 class Ledger:
@@ -97,18 +56,18 @@ class Ledger:
         self._environ = dict(os.environ if environ is None else environ)
         self._clock, self._sleep = clock, sleep
         self._store = store or GitStore(url, cache_dir, token=token, environ=self._environ)
-        self._heads: dict[str, _Head] = {}
+        self._heads: dict[str, Head] = {}
+        self._records: dict[str, RunRecord] = {}
         # Run id → the append whose answer was lost, and what each of its pushes would have added.
         self._uncertain: dict[str, tuple[str, list[dict[str, str]]]] = {}
 
+    def look(self) -> Look:
+        """Tips of every run and claim at the remote. One round trip, nothing fetched."""
+        return look(self._store.remote_refs(f"{RUNS}*", f"{CLAIMS}*"))
+
     def refs(self) -> dict[str, str]:
         """Run id → tip commit of every run at the remote. One round trip, nothing fetched."""
-        found = self._store.remote_refs(f"{RUNS}*")
-        return {ref[len(RUNS) :]: sha for ref, sha in found.items() if RUN_ID.fullmatch(ref[len(RUNS) :])}
-
-    def claimed_specs(self) -> set[str]:
-        """Every `<job>-<spec8>` that some run has claimed."""
-        return {ref[len(CLAIMS) :] for ref in self._store.remote_refs(f"{CLAIMS}*")}
+        return dict(self.look().runs)
 
     def claim(self, run_id: str, *, files: Mapping[str, bytes], event: EventDraft) -> str:
         """Create the run's branch and the spec's claim in one atomic, create-only push; returns the tip.
@@ -116,22 +75,8 @@ class Ledger:
         Raises AlreadyClaimed when either exists (another reconcile was first), LedgerUnavailable when nobody can tell;
         calling again with the same arguments is then safe, LedgerError when the remote refuses it for another reason.
         """
-        match = RUN_ID.fullmatch(run_id)
-        if match is None:
-            raise ValueError(f"not a run id: {run_id!r}")
-        empty = _Head(None, {}, None)
-        added = self._additions(empty, [event], b"", b"", files)
-        commit = self._commit(None, added, f"{run_id}: {event.state}")
-        run_ref, claim_ref = RUNS + run_id, f"{CLAIMS}{match['job']}-{match['spec']}"
-        done = self._store.push({run_ref: commit, claim_ref: commit}, create_only=True)
-        if done.returncode:
-            there = self.refs().get(run_id)
-            if there != commit:
-                if there is not None or _is_race(done):
-                    raise AlreadyClaimed(f"run {run_id}, or another run of the same spec, is already claimed")
-                raise failure("push", done)
-        self._keep(run_id, empty.after(commit, added))
-        return commit
+        claim_ref = CLAIMS + claim_of(run_id)
+        return self._mended(lambda: self._claim(run_id, claim_ref, files, event))
 
     def append(
         self,
@@ -147,31 +92,12 @@ class Ledger:
 
         Everything is redacted. Raises LedgerUnavailable when the remote could not be reached within `timeout_s`: call
         again with the SAME arguments; what had landed after all is found and not added twice. A file that is already
-        there is left as it is: the ledger is append-only. Raises LedgerError when the remote will not take it.
+        there is left as it is: the ledger is append-only. Raises LedgerError (reason PushRefused when a rule of the
+        remote says no) when the remote will not take it.
         """
+        addition = Addition(events=events, log=log, metrics=metrics, files=files or {})
         deadline = self._clock() + timeout_s
-        tried = self._tried(run_id, _digest_of(events, log, metrics, files or {}))
-        while True:
-            head = self._head(run_id)
-            closed_before = RECEIPT in head.blobs and RECEIPT in (files or {})
-            added = {} if closed_before else self._additions(head, events, log, metrics, files or {})
-            if not added or any(_holds(head, earlier) for earlier in tried):
-                del self._uncertain[run_id]
-                return head.tip or ""
-            commit = self._commit(head.tip, added, _subject(run_id, events))
-            tried.append(_ids(added))
-            done = self._store.push({RUNS + run_id: commit}, timeout_s=max(5.0, deadline - self._clock()))
-            if done.returncode == 0:
-                del self._uncertain[run_id]
-                self._keep(run_id, head.after(commit, added))
-                return commit
-            if not _is_race(done):
-                raise failure("push", done)
-            tried.pop()  # refused for certain; an earlier push without an answer may still have been what won
-            if self._clock() > deadline:
-                raise LedgerUnavailable(f"another writer kept winning the push to {RUNS}{run_id}")
-            self._heads.pop(run_id, None)
-            self._sleep(0.05)
+        return self._mended(lambda: self._append(run_id, addition, deadline))
 
     def read(self, run_id: str, tip: str | None = None) -> RunRecord:
         """The run at the remote's tip (or at `tip`, as `refs` gave it). Raises LedgerError when unknown."""
@@ -182,29 +108,130 @@ class Ledger:
 
     def read_all(self, tips: Mapping[str, str]) -> dict[str, RunRecord]:
         """Records of many runs: one fetch for those whose tip is not here yet, then a handful of local commands in all.
+        A run that has not moved since this object read it costs nothing.
 
         Raises LedgerError, naming the branch, for one that no run wrote.
         """
-        came = self._store.fetch({RUNS + run_id: tip for run_id, tip in tips.items()})
-        trees = self._store.trees([came[RUNS + run_id] for run_id in tips])
-        wanted = [[path for path in sorted(tree) if path in _FILES or EVENT_FILE.match(path)] for tree in trees]
-        raws = iter(
-            self._store.objects([tree[path] for tree, paths in zip(trees, wanted, strict=True) for path in paths])
-        )
-        records = {}
-        for run_id, tree, paths in zip(tips, trees, wanted, strict=True):
-            read = {path: next(raws) for path in paths}
-            records[run_id] = _record(run_id, came[RUNS + run_id], tree, read)
-        return records
+        known = {run_id: self._records.get(run_id) for run_id in tips}
+        moved = {run_id: tip for run_id, tip in tips.items() if (it := known[run_id]) is None or it.tip != tip}
+        self._records |= self._mended(lambda: self._read_all(moved))
+        return {run_id: self._records[run_id] for run_id in tips}
+
+    def evidence(self, run_ids: Sequence[str]) -> list[Evidence]:
+        """What the remote holds of these runs, for whoever does not believe it. Raises LedgerError when unknown."""
+        return self._mended(lambda: self._evidence(run_ids))
 
     def text(self, record: RunRecord, folder: str, after: int = 0) -> tuple[bytes, int]:
         """Chunks of `logs` or `metrics` numbered above `after`, joined, and the last number read."""
         mine = (path for path in record.paths if path.startswith(folder + "/"))
-        names = sorted(path for path in mine if _number(path) > after)
-        last = _number(names[-1]) if names else after
-        return b"".join(self._store.objects([record.paths[name] for name in names])), last
+        names = sorted(path for path in mine if number(path) > after)
+        if not names:
+            return b"", after
+        return b"".join(self._mended(lambda: self._blobs(record, names))), number(names[-1])
 
     # How it is done.
+
+    def _mended(self, work: Callable[[], T]) -> T:
+        """`work`, and once more when the cache turns out to be damaged: it is then made anew from the remote."""
+        try:
+            return work()
+        except CacheBroken:
+            self._heads.clear()
+            return work()
+
+    def _claim(self, run_id: str, claim_ref: str, files: Mapping[str, bytes], event: EventDraft) -> str:
+        """Two commits: the claim points at the first, and so never at the tip of a run that has not been closed."""
+        first = Head().files_for(Addition(files=files), clean=self._clean, now_s=self._clock())
+        root = self._commit(None, first, f"{run_id}: claim")
+        head = Head().after(root, first)
+        added = head.files_for(Addition(events=[event]), clean=self._clean, now_s=self._clock())
+        commit = self._commit(root, added, f"{run_id}: {event.state}")
+        ours = {RUNS + run_id: commit, claim_ref: root}
+        done = self._store.push(ours, create_only=True)
+        if done.returncode:
+            there = self._store.remote_refs(*ours)
+            missing = {ref: sha for ref, sha in ours.items() if ref not in there}
+            if any(there.get(ref) != sha for ref, sha in ours.items() if ref in there):
+                raise AlreadyClaimed(f"run {run_id}, or another run of the same spec, is already claimed")
+            if len(missing) == 2:
+                raise failure("push", done)
+            # A remote that died in the middle of an atomic push may have kept half of it.
+            if missing and (again := self._store.push(missing, create_only=True)).returncode:
+                raise failure("push", again)
+        self._keep(run_id, head.after(commit, added))
+        return commit
+
+    def _append(self, run_id: str, addition: Addition, deadline: float) -> str:
+        tried = self._tried(run_id, addition.key)
+        refusals = 0
+        while True:
+            head = self._head(run_id)
+            closed_before = RECEIPT in head.blobs and RECEIPT in addition.files
+            added = {} if closed_before else head.files_for(addition, clean=self._clean, now_s=self._clock())
+            if not added or any(head.holds(earlier) for earlier in tried):
+                del self._uncertain[run_id]
+                return head.tip or ""
+            commit = self._commit(head.tip, added, _subject(run_id, addition.events))
+            tried.append(blob_ids(added))
+            updates = {RUNS + run_id: commit}
+            if RECEIPT in added and refusals < _MARKS:
+                updates[CLAIMS + claim_of(run_id)] = commit
+            done = self._store.push(updates, timeout_s=max(5.0, deadline - self._clock()))
+            if done.returncode == 0:
+                del self._uncertain[run_id]
+                self._keep(run_id, head.after(commit, added))
+                return commit
+            if not _is_race(done):
+                raise failure("push", done)
+            tried.pop()  # refused for certain; an earlier push without an answer may still have been what won
+            refusals += 1
+            if self._clock() > deadline:
+                raise LedgerUnavailable(f"another writer kept winning the push to {RUNS}{run_id}")
+            self._heads.pop(run_id, None)
+            self._sleep(0.05)
+
+    def _read_all(self, tips: Mapping[str, str]) -> dict[str, RunRecord]:
+        came = self._store.fetch({RUNS + run_id: tip for run_id, tip in tips.items()})
+        trees = self._store.trees([came[RUNS + run_id] for run_id in tips])
+        reads = self._told(trees)
+        return {
+            run_id: decoded(run_id, came[RUNS + run_id], tree, read)
+            for run_id, tree, read in zip(tips, trees, reads, strict=True)
+        }
+
+    def _evidence(self, run_ids: Sequence[str]) -> list[Evidence]:
+        now = self.look()
+        for run_id in run_ids:
+            if run_id not in now.runs:
+                raise LedgerError(f"there is no branch {RUNS}{run_id} at {self.url}", reason="UnknownRun")
+        seen = self._store.seen([RUNS + run_id for run_id in run_ids])
+        came = self._store.fetch({RUNS + run_id: now.runs[run_id] for run_id in run_ids})
+        trees = self._store.trees([came[RUNS + run_id] for run_id in run_ids])
+        return [
+            Evidence(
+                run_id=run_id,
+                tip=came[RUNS + run_id],
+                claim=now.claims.get(claim_of(run_id)),
+                seen=seen.get(RUNS + run_id),
+                commits=self._store.history(came[RUNS + run_id]),
+                paths=tree,
+                files=read,
+            )
+            for run_id, tree, read in zip(run_ids, trees, self._told(trees), strict=True)
+        ]
+
+    def _told(self, trees: Sequence[Mapping[str, str]]) -> list[dict[str, bytes]]:
+        """The root files and events of each tree, in the order of their paths; one process for all."""
+        wanted = [[path for path in sorted(tree) if path in ROOT_FILES or EVENT_FILE.match(path)] for tree in trees]
+        raws = iter(
+            self._store.objects([tree[path] for tree, paths in zip(trees, wanted, strict=True) for path in paths])
+        )
+        return [{path: next(raws) for path in paths} for paths in wanted]
+
+    def _blobs(self, record: RunRecord, paths: Sequence[str]) -> list[bytes]:
+        if not self._store.exists:
+            self._store.fetch({RUNS + record.run_id: record.tip})
+        return self._store.objects([record.paths[path] for path in paths])
 
     def _tried(self, run_id: str, key: str) -> list[dict[str, str]]:
         """The pushes of this very append that had no answer. After any such push the head must be read anew."""
@@ -215,89 +242,33 @@ class Ledger:
             pending = self._uncertain[run_id] = (key, [])
         return pending[1]
 
-    def _additions(
-        self, head: _Head, events: Sequence[EventDraft], log: bytes, metrics: bytes, files: Mapping[str, bytes]
-    ) -> dict[str, bytes]:
-        added = {path: self._clean(raw) for path, raw in files.items() if path not in head.blobs}
-        if log:
-            added[f"logs/{head.next_number('logs'):06d}.log"] = self._clean(log)
-        if metrics:
-            added[f"metrics/{head.next_number('metrics'):06d}.jsonl"] = self._clean(metrics)
-        seq, prev = head.next_number("events"), head.prev
-        for draft in events:
-            name, raw = encode(draft, seq=seq, prev=prev, now_s=self._clock())
-            added[name] = raw = self._clean(raw)
-            seq, prev = seq + 1, hashlib.sha256(raw).hexdigest()
-        return added
-
     def _clean(self, raw: bytes) -> bytes:
         return redact(raw.decode(errors="replace"), self._environ).encode()
 
     def _commit(self, parent: str | None, files: Mapping[str, bytes], subject: str) -> str:
         return self._store.commit(parent, files, redact(subject, self._environ).encode(), self._clock())
 
-    def _head(self, run_id: str) -> _Head:
+    def _head(self, run_id: str) -> Head:
         if run_id in self._heads and self._store.exists:
             return self._heads[run_id]
         tip = self.refs().get(run_id)
         if tip is None:
-            return _Head(None, {}, None)
+            return Head()
         tip = self._store.fetch({RUNS + run_id: tip})[RUNS + run_id]
         blobs = self._store.trees([tip])[0]
         last = max((path for path in blobs if EVENT_FILE.match(path)), default=None)
         prev = hashlib.sha256(self._store.objects([blobs[last]])[0]).hexdigest() if last else None
-        self._heads[run_id] = head = _Head(tip, blobs, prev)
+        self._heads[run_id] = head = Head.of(tip, blobs, prev)
         return head
 
-    def _keep(self, run_id: str, head: _Head) -> None:
+    def _keep(self, run_id: str, head: Head) -> None:
         self._heads[run_id] = head
         self._store.keep(RUNS + run_id, head.tip or "")
 
 
-def _record(run_id: str, tip: str, tree: Mapping[str, str], read: Mapping[str, bytes]) -> RunRecord:
-    spec, run, result, receipt = (read.get(path) for path in _FILES)
-    try:
-        record = RunRecord(
-            run_id=run_id,
-            tip=tip,
-            spec=spec or b"",
-            run=dict(json.loads(run or b"{}")),
-            events=tuple(decode(raw) for path, raw in read.items() if path not in _FILES),
-            result=dict(json.loads(result)) if result else None,
-            receipt=dict(json.loads(receipt)) if receipt else None,
-            paths=tree,
-        )
-        if not record.events:
-            raise ValueError("there is no event")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise LedgerError(
-            f"branch runs/{run_id} holds no run: {type(error).__name__}: {error}",
-            hint=f"look at it with git log runs/{run_id}; delete the branch if no run of pushtrain wrote it",
-        ) from None
-    return record
-
-
 def _is_race(done: subprocess.CompletedProcess[bytes]) -> bool:
-    return bool(_RACE.search((done.stdout + done.stderr).decode(errors="replace")))
-
-
-def _holds(head: _Head, added: Mapping[str, str]) -> bool:
-    return all(head.blobs.get(path) == blob for path, blob in added.items())
-
-
-def _ids(added: Mapping[str, bytes]) -> dict[str, str]:
-    return {path: blob_id(raw) for path, raw in added.items()}
-
-
-def _number(path: str) -> int:
-    """The six digits a file of logs/, metrics/ or events/ starts with; 0 for a file that is none of ours."""
-    match = _NUMBER.search(path)
-    return int(match[1]) if match else 0
+    return not refused(done) and bool(_RACE.search((done.stdout + done.stderr).decode(errors="replace")))
 
 
 def _subject(run_id: str, events: Sequence[EventDraft]) -> str:
     return f"{run_id}: {', '.join(event.state for event in events) or 'logs'}"
-
-
-def _digest_of(*parts: object) -> str:
-    return hashlib.sha256(repr(parts).encode()).hexdigest()

@@ -23,6 +23,7 @@ from pushtrain.lifecycle import Step, next_step
 from pushtrain.placement import Candidate, ladder
 from pushtrain.provision import adopt, provision
 from pushtrain.redact import redact
+from pushtrain.refs import Look
 from pushtrain.run import Run, ledger_prefix, resource_prefix
 from pushtrain.source import Source
 from pushtrain.spec_file import loads
@@ -53,10 +54,11 @@ def tick(control: Control, *, only: str | None = None, may_claim: bool = True) -
     wanted = control.source.desired()
     report.failures += [problem for problem in wanted.problems if only is None or f"/{only}." in f"/{problem.where}"]
     live = control.cloud.find(ledger_prefix(control.settings.ledger_url))
-    refs = control.ledger.refs()
+    look = control.ledger.look()
+    tips = look.open_runs
     if may_claim:
-        _claim_new(control, wanted, refs, report, only)
-    records = control.ledger.read_all(refs)
+        tips |= _claim_new(control, wanted, look, report, only)
+    records = control.ledger.read_all(tips)
     for record in records.values():
         if record.is_over or (only and record.run.get("job") != only):
             continue
@@ -172,13 +174,17 @@ def _unwanted(record: RunRecord, wanted: Desired) -> str | None:
     return None if job.spec.digest == run["spec_digest"] else "SpecChanged"
 
 
-def _claim_new(control: Control, wanted: Desired, refs: dict[str, str], report: Tick, only: str | None) -> None:
-    """Claim every spec nobody has claimed; adds the new refs to `refs`."""
-    claimed = control.ledger.claimed_specs()
+def _claim_new(control: Control, wanted: Desired, look: Look, report: Tick, only: str | None) -> dict[str, str]:
+    """Claim every spec nobody has claimed; returns run id → tip of the new runs."""
+    new: dict[str, str] = {}
+    claimed, unborn = look.claimed, look.unborn
     jobs = [job for name, job in wanted.jobs.items() if only is None or name == only]
     fresh = [job for job in jobs if not job.spec.suspend and job.claim not in claimed]
+    for job in jobs:
+        if job.claim in unborn:
+            control.say(f"{job.spec_path}: claimed, but its run has no branch; delete claims/{job.claim} to run it")
     if not fresh:
-        return
+        return new
     known = control.cloud.gpu_names()
     for job in fresh:
         try:
@@ -190,10 +196,11 @@ def _claim_new(control: Control, wanted: Desired, refs: dict[str, str], report: 
             continue
         run = job.run(control.settings.ledger_url)
         try:
-            refs[run.id] = claim(control, job, candidates, trigger="hand" if only else "push")
+            new[run.id] = claim(control, job, candidates, trigger="hand" if only else "push")
             control.say(f"{run.id}: claimed")
         except AlreadyClaimed as taken:
             control.say(f"{run.id}: {taken}")
+    return new
 
 
 def claim(control: Control, job: Job, candidates: Iterable[Candidate], *, trigger: str) -> str:

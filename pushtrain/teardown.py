@@ -61,7 +61,7 @@ def destroy(control: Control, run: Run, record: RunRecord, step: Step) -> str:
 def orphans(control: Control) -> Live:
     """What carries this ledger's mark and no active run owns. The cloud is listed first, then the ledger read."""
     live = control.cloud.find(ledger_prefix(control.settings.ledger_url))
-    records = control.ledger.read_all(control.ledger.refs())
+    records = control.ledger.read_all(control.ledger.look().open_runs)
     return unowned(control, live, [record.run_id for record in records.values() if not record.is_over])
 
 

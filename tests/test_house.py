@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[1]
 ROOMS = ("pushtrain", "infra", "trainer")
 MODULES = sorted(path.relative_to(ROOT) for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 # The pod runs these with the image's own Python before anything is installed.
-BARE = ("__init__", "errors", "redact", "run", "events", "gitcmd", "gitstore", "ledger")
+BARE = ("__init__", "bounds", "branch", "errors", "events", "gitcache", "gitcmd", "gitstore", "ledger", "record")
+BARE += ("redact", "refs", "run")
 BARE_MODULES = [it for it in MODULES if str(it.with_suffix("")) in {f"pushtrain/{name}" for name in BARE}]
 BARE_MODULES += [it for it in MODULES if it.is_relative_to("pushtrain/pod")]
 # The only places where the control plane reaches into infra, always inside a function.

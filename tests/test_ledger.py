@@ -38,7 +38,7 @@ def test_a_claim_is_a_run_that_everybody_can_read(remote: Remote) -> None:
     tip = claim(remote.ledger())
     other = remote.ledger("elsewhere")
     assert other.refs() == {RUN_ID: tip}
-    assert other.claimed_specs() == {"job-89abcdef"}
+    assert other.look().claimed == {"job-89abcdef"}
     record = other.read(RUN_ID)
     assert (record.spec, record.run, record.last.state, record.is_over) == (
         b"version: 1\n",
@@ -140,6 +140,7 @@ def test_anybody_reads_it_with_plain_git(remote: Remote) -> None:
     assert remote.show("log", "--format=%s", f"runs/{RUN_ID}").splitlines() == [
         f"{RUN_ID}: training",
         f"{RUN_ID}: claimed",
+        f"{RUN_ID}: claim",
     ]
 
 

@@ -1,0 +1,76 @@
+"""One run as the ledger has it: decoded for whoever works with it, raw for whoever checks it. Standard library only."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pushtrain.errors import LedgerError
+from pushtrain.events import Event, decode
+from pushtrain.gitstore import Commit
+
+RECEIPT = "receipt.json"
+ROOT_FILES = ("spec.yaml", "run.json", "result.json", RECEIPT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """One run as the ledger has it at commit `tip`. `paths` are its files with their blob ids; logs and metrics are
+    read on demand."""
+
+    run_id: str
+    tip: str
+    spec: bytes
+    run: Mapping[str, Any]
+    events: tuple[Event, ...]
+    result: Mapping[str, Any] | None
+    receipt: Mapping[str, Any] | None
+    paths: Mapping[str, str] = field(repr=False)
+
+    @property
+    def is_over(self) -> bool:
+        """A run is over only with a receipt."""
+        return self.receipt is not None
+
+    @property
+    def last(self) -> Event:
+        return self.events[-1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """All that a remote can show of one run, undecoded. `files` are its root files and events (path → bytes), `paths`
+    every file (path → blob id), `commits` the branch's, the oldest first; `claim` is where the spec's claim points,
+    `seen` the tip this machine saw last time (None: never)."""
+
+    run_id: str
+    tip: str
+    claim: str | None
+    seen: str | None
+    commits: Sequence[Commit]
+    paths: Mapping[str, str]
+    files: Mapping[str, bytes]
+
+
+def decoded(run_id: str, tip: str, tree: Mapping[str, str], read: Mapping[str, bytes]) -> RunRecord:
+    """A record from a branch's files. Raises LedgerError, naming the branch, when no run wrote them."""
+    spec, run, result, receipt = (read.get(path) for path in ROOT_FILES)
+    try:
+        record = RunRecord(
+            run_id=run_id,
+            tip=tip,
+            spec=spec or b"",
+            run=dict(json.loads(run or b"{}")),
+            events=tuple(decode(raw) for path, raw in read.items() if path not in ROOT_FILES),
+            result=dict(json.loads(result)) if result else None,
+            receipt=dict(json.loads(receipt)) if receipt else None,
+            paths=tree,
+        )
+        if not record.events:
+            raise ValueError("there is no event")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise LedgerError(
+            f"branch runs/{run_id} holds no run: {type(error).__name__}: {error}",
+            hint=f"look at it with git log runs/{run_id}; delete the branch if no run of pushtrain wrote it",
+        ) from None
+    return record
