@@ -86,6 +86,38 @@ def test_create_only_makes_all_or_none(new_store: NewStore) -> None:
     assert store.remote_refs("*") == {ONE: tip, CLAIM: tip}
 
 
+def test_several_refs_move_together_or_not_at_all(new_store: NewStore) -> None:
+    mine, other = new_store(), new_store()
+    base = commit(mine, spec="a")
+    mine.push({ONE: base, CLAIM: base}, create_only=True)
+    other.fetch({ONE: base})
+    tip = commit(mine, base, more="b")
+    mine.push({ONE: tip})
+    closing = commit(other, base, receipt="c")
+    refused = other.push({ONE: closing, CLAIM: closing})
+    assert refused.returncode != 0 and _is_race(refused)
+    assert other.remote_refs("refs/heads/runs/*", "refs/heads/claims/*") == {ONE: tip, CLAIM: base}
+    other.fetch({ONE: tip})
+    closing = commit(other, tip, receipt="c")
+    assert other.push({ONE: closing, CLAIM: closing}).returncode == 0
+    assert mine.remote_refs("refs/heads/runs/*", "refs/heads/claims/*") == {ONE: closing, CLAIM: closing}
+
+
+def test_a_history_says_what_each_commit_changed(new_store: NewStore) -> None:
+    store = new_store()
+    first = commit(store, spec="a", events__1="b")
+    second = commit(store, first, events__2="c", spec="d")
+    store.push({ONE: second})
+    told = new_store()
+    told.fetch({ONE: second})
+    assert told.seen([ONE, TWO]) == {ONE: second}
+    one, two = told.history(second)
+    assert (one.id, one.parents, two.id, two.parents) == (first, (), second, (first,))
+    a, b, c, d = (blob_id(text) for text in (b"a", b"b", b"c", b"d"))
+    assert [(it.path, it.old, it.new) for it in one.changes] == [("events/1", None, b), ("spec", None, a)]
+    assert [(it.path, it.old, it.new) for it in two.changes] == [("events/2", None, c), ("spec", a, d)]
+
+
 def test_a_fetch_brings_what_is_there_now(new_store: NewStore) -> None:
     mine, other = new_store(), new_store()
     first = commit(mine, spec="a")

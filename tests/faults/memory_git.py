@@ -8,7 +8,8 @@ from fnmatch import fnmatchcase
 from typing import Any, Protocol
 
 from pushtrain.errors import LedgerUnavailable
-from pushtrain.gitstore import blob_id
+from pushtrain.gitstore import Change, blob_id
+from pushtrain.gitstore import Commit as Told
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +42,9 @@ class MemoryRemote:
         self._moved = moved
 
     def push(self, updates: Mapping[str, str], commits: Mapping[str, Commit], create_only: bool) -> tuple[int, bytes]:
-        """Git's exit code and porcelain output. Without `create_only` each ref is taken or refused for itself."""
+        """Git's exit code and porcelain output. All refs are taken or none."""
         refused = {ref: why for ref, new in updates.items() if (why := self._refusal(ref, new, commits, create_only))}
-        if create_only and refused:
+        if refused:
             refused = {ref: refused.get(ref, "atomic push failed") for ref in updates}
         for ref, new in updates.items():
             old = self.refs.get(ref)
@@ -85,8 +86,8 @@ class MemoryStore:
     def exists(self) -> bool:
         return bool(self._commits)
 
-    def remote_refs(self, pattern: str) -> dict[str, str]:
-        return self._ask("ls-remote", lambda: _matching(self._remote.refs, pattern))
+    def remote_refs(self, *patterns: str) -> dict[str, str]:
+        return self._ask("ls-remote", lambda: _matching(self._remote.refs, patterns))
 
     def fetch(self, tips: Mapping[str, str]) -> dict[str, str]:
         missing = [ref for ref, tip in tips.items() if self._seen.get(ref) != tip]
@@ -125,6 +126,21 @@ class MemoryStore:
     def objects(self, names: Sequence[str]) -> list[bytes]:
         return [self._found(self._blobs, name) for name in names]
 
+    def history(self, tip: str) -> list[Told]:
+        commits: list[Told] = []
+        at: str | None = tip
+        while at is not None:
+            commit = self._found(self._commits, at)
+            before = self._commits[commit.parent].files if commit.parent else {}
+            paths = sorted(path for path in {*before, *commit.files} if before.get(path) != commit.files.get(path))
+            changes = [Change(path=path, old=before.get(path), new=commit.files.get(path)) for path in paths]
+            commits.append(Told(id=at, parents=(commit.parent,) if commit.parent else (), changes=tuple(changes)))
+            at = commit.parent
+        return commits[::-1]
+
+    def seen(self, refs: Sequence[str]) -> dict[str, str]:
+        return {ref: self._seen[ref] for ref in refs if ref in self._seen}
+
     def _ask(self, verb: str, carry_out: Callable[[], Any]) -> Any:
         try:
             return self._link(verb, carry_out)
@@ -148,6 +164,6 @@ class MemoryStore:
         return kept[name]
 
 
-def _matching(refs: Mapping[str, str], pattern: str) -> dict[str, str]:
-    """As `git ls-remote` matches: the pattern may stand for the last parts of a ref."""
-    return {ref: sha for ref, sha in sorted(refs.items()) if fnmatchcase(f"/{ref}", f"*/{pattern}")}
+def _matching(refs: Mapping[str, str], patterns: Sequence[str]) -> dict[str, str]:
+    """As `git ls-remote` matches: a pattern may stand for the last parts of a ref."""
+    return {ref: refs[ref] for ref in sorted(refs) if any(fnmatchcase(f"/{ref}", f"*/{it}") for it in patterns)}
