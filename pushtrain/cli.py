@@ -246,6 +246,18 @@ def simulator(
 
 
 @app.command()
+def setup_pulumi(
+    folder: Annotated[Path, typer.Option("--dir", help="Where the CLI goes.")] = Path(".tools/pulumi"),
+    url: Annotated[str, typer.Option(help="A mirror of get.pulumi.com/releases/sdk; empty: that itself.")] = "",
+) -> None:
+    """Download the Pulumi CLI in the version pushtrain is tested with; prints the line that puts it on PATH."""
+    from infra.setup_pulumi import RELEASES
+    from infra.setup_pulumi import setup_pulumi as setup
+
+    print(f'export PATH="{setup(folder, url=url or RELEASES, say=say)}:$PATH"')
+
+
+@app.command()
 def demo(
     keep: Annotated[bool, typer.Option(help="Leave the simulator running for a look around.")] = False,
     folder: Annotated[Path, typer.Option(help="Where the demo works.")] = Path(".pushtrain/demo"),
