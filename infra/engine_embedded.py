@@ -8,8 +8,8 @@ other Pulumi resources, components, secrets in outputs, remote state.
 import asyncio
 import contextvars
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,10 @@ class EmbeddedEngine:
     def outputs(self, stack: str) -> Outputs:
         state = self._file(stack).load()
         return {} if state is None else state.outputs
+
+    def export(self, stack: str) -> Mapping[str, Any] | None:
+        state = self._file(stack).load()
+        return None if state is None else asdict(state)
 
     def destroy(self, stack: str) -> None:
         file = self._file(stack)

@@ -1,60 +1,37 @@
 """The Pulumi engine: the Automation API and the real CLI, on any state backend Pulumi has."""
 
-import gc
-import json
-import os
-import re
-import socket
-import sys
+import shlex
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from pulumi.automation import (
     CommandError,
     ConcurrentUpdateError,
-    EngineEvent,
-    LocalWorkspace,
-    OutputMap,
-    OutputValue,
     ProjectSettings,
     Stack,
+    StackAlreadyExistsError,
     StackNotFoundError,
+    StackSettings,
 )
 
 from infra import clouds
-from infra.border import decode
 from infra.operations import OPERATIONS, kind_of
 from infra.program import PROJECT, checked_stack_name
 from infra.pulumi_cli import PulumiCli
+from infra.pulumi_lock import Calls, owners
+from infra.pulumi_settings import error_of, is_service, pulumi_environ
+from infra.pulumi_state import half_created, passphrase_salt
+from infra.pulumi_workspace import Workspace, leftovers_unreported, previewed, remove_empty_folders, workspace_of
 from pushtrain.engine import Change, Outputs, Program
-from pushtrain.errors import EngineError, PushtrainError
+from pushtrain.errors import StackLocked
 from pushtrain.redact import redact
 
 T = TypeVar("T")
-Action = Literal["create", "same", "update", "replace", "delete"]
-
-# Pulumi's step names; a replacement is announced as several steps of one resource.
-_ACTIONS: Mapping[str, Action] = {
-    "create": "create",
-    "same": "same",
-    "update": "update",
-    "delete": "delete",
-    "replace": "replace",
-    "create-replacement": "replace",
-    "delete-replaced": "replace",
-}
-_LOCK_OWNER = re.compile(r"created by (?P<user>[^\s@]+)@(?P<host>\S+) \(pid (?P<pid>\d+)\)(?: at (?P<since>\S+))?")
-
-
-class _Workspace(LocalWorkspace):
-    def stack_outputs(self, stack_name: str) -> OutputMap:
-        """One call where the SDK makes two, one of them with secrets in clear: no output of ours is one."""
-        arguments = ["stack", "output", "--json", "--stack", stack_name]
-        answer = self.pulumi_command.run(arguments, self.work_dir, self.env_vars)
-        return {name: OutputValue(value=value, secret=False) for name, value in json.loads(answer.stdout).items()}
+Say = Callable[[str], None]
 
 
 class PulumiEngine:
@@ -62,22 +39,16 @@ class PulumiEngine:
 
     name = "pulumi"
 
-    def __init__(self, state_dir: Path, environ: Mapping[str, str]) -> None:
+    def __init__(self, state_dir: Path, environ: Mapping[str, str], say: Say = lambda text: None) -> None:
         """`environ` reaches the CLI and, through it, the provider that calls the cloud. Raises EngineError.
 
-        An empty variable counts as unset: that is what a workflow makes of a secret nobody has set.
+        `say` gets one line for each lock that is broken.
         """
         self._folder = state_dir.absolute() / "pulumi"
-        self._environ = {
-            "PULUMI_BACKEND_URL": self._folder.as_uri(),
-            # State holds no secret, so that there is nothing for a passphrase to protect; the CLI insists on one.
-            "PULUMI_CONFIG_PASSPHRASE": "",
-            "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
-            **{name: value for name, value in environ.items() if value},
-            "PULUMI_PYTHON_CMD": sys.executable,
-            "PULUMI_SKIP_UPDATE_CHECK": "1",
-        }
-        self._cli = PulumiCli(self._environ)
+        self._environ = pulumi_environ(environ, self._folder)
+        self._calls = Calls(state_dir.absolute() / "pulumi-calls")
+        self._cli = PulumiCli(self._environ, self._calls)
+        self._say = say
 
     @property
     def version(self) -> str:
@@ -89,63 +60,89 @@ class PulumiEngine:
         return redact(self._environ["PULUMI_BACKEND_URL"], self._environ)
 
     def preview(self, stack: str, program: Program) -> list[Change]:
-        steps: dict[str, Change] = {}
-
-        def note(event: EngineEvent) -> None:
-            metadata = event.resource_pre_event.metadata if event.resource_pre_event else None
-            if metadata and metadata.op in _ACTIONS and not metadata.type.startswith("pulumi:"):
-                steps[metadata.urn] = Change(
-                    action=_ACTIONS[metadata.op],
-                    kind=kind_of(metadata.type),
-                    urn_name=metadata.urn.rsplit("::", 1)[-1],
-                )
-
         with self._existing(stack, program) as existing:
             if existing is not None:
-                existing.preview(on_event=note, refresh=True, color="never")
-                return list(steps.values())
+                self._read_state(existing)
+                steps = previewed(existing, refresh=True)
+                return [change for change, _ in steps]
         # An unknown stack is previewed in a backend that lives as long as this call: nothing of it stays.
         with TemporaryDirectory(prefix="pushtrain-preview-") as folder, self._workspace(program, folder) as workspace:
-            Stack.create(checked_stack_name(stack), workspace).preview(on_event=note, color="never")
-        return list(steps.values())
+            return [change for change, _ in previewed(Stack.create(checked_stack_name(stack), workspace))]
 
     def up(self, stack: str, program: Program) -> Outputs:
-        if self._environ["PULUMI_BACKEND_URL"] == self._folder.as_uri():
+        if self._is_own_folder:
             self._folder.mkdir(parents=True, exist_ok=True)
         with self._workspace(program) as workspace:
-            target = Stack.create_or_select(checked_stack_name(stack), workspace)
-            done = self._unlocking(target, lambda: target.up(refresh=True, color="never", show_secrets=False))
-            return {name: output.value for name, output in done.outputs.items()}
+            try:
+                target, begun = Stack.create(checked_stack_name(stack), workspace), []
+            except StackAlreadyExistsError:
+                target = Stack.select(stack, workspace)
+                begun = half_created(self._read_state(target))
+
+            def work() -> Outputs:
+                if begun:
+                    self._delete_unwanted(target, begun)
+                done = target.up(refresh=True, color="never", show_secrets=False)
+                return {name: output.value for name, output in done.outputs.items()}
+
+            return self._unlocking(target, work)
 
     def outputs(self, stack: str) -> Outputs:
         with self._existing(stack) as existing:
             return {} if existing is None else {name: it.value for name, it in existing.outputs().items()}
 
+    def export(self, stack: str) -> Mapping[str, Any] | None:
+        with self._existing(stack) as existing:
+            return None if existing is None else workspace_of(existing).exported(stack)
+
     def destroy(self, stack: str) -> None:
         with self._existing(stack) as existing:
-            if existing is not None:
-                self._unlocking(existing, lambda: self._destroy(existing))
+            if existing is None:
+                return
+            begun = half_created(self._read_state(existing))
+            self._unlocking(existing, lambda: self._destroy(existing, begun))
+        if self._is_own_folder:
+            remove_empty_folders(self._folder / ".pulumi", stack)
 
-    def _destroy(self, target: Stack) -> None:
-        self._delete_half_created(target)
-        target.destroy(color="never", show_secrets=False)
-        target.workspace.remove_stack(target.name)
-
-    def _delete_half_created(self, target: Stack) -> None:
-        """Pulumi forgets a create it was killed in the middle of; the resource would stay, and be billed."""
-        half_created = _half_created(target)
-        if half_created:
+    def _destroy(self, target: Stack, begun: list[Mapping[str, Any]]) -> None:
+        if begun:
             # Only a refresh asks for the lock: what is half created by a process that lives is not ours to delete.
             target.refresh(color="never", show_secrets=False)
-        for resource in half_created:
-            operations, wanted = OPERATIONS[kind_of(resource["type"])], resource["inputs"]
-            operations.delete_by_name(clouds.connect(wanted["cloud"], self._environ), wanted)
+            self._delete_by_name(begun)
+        target.destroy(color="never", show_secrets=False)
+        workspace_of(target).forget_stack(target.name)
+
+    def _delete_unwanted(self, target: Stack, begun: list[Mapping[str, Any]]) -> None:
+        """What an update was killed in the middle of creating is adopted by its name, or deleted where the program now
+        wants another: a pod of the attempt before would be a second one, billed."""
+        target.refresh(color="never", show_secrets=False)
+        wanted = {(change.kind, name) for change, name in previewed(target) if change.action != "delete"}
+        self._delete_by_name([it for it in begun if (kind_of(it["type"]), it["inputs"]["name"]) not in wanted])
+
+    def _delete_by_name(self, resources: list[Mapping[str, Any]]) -> None:
+        for resource in resources:
+            cloud = clouds.connect(resource["inputs"].get("cloud", "runpod"), self._environ)
+            OPERATIONS[kind_of(resource["type"])].delete_by_name(cloud, resource["inputs"])
+
+    def _read_state(self, target: Stack) -> dict[str, Any]:
+        """The stack's deployment. The salt in it goes into the workspace's settings: without it the CLI would take any
+        passphrase for the right one until it meets a secret."""
+        workspace = workspace_of(target)
+        exported = workspace.exported(target.name)
+        salt = passphrase_salt(exported)
+        if salt is not None:
+            workspace.save_stack_settings(target.name, StackSettings(encryption_salt=salt))
+        return exported
+
+    @property
+    def _is_own_folder(self) -> bool:
+        return self._environ["PULUMI_BACKEND_URL"] == self._folder.as_uri()
 
     @contextmanager
     def _existing(self, stack: str, program: Program | None = None) -> Iterator[Stack | None]:
         """The stack as the backend has it, None when it has none of that name. Never creates one."""
         checked_stack_name(stack)
-        if self._environ["PULUMI_BACKEND_URL"] == self._folder.as_uri() and not self._folder.exists():
+        if self._is_own_folder and not self._folder.exists():
             yield None
             return
         with self._workspace(program) as workspace:
@@ -156,14 +153,14 @@ class PulumiEngine:
             yield selected
 
     @contextmanager
-    def _workspace(self, program: Program | None, backend_folder: str | None = None) -> Iterator[_Workspace]:
+    def _workspace(self, program: Program | None, backend_folder: str | None = None) -> Iterator[Workspace]:
         """A workspace in a folder of its own, gone afterwards: no stack settings, selection or Pulumi home outlives a
         call, and the provider process, which starts there, imports nothing from the caller's folder."""
-        with TemporaryDirectory(prefix="pushtrain-pulumi-") as folder, self._translated(), _leftovers_unreported():
+        with TemporaryDirectory(prefix="pushtrain-pulumi-") as folder, self._translated(), leftovers_unreported():
             environ = {"PULUMI_HOME": f"{folder}/.pulumi-home", **self._environ}
             if backend_folder is not None:
                 environ["PULUMI_BACKEND_URL"] = Path(backend_folder).as_uri()
-            yield _Workspace(
+            yield Workspace(
                 work_dir=folder,
                 program=program,
                 env_vars=environ,
@@ -172,78 +169,53 @@ class PulumiEngine:
             )
 
     def _unlocking(self, target: Stack, work: Callable[[], T]) -> T:
-        """Does `work`, after taking over a lock whose owner was a process of this machine that no longer lives."""
+        """Does `work`, after breaking a lock whose owner was a process of this machine that no longer lives."""
         try:
             return work()
         except ConcurrentUpdateError as error:
-            owners = list(_LOCK_OWNER.finditer(str(error)))
-            if not owners or any(_may_live(owner["host"], int(owner["pid"])) for owner in owners):
-                raise
-        target.cancel()
-        return work()
+            if not self._all_dead(error):
+                raise self._locked(target.name, error) from None
+        with self._calls.alone(target.name):
+            try:
+                return work()  # somebody may have been quicker, and hold the lock now
+            except ConcurrentUpdateError as error:
+                if not self._all_dead(error):
+                    raise self._locked(target.name, error) from None
+                dead = owners(str(error))
+            now_s = time.time()
+            for owner in dead:
+                self._say(f"stack {target.name}: breaking the lock of {owner.described(now_s)}: that process is gone")
+            target.cancel()
+            self._calls.forget([owner.pid for owner in dead])
+            try:
+                return work()
+            except ConcurrentUpdateError as error:
+                raise self._locked(target.name, error) from None
+
+    def _all_dead(self, error: ConcurrentUpdateError) -> bool:
+        found = owners(str(error))
+        return bool(found) and all(self._calls.is_dead(owner) for owner in found)
+
+    def _locked(self, stack: str, error: ConcurrentUpdateError) -> StackLocked:
+        """A lock that is not ours to break: whose, since when, and what a person does about it."""
+        found, now_s = owners(str(error)), time.time()
+        who = " and ".join(owner.described(now_s) for owner in found) or "another update"
+        message = redact(f"the Pulumi stack {stack} is locked by {who}", self._environ)
+        if is_service(self._environ["PULUMI_BACKEND_URL"]) or all(
+            self._calls.may_work(owner, now_s) for owner in found
+        ):
+            return StackLocked.for_now(message, hint="the next tick goes on, once that process is done")
+        return StackLocked(message, hint=f"make sure that process is dead, then: {self._cancel_command(stack)}")
+
+    def _cancel_command(self, stack: str) -> str:
+        """For a shell, in any folder. The passphrase is not asked for, so that it is not shown."""
+        backend = shlex.quote(self.backend_url)
+        return f"PULUMI_BACKEND_URL={backend} pulumi cancel --yes --stack organization/{PROJECT}/{stack}"
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
         """Pulumi's errors as ours."""
         try:
             yield
-        except ConcurrentUpdateError as error:
-            raise self._locked(str(error)) from None
         except CommandError as error:
-            raise decode(str(error)) or self._failed(str(error)) from None
-
-    def _locked(self, text: str) -> PushtrainError:
-        owner = _LOCK_OWNER.search(text)
-        who = owner.group(0).removeprefix("created by ") if owner else "somebody"
-        return EngineError(
-            redact(f"the Pulumi stack is locked by {who}", self._environ),
-            reason="StackLocked",
-            hint=f"wait until {who} is done; if that process is dead, run 'pulumi cancel' on the stack and try again",
-        )
-
-    def _failed(self, text: str) -> PushtrainError:
-        """What the lines say after 'error:', or the last lines: a CommandError's text is the CLI's whole output."""
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
-        errors = [line.partition("error: ")[2] for line in lines if "error: " in line]
-        said = [error.removeprefix("an unhandled error occurred: ") for error in errors] or lines[-8:]
-        return EngineError(redact(f"pulumi: {' | '.join(dict.fromkeys(said))[:2000]}", self._environ))
-
-
-@contextmanager
-def _leftovers_unreported() -> Iterator[None]:
-    """When the CLI ends before the program does, as at every failed step, the SDK leaves coroutines unfinished, and
-    Python prints a traceback for each one it collects. They are collected here, and only theirs are not printed."""
-    before = sys.unraisablehook
-
-    def hook(unraisable: "sys.UnraisableHookArgs") -> None:
-        code = getattr(unraisable.object, "cr_code", None)
-        if code is None or f"{os.sep}pulumi{os.sep}runtime{os.sep}" not in code.co_filename:
-            before(unraisable)
-
-    sys.unraisablehook = hook
-    try:
-        yield
-    finally:
-        gc.collect()
-        sys.unraisablehook = before
-
-
-def _half_created(target: Stack) -> list[dict[str, Any]]:
-    """Our resources that the state saw the create of begin and neither end nor be done again; the last one first."""
-    deployment: Mapping[str, Any] = target.export_stack().deployment or {}
-    known = {it["urn"] for it in deployment.get("resources") or () if it.get("id")}
-    begun = [it["resource"] for it in deployment.get("pending_operations") or () if it["type"] == "creating"]
-    return [it for it in reversed(begun) if it["urn"] not in known and kind_of(it["type"]) in OPERATIONS]
-
-
-def _may_live(host: str, pid: int) -> bool:
-    """False only for a process id of this machine that nobody has."""
-    if host != socket.gethostname():
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+            raise error_of(str(error), self._environ) from None

@@ -1,7 +1,7 @@
 """Which engine carries a program out: said by a person or seen on PATH, and always said aloud."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from infra import clouds
@@ -11,16 +11,16 @@ from pushtrain.engine import Engine
 from pushtrain.errors import EngineError
 
 
-def select(environ: Mapping[str, str], *, state_dir: Path) -> Engine:
+def select(environ: Mapping[str, str], *, state_dir: Path, say: Callable[[str], None] = lambda text: None) -> Engine:
     """The engine `PUSHTRAIN_ENGINE` names; unset, `pulumi` when its CLI is on PATH, else `embedded`.
 
     Raises EngineError for an unknown name and for `pulumi` without a usable CLI: there is no silent fallback, because
-    the two engines do not know each other's state.
+    the two engines do not know each other's state. `say` hears of each lock that the engine breaks.
     """
     name = environ.get("PUSHTRAIN_ENGINE") or ("pulumi" if _cli_on(environ) else "embedded")
     match name:
         case "pulumi":
-            return PulumiEngine(state_dir, environ)
+            return PulumiEngine(state_dir, environ, say)
         case "embedded":
             return EmbeddedEngine(state_dir, lambda cloud: clouds.connect(cloud, environ))
     raise EngineError(f"PUSHTRAIN_ENGINE={name!r} is no engine", hint="pulumi or embedded")

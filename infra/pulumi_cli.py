@@ -5,8 +5,10 @@ import shutil
 import signal
 import subprocess
 import threading
+import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -14,17 +16,23 @@ from pulumi.automation import CommandResult, PulumiCommand
 from pulumi.automation.errors import create_command_error
 from semver import VersionInfo
 
+from infra.pulumi_lock import Calls
+from infra.setup_pulumi import VERSION
 from pushtrain.errors import EngineError
 
-# The oldest CLI the engine's contract suite has been run with.
-MINIMUM = VersionInfo(3, 259, 0)
+MINIMUM = VersionInfo.parse(VERSION)
 _HINT = (
-    f"install pulumi {MINIMUM} or newer (pulumi.com/docs/iac/download-install) and put it on PATH, "
+    f"pulumi {MINIMUM} or newer has to be on PATH ('pushtrain setup-pulumi' downloads it), "
     "or set PUSHTRAIN_ENGINE=embedded, which needs no CLI"
 )
 # A volume waits 85 s for its pod, a create a few minutes for the cloud: far above both.
 _TIMEOUT_S = 1800.0
 _GRACE_S = 60.0
+_VERSION_TIMEOUT_S = 60.0
+# The commands of ours that lock a stack.
+_LOCKING = (["up"], ["refresh"], ["destroy"], ["stack", "rm"])
+# In the environment of a CLI and of all it starts, so that what outlives it can be found.
+_MARK = "PUSHTRAIN_CLI_CALL"
 
 
 class PulumiCli(PulumiCommand):
@@ -35,15 +43,25 @@ class PulumiCli(PulumiCommand):
     this the CLI would be killed with the job, its state locked.
     """
 
-    def __init__(self, environ: Mapping[str, str], timeout_s: float = _TIMEOUT_S) -> None:
-        """Raises EngineError when the CLI is absent, does not start, or is too old."""
-        found = shutil.which("pulumi", path=environ.get("PATH", os.defpath))
+    def __init__(
+        self,
+        environ: Mapping[str, str],
+        calls: Calls | None = None,
+        timeout_s: float = _TIMEOUT_S,
+        version_timeout_s: float = _VERSION_TIMEOUT_S,
+    ) -> None:
+        """`calls` remembers whom we started. Raises EngineError when the CLI is absent, does not start or is old."""
+        path = environ.get("PATH", os.defpath)
+        found = shutil.which("pulumi", path=path)
         if found is None:
-            raise EngineError("the Pulumi CLI is not on PATH", hint=_HINT)
+            there = next((it for it in _folders(path) if (it / "pulumi").is_file()), None)
+            what = "is not on PATH" if there is None else f"{there / 'pulumi'} is not executable"
+            raise EngineError(f"the Pulumi CLI {what}", hint=_HINT)
         self.command = found
         self._environ = dict(environ)
+        self._calls = calls
         self._timeout_s = timeout_s
-        self.version = self._read_version()
+        self.version = self._read_version(version_timeout_s)
 
     def run(
         self,
@@ -53,11 +71,12 @@ class PulumiCli(PulumiCommand):
         on_output: Callable[[str], Any] | None = None,
         on_error: Callable[[str], Any] | None = None,
     ) -> CommandResult:
-        """Raises pulumi.automation.CommandError when the CLI fails, EngineError when it takes more than `timeout_s`."""
+        """Raises CommandError when the CLI fails, EngineError when it is killed or takes more than `timeout_s`."""
+        mark = uuid.uuid4().hex
         process = subprocess.Popen(
             [self.command, "--non-interactive", *args],
             cwd=cwd,
-            env={**self._environ, **additional_env, "PULUMI_AUTOMATION_API": "true"},
+            env={**self._environ, **additional_env, "PULUMI_AUTOMATION_API": "true", _MARK: mark},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -65,8 +84,8 @@ class PulumiCli(PulumiCommand):
             errors="replace",
             process_group=0,
         )
-        with _signals_forwarded(process):
-            stdout, stderr = self._outcome(process, args)
+        with _signals_forwarded(process), self._remembered(process, args):
+            stdout, stderr = self._outcome(process, args, mark)
         for text, callback in ((stdout, on_output), (stderr, on_error)):
             if callback is not None:
                 for line in text.splitlines():
@@ -76,31 +95,71 @@ class PulumiCli(PulumiCommand):
             raise create_command_error(result)
         return result
 
-    def _outcome(self, process: subprocess.Popen[str], args: list[str]) -> tuple[str, str]:
+    def _outcome(self, process: subprocess.Popen[str], args: list[str], mark: str) -> tuple[str, str]:
         try:
-            return process.communicate(timeout=self._timeout_s)
+            said = process.communicate(timeout=self._timeout_s)
         except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGINT)
+            self._stop(process, mark)
+            what = f"took more than {self._timeout_s:.0f} s and was stopped"
+        else:
+            if process.returncode >= 0:
+                return said
+            _end_leftovers(mark)
+            what = f"was killed ({signal.Signals(-process.returncode).name})"
+        raise EngineError(
+            f"'pulumi {args[0]}' {what}",
+            hint="run it again: what had been created is in the state, or is adopted by its name",
+        )
+
+    @staticmethod
+    def _stop(process: subprocess.Popen[str], mark: str) -> None:
+        process.send_signal(signal.SIGINT)
         try:
             process.communicate(timeout=_GRACE_S)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
+            _end_leftovers(mark)
             process.communicate()
-        raise EngineError(
-            f"'pulumi {args[0]}' took more than {self._timeout_s:.0f} s and was stopped",
-            hint="run it again: what had been created is in the state, or is adopted by its name",
-        )
 
-    def _read_version(self) -> VersionInfo:
+    @contextmanager
+    def _remembered(self, process: subprocess.Popen[str], args: list[str]) -> Iterator[None]:
+        """The call is on record as long as its CLI may hold a lock: also after it was killed, or we were."""
+        if self._calls is None or not any(args[: len(it)] == it for it in _LOCKING):
+            yield
+            return
+        record = self._calls.begin(process.pid)
+        try:
+            yield
+        finally:
+            if process.returncode is not None and process.returncode >= 0:
+                record.unlink(missing_ok=True)
+
+    def _read_version(self, timeout_s: float) -> VersionInfo:
         try:
             answer = subprocess.run(
-                [self.command, "version"], env=self._environ, capture_output=True, text=True, timeout=60, check=True
+                [self.command, "version"],
+                env=self._environ,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                encoding="utf-8",
+                errors="replace",
+                timeout=timeout_s,
             )
-            version = VersionInfo.parse(answer.stdout.strip().removeprefix("v"))
-        except (OSError, subprocess.SubprocessError, ValueError) as error:
-            raise EngineError(f"{self.command} does not say its version: {error}", hint=_HINT) from error
+        except subprocess.TimeoutExpired:
+            raise EngineError(f"'{self.command} version' said nothing for {timeout_s:g} s", hint=_HINT) from None
+        except OSError as error:
+            raise EngineError(f"{self.command} does not start: {error.strerror}", hint=_HINT) from error
+        said = answer.stdout.strip()
+        try:
+            version = VersionInfo.parse(said.removeprefix("v"))
+        except ValueError:
+            shown = said[:80] or answer.stderr.strip()[:80] or "nothing"
+            raise EngineError(
+                f"{self.command} does not say its version: it says {shown!r} and exits with {answer.returncode}",
+                hint=_HINT,
+            ) from None
         if version < MINIMUM:
-            raise EngineError(f"{self.command} is version {version}, pushtrain needs {MINIMUM}", hint=_HINT)
+            raise EngineError(f"{self.command} is version {version}, pushtrain needs {MINIMUM} or newer", hint=_HINT)
         return version
 
 
@@ -124,3 +183,17 @@ def _signals_forwarded(process: subprocess.Popen[str]) -> Iterator[None]:
             signal.signal(signum, handler)
         if received:
             signal.raise_signal(received[0])
+
+
+def _end_leftovers(mark: str) -> None:
+    """Kill what a killed CLI left running. It starts its provider in a process group of its own, where that would wait
+    for ever. Without /proc nothing is found."""
+    wanted = f"{_MARK}={mark}".encode()
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if wanted in path.read_bytes().split(b"\0"):
+                os.kill(int(path.parent.name), signal.SIGKILL)
+
+
+def _folders(path: str) -> list[Path]:
+    return [Path(folder) for folder in path.split(os.pathsep) if folder]

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pushtrain.errors import EngineError
+from pushtrain.errors import EngineError, StackLocked
 
 _VERSION = 1
 
@@ -91,7 +91,7 @@ class StateFile:
     def locked(self) -> Iterator[None]:
         """Holds the stack for one process. The kernel lets go of it when the owner dies, however it dies.
 
-        Raises EngineError (reason StackLocked) at once when another process holds it.
+        Raises StackLocked at once when another process holds it.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = self._take()
@@ -110,10 +110,9 @@ class StateFile:
             except BlockingIOError:
                 owner = os.read(descriptor, 20).decode() or "unknown"
                 os.close(descriptor)
-                raise EngineError(
+                raise StackLocked.for_now(
                     f"stack {self.path.stem} is being worked on by process {owner}",
-                    reason="StackLocked",
-                    hint="wait for it to end; nothing has to be unlocked by hand",
+                    hint="the next tick goes on, once it has ended; nothing has to be unlocked by hand",
                 ) from None
             # The one before us may have removed the file after we opened it: then we hold the lock of nothing.
             try:

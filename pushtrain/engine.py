@@ -1,4 +1,4 @@
-"""The engine seam: `preview`, `up`, `destroy` over one Pulumi program, which is a plain Python function."""
+"""The engine seam: `preview`, `up`, `export`, `destroy` over one Pulumi program, which is a plain Python function."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,13 +29,18 @@ class Engine(Protocol):
     def up(self, stack: str, program: Program) -> Outputs:
         """Make the stack match the program; running it again with nothing changed does nothing.
 
-        Raises the cloud's own error when one of its calls failed (NoCapacity and the others), else EngineError.
-        Whatever had been created by then is in the state and `destroy` removes it.
+        Raises the cloud's own error when one of its calls failed (NoCapacity and the others), StackLocked when another
+        process works on the stack, else EngineError. Whatever had been created by then is in the state, and `destroy`
+        removes it.
         """
         ...
 
     def outputs(self, stack: str) -> Outputs:
         """The stack's exports as of the last `up`; empty for an unknown stack."""
+        ...
+
+    def export(self, stack: str) -> Mapping[str, Any] | None:
+        """What the engine remembers of the stack, as JSON of its own shape; None for an unknown stack. No secret."""
         ...
 
     def destroy(self, stack: str) -> None:

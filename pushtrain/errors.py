@@ -9,6 +9,7 @@ PushtrainError                reason · exit_code · hint
 │   ├── RequestRejected       a bug or a wrong value in the request: never retried
 │   └── CloudUnavailable      retry later; after a create, look the name up first
 ├── EngineError          3    Pulumi, or the state it keeps
+│   └── StackLocked           somebody works on the stack: nothing, as long as `passing`, else a person
 ├── LedgerError          3    the git remote that holds the runs
 │   ├── AlreadyClaimed        somebody else owns this run: success for the caller who only wants it run once
 │   └── LedgerUnavailable     retry later; training goes on
@@ -82,6 +83,23 @@ class CloudUnavailable(CloudError):
 class EngineError(PushtrainError):
     exit_code = 3
     reason = "EngineFailed"
+
+
+class StackLocked(EngineError):
+    """Another process holds the stack, and nothing was changed.
+
+    `passing` when its owner lives, or may: the next tick is soon enough, and this is no failure. Otherwise nobody but a
+    person can tell, and the hint is the command that breaks the lock.
+    """
+
+    reason = "StackLocked"
+    passing = False
+
+    @classmethod
+    def for_now(cls, message: str, *, hint: str) -> "StackLocked":
+        locked = cls(message, hint=hint)
+        locked.passing = True
+        return locked
 
 
 class LedgerError(PushtrainError):

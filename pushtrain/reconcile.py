@@ -15,7 +15,7 @@ from pushtrain.climb import one_pod
 from pushtrain.cloud import Live
 from pushtrain.control import Control
 from pushtrain.desired import Desired, Job
-from pushtrain.errors import AlreadyClaimed, NoCapacity, PushtrainError, SpecError
+from pushtrain.errors import AlreadyClaimed, NoCapacity, PushtrainError, SpecError, StackLocked
 from pushtrain.events import EventDraft, now_text
 from pushtrain.jsontext import json_bytes
 from pushtrain.ledger import RunRecord
@@ -85,7 +85,10 @@ def _guarded(control: Control, record: RunRecord, wanted: Desired, live: Live, r
         return _advance(control, record, wanted, live)
     except PushtrainError as failure:
         control.say(f"{record.run_id}: {failure.reason}: {redact(str(failure))}")
-        report.failures.append(failure)
+        if isinstance(failure, StackLocked) and failure.passing:
+            control.say(f"{record.run_id}: {failure.hint}")
+        else:
+            report.failures.append(failure)
         return None
 
 

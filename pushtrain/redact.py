@@ -17,6 +17,10 @@ SECRET_NAMES = (
     "PULUMI_ACCESS_TOKEN",
     "PULUMI_CONFIG_PASSPHRASE",
     "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AZURE_STORAGE_KEY",
+    "AZURE_STORAGE_SAS_TOKEN",
+    "GOOGLE_CREDENTIALS",
     "WANDB_API_KEY",
 )
 MASK = "***"
@@ -49,6 +53,13 @@ def redact(text: str, environ: Mapping[str, str] | None = None, extra: Iterable[
     for shape, replacement in _SHAPES:
         text = shape.sub(replacement, text)
     return text
+
+
+def secrets_in(text: str, environ: Mapping[str, str] | None = None) -> list[str]:
+    """Names of the environment's secrets whose value stands in `text`, in any of the ways it may be written."""
+    environ = os.environ if environ is None else environ
+    values = {name: secret_values({name: environ.get(name, "")}) for name in SECRET_NAMES}
+    return [name for name, found in values.items() if any(it in text for value in found for it in _spellings(value))]
 
 
 def _spellings(value: str) -> list[str]:

@@ -4,7 +4,8 @@ from collections.abc import Iterable
 
 from pushtrain.cloud import Live
 from pushtrain.control import Control
-from pushtrain.errors import CloudError, EngineError, LeakError
+from pushtrain.deployment import NAME, deployment_file
+from pushtrain.errors import CloudError, EngineError, LeakError, StackLocked
 from pushtrain.events import EventDraft, now_text, parse_time
 from pushtrain.jsontext import json_bytes
 from pushtrain.ledger import RunRecord
@@ -38,7 +39,7 @@ def destroy(control: Control, run: Run, record: RunRecord, step: Step) -> str:
                 "volumes": [volume.id for volume in there.volumes],
             },
         )
-        control.ledger.append(run.id, events=[draft])
+        control.ledger.append(run.id, events=[draft], files=_deployment(control, run, record))
     complaint = _destroy_stack(control, run)
     proof = _prove_empty(control, run, step, complaint)
     record = control.ledger.read(run.id)
@@ -99,11 +100,34 @@ def remove_late(control: Control, run: Run) -> None:
     _remove(control, control.cloud.find(run.resource_prefix + "-"))
 
 
+def _deployment(control: Control, run: Run, record: RunRecord) -> dict[str, bytes]:
+    """The stack as the engine knows it, for the ledger, before it is gone. What cannot be had is said, and no reason to
+    stop: the run is destroyed all the same."""
+    others = {str(event.data["engine"]) for event in record.events if event.data.get("engine")} - {control.engine.name}
+    if others:
+        control.say(
+            f"{run.id}: provisioned by engine {' and '.join(sorted(others))}, destroyed by {control.engine.name}, "
+            f"which has no state of it: what the cloud lists is removed by name; stack {run.stack} of the other stays"
+        )
+    try:
+        exported = control.engine.export(run.stack)
+        return {} if exported is None else {NAME: deployment_file(control.engine.name, run.stack, exported)}
+    except (EngineError, CloudError) as failure:
+        control.say(f"{run.id}: no {NAME}: {failure}")
+        return {}
+
+
 def _destroy_stack(control: Control, run: Run) -> str:
-    """The engine's complaint, if it had one: only a warning as long as the cloud lists nothing."""
+    """The engine's complaint, if it had one: only a warning as long as the cloud lists nothing.
+
+    Raises StackLocked while another process works on the stack: what is billed goes at once, the rest at the next tick.
+    """
     try:
         control.engine.destroy(run.stack)
     except (EngineError, CloudError) as failure:
+        if isinstance(failure, StackLocked) and failure.passing:
+            _remove(control, control.cloud.find(run.resource_prefix + "-"))
+            raise
         control.say(f"{run.id}: destroy: {failure}")
         return str(failure)
     return ""

@@ -32,7 +32,7 @@ def open_control(root: Path, say: Callable[[str], None], environ: Mapping[str, s
 
     environ = os.environ if environ is None else environ
     settings = load_settings(root, environ)
-    engine = select(environ, state_dir=settings.state_dir / "stacks")
+    engine = select(environ, state_dir=settings.state_dir / "stacks", say=say)
     say(engine_line(engine))
     return Control(
         settings=settings,

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from engine_world import World
 from infra.engines import engine_line, select
 from infra.program import program
 from infra.pulumi_cli import MINIMUM, PulumiCli
+from infra.pulumi_lock import Calls, Owner
 from pushtrain.errors import EngineError
 
 pytest_plugins = ("engine_fixtures",)
@@ -50,12 +52,35 @@ def test_the_state_backend_is_shown_without_its_key(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("script", "said"),
-    [("echo v3.100.0", "is version 3.100.0"), ("echo hello", "does not say its version"), ("exit 3", "does not say")],
+    [
+        ("echo v3.100.0", r"is version 3\.100\.0"),
+        (f"echo v{MINIMUM}-dev.0", "is version .*-dev"),
+        ("echo hello", "does not say its version: it says 'hello' and exits with 0"),
+        ("echo canary >&2; exit 3", "it says 'canary' and exits with 3"),
+        ("exit 3", "it says 'nothing'"),
+        ("sleep 60", "said nothing for 0.5 s"),
+    ],
 )
 def test_a_cli_that_cannot_be_used_is_refused_before_anything_happens(script: str, said: str, tmp_path: Path) -> None:
+    path = f"{_cli(tmp_path, script).parent}:{os.environ['PATH']}"
     with pytest.raises(EngineError, match=said) as refused:
-        PulumiCli({"PATH": str(_cli(tmp_path, script).parent)})
-    assert str(MINIMUM) in (refused.value.hint or "")
+        PulumiCli({"PATH": path}, version_timeout_s=0.5)
+    assert str(MINIMUM) in (refused.value.hint or "") and "setup-pulumi" in (refused.value.hint or "")
+
+
+def test_a_newer_cli_is_taken_also_an_unfinished_one(tmp_path: Path) -> None:
+    newer = f"{MINIMUM.bump_minor()}-alpha.1"
+    assert str(PulumiCli({"PATH": str(_cli(tmp_path, f"echo v{newer}").parent)}).version) == newer
+
+
+def test_a_file_that_is_no_program_is_named(tmp_path: Path) -> None:
+    cli = _cli(tmp_path, "echo v1")
+    cli.write_bytes(b"\x7fELF of another machine")
+    with pytest.raises(EngineError, match="bin/pulumi does not start: Exec format error"):
+        PulumiCli({"PATH": str(cli.parent)})
+    cli.chmod(0o644)
+    with pytest.raises(EngineError, match="bin/pulumi is not executable"):
+        PulumiCli({"PATH": str(cli.parent)})
 
 
 def test_a_cli_that_never_ends_is_interrupted(tmp_path: Path) -> None:
@@ -66,6 +91,20 @@ def test_a_cli_that_never_ends_is_interrupted(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="'pulumi up' took more than"):
         cli.run(["up"], str(tmp_path), {})
     assert (tmp_path / "log").read_text() == "saved\n"
+
+
+def test_a_killed_cli_leaves_no_process_and_its_call_on_record(tmp_path: Path) -> None:
+    """Its provider runs in a process group of its own, and would wait for ever."""
+    provider = f"setsid sleep 60 > /dev/null 2>&1 & echo $! > {tmp_path}/provider"
+    script = f'[ "$1" = version ] && echo v{MINIMUM} && exit\n{provider}\nsleep 0.2; kill -9 $$'
+    calls = Calls(tmp_path / "calls")
+    cli = PulumiCli({"PATH": f"{_cli(tmp_path, script).parent}:{os.environ['PATH']}"}, calls)
+    with pytest.raises(EngineError, match=r"'pulumi up' was killed \(SIGKILL\)"):
+        cli.run(["up"], str(tmp_path), {})
+    _wait_until(lambda: not _alive(int((tmp_path / "provider").read_text())), "the provider is gone", 10)
+    (record,) = (tmp_path / "calls").iterdir()
+    owner = Owner(user="x", host=socket.gethostname(), pid=json.loads(record.read_text())["pid"], since_s=None)
+    assert calls.is_dead(owner)
 
 
 @needs_cli
@@ -171,6 +210,11 @@ def _cli(tmp_path: Path, script: str) -> Path:
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
     return path
+
+
+def _alive(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 def _wait_until(is_so: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
