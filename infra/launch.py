@@ -7,6 +7,8 @@ from infra.start import pod_env, start_args
 from pushtrain.cloud import PodRequest, VolumeRequest
 from pushtrain.control import Launch
 from pushtrain.engine import Program
+from pushtrain.limits import limits_of
+from pushtrain.limits import pod_env as limits_env
 from pushtrain.placement import Candidate
 from pushtrain.run import Run
 from pushtrain.settings import Settings
@@ -31,6 +33,7 @@ def make_launch(settings: Settings, environ: Mapping[str, str]) -> Launch:
             stall_s=settings.stall_limit_s,
             environ=environ,
         )
+        env |= limits_env(limits_of(spec.limits.model_dump(), settings))
         return program(stack_plan(run, spec, candidate, attempt=attempt, env=env))
 
     return launch

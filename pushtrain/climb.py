@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from pushtrain.budget import Left
 from pushtrain.cloud import Live, Pod, Volume
 from pushtrain.control import SOLD_OUT_S, Control
 from pushtrain.errors import (
@@ -23,9 +24,9 @@ from pushtrain.errors import (
     NoCapacity,
     RequestRejected,
 )
-from pushtrain.events import EventDraft
+from pushtrain.events import EventDraft, now_text
 from pushtrain.ledger import RunRecord
-from pushtrain.placement import Candidate
+from pushtrain.placement import Candidate, ladder
 from pushtrain.run import Run
 from pushtrain.rungs import Rung, recorded_rungs, rung_of, rungs_in
 from pushtrain.spec import JobSpec
@@ -41,22 +42,31 @@ def climb(
     run: Run,
     spec: JobSpec,
     record: RunRecord,
-    candidates: Sequence[Candidate],
     *,
     live: Live,
+    rest: Left,
     attempt: int,
 ) -> bool:
     """True with a pod (its `provisioned` is written); False when no rung can be paid for any more.
 
-    `live` is what the cloud listed of the run before the ledger was read. Raises NoCapacity when nothing has capacity,
-    RequestRejected or CloudAuthFailed when every rung, or one for all, said so, NoBalance, CloudUnavailable. What was
-    made for a rung that refused is gone again.
+    `live` is what the cloud listed of the run before the ledger was read, `rest` what the budget still has. Raises
+    NoCapacity when nothing has capacity, SpecError for a GPU the cloud does not know, RequestRejected or
+    CloudAuthFailed when every rung, or one for all, said so, NoBalance, CloudUnavailable. What was made for a rung that
+    refused is gone again.
     """
     make_way(control, run, attempt, live)
+    candidates: Sequence[Candidate] = ladder(
+        spec,
+        control.cloud.offers(spec.compute.count),
+        known_gpus=control.cloud.gpu_names(),
+        volume_data_center=pinned_data_center(record),
+    )
     pinned = pinned_data_center(record) is not None
     if not pinned:
         candidates = _volume_first(control, run, record, candidates, live)
-    rungs = recorded_rungs(control, run, spec, record, candidates, attempt)
+    now_s = control.clock()
+    fresh = [Rung.of(spec, candidate, rest, now_s) for candidate in candidates]
+    rungs = recorded_rungs(control, run, record, fresh, attempt=attempt)
     refusals: list[CloudError] = []
     for candidate, rung in zip(candidates, rungs, strict=True):
         if rung.deadline_epoch_s < control.clock() + LEAST_USEFUL_S:
@@ -170,6 +180,7 @@ def _ask(
 ) -> CloudError | None:
     """None with a pod, else the refusal that is about this rung alone. Raises one that is for all rungs."""
     program = control.launch(run, spec, candidate, attempt=attempt, deadline_epoch_s=rung.deadline_epoch_s)
+    began = now_text(control.clock())  # billed from the create on, so counted from before it
     try:
         outputs = control.engine.up(run.stack, program)
     except (NoCapacity, CloudAuthFailed, RequestRejected, NoBalance) as refusal:
@@ -182,7 +193,7 @@ def _ask(
         if for_all:
             raise
         return refusal
-    _settle(control, run, attempt, rung, outputs)
+    _settle(control, run, attempt, rung, outputs, began)
     return None
 
 
@@ -203,7 +214,7 @@ def _take_back(control: Control, run: Run, *, must: bool) -> None:
         control.say(f"{run.id}: the volume stays until the next tick: {failure}")
 
 
-def _settle(control: Control, run: Run, attempt: int, asked: Rung, outputs: Mapping[str, Any]) -> None:
+def _settle(control: Control, run: Run, attempt: int, asked: Rung, outputs: Mapping[str, Any], began: str) -> None:
     """Look again after the create, leave one pod, and write it down as what it is.
 
     Raises CloudUnavailable when that is not what the recorded rungs know: its deadline and price would be a guess.
@@ -213,14 +224,14 @@ def _settle(control: Control, run: Run, attempt: int, asked: Rung, outputs: Mapp
     if pod is None and any(attempt_of(run, other) > attempt for other in live.pods):
         raise CloudUnavailable(f"{run.id}: a later attempt has a pod already", hint="the next tick reads on")
     if pod is None:  # a list may be behind
-        return record_pod(control, run, asked, attempt, outputs)
+        return record_pod(control, run, asked, attempt, outputs, time=began)
     rung = rung_of([asked], pod, volume_of(run, live)) or _recorded_rung(control, run, attempt, pod, live)
     if rung is None:
         control.cloud.terminate(pod.id)
         raise CloudUnavailable(
             f"{run.id}: pod {pod.id} is on no recorded rung: terminated", hint="the next tick asks again"
         )
-    record_pod(control, run, rung, attempt, {**outputs, "pod_id": pod.id})
+    record_pod(control, run, rung, attempt, {**outputs, "pod_id": pod.id}, time=began)
 
 
 def _recorded_rung(control: Control, run: Run, attempt: int, pod: Pod, live: Live) -> Rung | None:

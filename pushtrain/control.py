@@ -6,8 +6,8 @@ from typing import Protocol
 
 from pushtrain.cloud import Cloud
 from pushtrain.engine import Engine, Program
-from pushtrain.ledger import Ledger
-from pushtrain.lifecycle import Limits
+from pushtrain.ledger import Ledger, RunRecord
+from pushtrain.limits import Limits, limits_of
 from pushtrain.placement import Candidate
 from pushtrain.run import Run
 from pushtrain.settings import Settings
@@ -44,6 +44,8 @@ class Control:
     sold_out: dict[tuple[str, str | None, str, int], float] = field(default_factory=dict)
     """When a place (GPU, data center, tier, count of GPUs) last said that it has no capacity, to whichever run."""
 
-    @property
-    def limits(self) -> Limits:
-        return Limits(boot_limit_s=self.settings.boot_limit_s, max_attempts=self.settings.max_attempts)
+    looked_s: dict[str, float] = field(default_factory=dict)
+    """When this process last read a silent pod's log, by run id: it takes seconds, so once a minute at most."""
+
+    def limits(self, record: RunRecord) -> Limits:
+        return limits_of(record.run.get("limits") or {}, self.settings)

@@ -2,29 +2,37 @@
 
 claimed ─► provision ─► watch ─► destroy ─► closed (receipt)
               ▲           │
-              └── lost ◄──┘   a pod gone without a word: same volume, next attempt, from the checkpoint
+              └── lost ◄──┘   given up: its pod is terminated; same volume, next attempt, from the checkpoint
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from pushtrain.budget import RESERVE_S
 from pushtrain.cloud import Pod
-from pushtrain.events import POD_STATES, Event
+from pushtrain.events import Event
 from pushtrain.ledger import RunRecord
+from pushtrain.limits import MOST_VAIN_RESTARTS, SECOND_LINE_S, Limits, Phase, phase, vain_restarts
+from pushtrain.signs import Signs, tail
 
-Kind = Literal["provision", "watch", "lost", "destroy", "over"]
+Kind = Literal["provision", "watch", "look", "lost", "destroy", "over"]
 Outcome = Literal["succeeded", "failed", "cancelled"]
 
-# The watchdog ends the run at its deadline; only this much later does the control plane, in case the watchdog is dead.
-DEADLINE_GRACE_S = 120.0
+# A pod without a word is asked about this long after its creation: an image that cannot start does so within seconds.
+FIRST_LOOK_S = 60.0
 # The first of these decides: what a run had become before somebody cancelled it, it stays.
 _OUTCOMES: dict[str, Outcome] = {"finished": "succeeded", "failed": "failed", "cancelled": "cancelled"}
+# Why a pod ended an attempt where another machine may do better. Everything else a pod says ends the run.
+_ELSEWHERE = ("EnvironmentTimeout", "StepGap", "Stalled")
+# The training is done and the only copy of the adapter is on the volume: another attempt has only to upload it.
+_UPLOAD_AGAIN = ("HubUnreachable", "UploadTimeout")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
-    """`attempt` is the attempt the step is about; `outcome` is set for destroy."""
+    """`attempt` is the attempt the step is about; `outcome` is set for destroy. After `look` (ask the cloud about the
+    pod's container) `next_step` wants to be called again with what was seen."""
 
     kind: Kind
     attempt: int
@@ -33,14 +41,14 @@ class Step:
     message: str = ""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Limits:
-    boot_limit_s: float
-    max_attempts: int
-
-
 def next_step(
-    record: RunRecord, *, pods: Sequence[Pod], cancel_reason: str | None, now_s: float, limits: Limits
+    record: RunRecord,
+    *,
+    pods: Sequence[Pod],
+    cancel_reason: str | None,
+    now_s: float,
+    limits: Limits,
+    signs: Signs | None = None,
 ) -> Step:
     """The next step of a run. `pods` are its live pods, listed BEFORE the ledger was read: a pod missing there had
     already written all it ever will. `cancel_reason` is set when HEAD no longer asks for this run."""
@@ -52,73 +60,113 @@ def next_step(
     if ending := _last(events, "destroying") or _last(events, "leak"):
         return Step(kind="destroy", attempt=attempt, outcome=ending.data["outcome"], reason=ending.reason)
     mine = [event for event in events if event.attempt == attempt]
-    unpublished = attempt < limits.max_attempts and _is_unpublished(mine)
-    ends = (event for event in events if event.state in _OUTCOMES and _counts(event, attempt))
-    if ended := next((event for event in ends if not (unpublished and event.state == "failed")), None):
-        outcome = _OUTCOMES[ended.state]
-        return Step(kind="destroy", attempt=attempt, outcome=outcome, reason=ended.reason, message=ended.message)
+    last_attempt = limits.max_attempts + max((it.attempt for it in events if it.state == "retried"), default=0)
+    again = _worth_another(mine, may_be_another=attempt < last_attempt)
+    ends = [event for event in events if event.state in _OUTCOMES and _counts(event, attempt) and event is not again]
+    if ends:
+        outcome = _OUTCOMES[ends[0].state]
+        return Step(kind="destroy", attempt=attempt, outcome=outcome, reason=ends[0].reason, message=ends[0].message)
     if cancel_reason:
         return Step(kind="destroy", attempt=attempt, outcome="cancelled", reason=cancel_reason)
-    if unpublished or _last(mine, "lost"):
-        return _another(attempt, limits)
+    if lost := _last(mine, "lost"):
+        return _another(attempt, last_attempt, lost)
+    if again is not None:
+        return Step(kind="lost", attempt=attempt, reason=again.reason, message=again.message)
     provisioned = _last(mine, "provisioned")
     if provisioned is None:
+        return _unplaced(events, mine, now_s=now_s, limits=limits)
+    return _running(mine, provisioned, pods=pods, now_s=now_s, limits=limits, signs=signs)
+
+
+def _unplaced(events: Sequence[Event], mine: Sequence[Event], *, now_s: float, limits: Limits) -> Step:
+    """Without a pod: tried at every tick, until the placement limit. Who never got an answer has not waited yet."""
+    attempt = mine[-1].attempt
+    waiting = _last(mine, "waiting")
+    before = _last(events, "provisioned")
+    held = before is not None and before.data.get("tier") != "COMMUNITY"
+    limit_s = limits.placement_held_s if held else limits.placement_s
+    since = _last(events, "lost") if before is not None else events[0]
+    if waiting is None or since is None or now_s <= since.epoch_s + limit_s:
         return Step(kind="provision", attempt=attempt)
-    return _running(mine, provisioned, pods=pods, now_s=now_s, limits=limits)
+    billed = ", while its volume was billed," if held else ""
+    message = f"no GPU{billed} for {_time(limit_s)} (limits.placement_hours): {waiting.reason}: {waiting.message}"
+    return Step(kind="destroy", attempt=attempt, outcome="failed", reason="PlacementTimeout", message=message)
 
 
-def used(record: RunRecord, now_s: float | None = None) -> tuple[float, float]:
-    """Hours of pods and dollars (GPU and storage) so far, by the ledger's clock and the recorded prices.
-
-    An attempt lasts from its `provisioned` event to the last event that names it; between attempts, and until `now_s`
-    (None: the last event), only the volume costs.
-    """
-    # Two reconciles at once may both have said it: an attempt counts once.
-    starts = {event.attempt: event for event in reversed(record.events) if event.state == "provisioned"}
-    hours = usd = 0.0
-    for attempt, start in starts.items():
-        end_s = max(event.epoch_s for event in record.events if event.attempt == attempt)
-        hours += (end_s - start.epoch_s) / 3600
-        usd += (end_s - start.epoch_s) / 3600 * float(start.data.get("usd_per_hour", 0.0))
-    if starts:
-        first = min(starts.values(), key=lambda event: event.epoch_s)
-        # An attempt on a community machine had no volume: the dear side is that there was one all along.
-        volume_usd = max(float(start.data.get("volume_usd_per_hour", 0.0)) for start in starts.values())
-        until_s = max(event.epoch_s for event in record.events) if now_s is None else now_s
-        idle_hours = max(0.0, (until_s - first.epoch_s) / 3600 - hours)
-        usd += idle_hours * volume_usd
-    return hours, usd
-
-
-def _running(mine: Sequence[Event], provisioned: Event, *, pods: Sequence[Pod], now_s: float, limits: Limits) -> Step:
+def _running(
+    mine: Sequence[Event],
+    provisioned: Event,
+    *,
+    pods: Sequence[Pod],
+    now_s: float,
+    limits: Limits,
+    signs: Signs | None,
+) -> Step:
     attempt = provisioned.attempt
     # By name, too: of two creators at once the other one's pod may have been left.
     names = provisioned.data["pod_id"], provisioned.data.get("pod_name")
-    alive = any(pod.id == names[0] or pod.name == names[1] for pod in pods)
-    deadline_s = float(provisioned.data["deadline_epoch_s"])
-    if now_s > deadline_s + (DEADLINE_GRACE_S if alive else 0.0):
+    pod = next((pod for pod in pods if pod.id == names[0] or pod.name == names[1]), None)
+    grace_s = float(provisioned.data.get("reserve_s", RESERVE_S))
+    if now_s > float(provisioned.data["deadline_epoch_s"]) + (grace_s if pod else 0.0):
         message = "the run reached its deadline (max_hours or max_usd of the budget) before it was done"
         return Step(kind="destroy", attempt=attempt, outcome="failed", reason="DeadlineReached", message=message)
-    if not alive:
-        preempted = _last(mine, "preempted")
-        reason = "Preempted" if preempted else "PodLost"
+    if pod is None:
+        reason = "Preempted" if _last(mine, "preempted") else "PodLost"
         return Step(kind="lost", attempt=attempt, reason=reason, message="the pod is gone and did not say why")
-    spoke = any(event.state in POD_STATES for event in mine)
-    if not spoke and now_s > provisioned.epoch_s + limits.boot_limit_s:
-        message = f"no word from the pod within {limits.boot_limit_s:.0f} s of its creation"
-        return Step(kind="lost", attempt=attempt, reason="BootTimeout", message=message)
+    if (restarts := vain_restarts(mine)) >= MOST_VAIN_RESTARTS:
+        message = f"the container was restarted {restarts} times and got no further{tail(signs)}"
+        return Step(kind="lost" if signs else "look", attempt=attempt, reason="CrashLoop", message=message)
+    now = phase(mine, provisioned.epoch_s, limits)
+    if now.reason == "BootTimeout":
+        return _booting(now, attempt, now_s=now_s, signs=signs)
+    return _silent(now, pod, attempt, now_s=now_s, signs=signs)
+
+
+def _booting(now: Phase, attempt: int, *, now_s: float, signs: Signs | None) -> Step:
+    """RUNNING alone never counts as started: only the pod's first word in the ledger does."""
+    waited_s = now_s - now.since_s
+    if waited_s <= min(FIRST_LOOK_S, now.limit_s):
+        return Step(kind="watch", attempt=attempt)
+    if signs is None:
+        return Step(kind="look", attempt=attempt)
+    if signs.starts > MOST_VAIN_RESTARTS:
+        message = f"the container was started {signs.starts} times without a word to the ledger{tail(signs)}"
+        return Step(kind="lost", attempt=attempt, reason="CrashLoop", message=message)
+    if waited_s > now.limit_s:
+        message = f"no {now.awaited} within {_time(now.limit_s)} of its creation ({now.knob}){tail(signs)}"
+        return Step(kind="lost", attempt=attempt, reason=now.reason, message=message)
     return Step(kind="watch", attempt=attempt)
 
 
-def _is_unpublished(mine: Sequence[Event]) -> bool:
-    """Trained, but the Hub was away: the only copy is on the volume, and another attempt has only to upload it.
+def _silent(now: Phase, pod: Pod, attempt: int, *, now_s: float, signs: Signs | None) -> Step:
+    """The second line: the pod's watchdog should have ended this long ago. Only where the cloud, too, sees a container
+    that is silent or not there; a pod that is only cut off from the ledger goes on until its deadline."""
+    allowed_s = now.limit_s + SECOND_LINE_S
+    if now_s - now.since_s <= allowed_s:
+        return Step(kind="watch", attempt=attempt)
+    if signs is None:
+        return Step(kind="look", attempt=attempt)
+    seen_s = max(now.since_s, signs.stepped_s or 0.0)
+    gone = pod.uptime_s is None
+    if now_s - seen_s <= allowed_s or not (gone or signs.is_silent(now_s, allowed_s)):
+        return Step(kind="watch", attempt=attempt)
+    where = "its container does not run" if gone else "the pod's log is as silent as the ledger"
+    message = f"no {now.awaited} for {_time(now_s - seen_s)} ({now.knob}), and {where}{tail(signs)}"
+    return Step(kind="lost", attempt=attempt, reason=now.reason, message=message)
 
-    A community pod took its disk with it: to train once more would be a retry nobody asked for.
+
+def _worth_another(mine: Sequence[Event], *, may_be_another: bool) -> Event | None:
+    """The failure of this attempt that is not the run's end: asked for by hand, or the next attempt may do better.
+
+    A community pod took its disk with it, adapter and all: to train once more would be a retry nobody asked for.
     """
-    failed = _last(mine, "failed")
-    start = _last(mine, "provisioned")
+    failed, start = _last(mine, "failed"), _last(mine, "provisioned")
+    if failed is None or failed.writer != "pod":
+        return None
+    by_hand = any(event.state == "retried" and event.seq > failed.seq for event in mine)
     kept = start is None or start.data.get("tier") != "COMMUNITY"
-    return kept and failed is not None and failed.reason == "HubUnreachable" and _last(mine, "publishing") is not None
+    published = kept and _last(mine, "publishing") is not None and failed.reason in _UPLOAD_AGAIN
+    return failed if by_hand or (may_be_another and (published or failed.reason in _ELSEWHERE)) else None
 
 
 def _counts(event: Event, attempt: int) -> bool:
@@ -126,12 +174,18 @@ def _counts(event: Event, attempt: int) -> bool:
     return event.state == "cancelled" or event.attempt == attempt
 
 
-def _another(attempt: int, limits: Limits) -> Step:
-    if attempt >= limits.max_attempts:
-        message = f"{attempt} attempts lost their pod"
+def _another(attempt: int, last_attempt: int, lost: Event) -> Step:
+    if attempt >= last_attempt:
+        message = f"{attempt} attempts lost their pod, the last one by {lost.reason}: {lost.message}"
         return Step(kind="destroy", attempt=attempt, outcome="failed", reason="TooManyAttempts", message=message)
     return Step(kind="provision", attempt=attempt + 1)
 
 
 def _last(events: Sequence[Event], state: str) -> Event | None:
     return next((event for event in reversed(events) if event.state == state), None)
+
+
+def _time(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 3 * 3600 else f"{seconds / 3600:g} h"

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from pushtrain.budget import used
 from pushtrain.events import Event
 from pushtrain.ledger import RunRecord
-from pushtrain.lifecycle import used
 
 # The phases a person follows, in order; control states in between are folded into the one before.
 PHASES = (

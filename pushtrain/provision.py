@@ -1,15 +1,16 @@
 """From a claimed run to a pod: the ladder is climbed, or the run waits, or it ends; and a pod whose creator died is
 taken over."""
 
-from pushtrain.climb import LEAST_USEFUL_S, climb, pinned_data_center, record_pod, volume_of
+from pushtrain.budget import left
+from pushtrain.climb import LEAST_USEFUL_S, climb, record_pod, volume_of
 from pushtrain.cloud import Live
 from pushtrain.control import Control
 from pushtrain.errors import CloudAuthFailed, CloudError, NoBalance, NoCapacity, RequestRejected
 from pushtrain.events import EventDraft, now_text, parse_time
 from pushtrain.ledger import RunRecord
-from pushtrain.placement import ladder
+from pushtrain.receipt import rented
 from pushtrain.run import Run
-from pushtrain.rungs import left, rung_of, rungs_in
+from pushtrain.rungs import rung_of, rungs_in
 from pushtrain.spec import JobSpec
 
 
@@ -20,17 +21,11 @@ def provision(control: Control, run: Run, spec: JobSpec, record: RunRecord, *, l
     No capacity, no balance and a refused key leave the run waiting and are tried again by the next tick; a request the
     cloud will never accept ends it. Raises NoBalance, CloudAuthFailed, RequestRejected after writing that down.
     """
-    left_h, left_usd = left(spec, record, control.clock())
-    if left_h * 3600 < LEAST_USEFUL_S or left_usd <= 0:
+    rest = left(spec, record, control.clock(), _billed_usd(control, record))
+    if rest.hours * 3600 < LEAST_USEFUL_S or rest.usd <= 0:
         return _budget_spent(control, run, attempt)
     try:
-        candidates = ladder(
-            spec,
-            control.cloud.offers(spec.compute.count),
-            known_gpus=control.cloud.gpu_names(),
-            volume_data_center=pinned_data_center(record),
-        )
-        if climb(control, run, spec, record, candidates, live=live, attempt=attempt):
+        if climb(control, run, spec, record, live=live, rest=rest, attempt=attempt):
             return True
         return _budget_spent(control, run, attempt)
     except NoCapacity as nothing:
@@ -92,6 +87,18 @@ def _wait(control: Control, run: Run, attempt: int, why: CloudError) -> None:
         return  # once is enough: a run that waits all night does not fill its branch
     draft = EventDraft(state="waiting", writer="control", attempt=attempt, reason=why.reason, message=str(why))
     control.ledger.append(run.id, events=[draft])
+
+
+def _billed_usd(control: Control, record: RunRecord) -> float:
+    """The bill of what the run had so far; 0 before it had anything, and while nobody can say."""
+    pods, volumes = rented(record)
+    if not pods:
+        return 0.0
+    try:
+        return control.cloud.bill(pods, volumes, record.events[0].time).total_usd
+    except CloudError as failure:
+        control.say(f"{record.run_id}: no bill from the cloud yet: {failure}")
+        return 0.0
 
 
 def _budget_spent(control: Control, run: Run, attempt: int) -> bool:

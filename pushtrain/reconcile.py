@@ -10,6 +10,7 @@ that is not listed had already written its last word.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 
 from pushtrain.climb import one_pod
 from pushtrain.cloud import Live
@@ -25,9 +26,13 @@ from pushtrain.provision import adopt, provision
 from pushtrain.redact import redact
 from pushtrain.refs import Look
 from pushtrain.run import Run, ledger_prefix, resource_prefix
+from pushtrain.signs import last_step_s, look
 from pushtrain.source import Source
 from pushtrain.spec_file import loads
 from pushtrain.teardown import destroy, remove_late, remove_orphans, unowned
+
+# How often a silent pod's log is read, and a run without a place is tried again, by one process.
+LOOK_EVERY_S = TRY_EVERY_S = 60.0
 
 
 @dataclass(kw_only=True)
@@ -98,13 +103,7 @@ def _advance(control: Control, record: RunRecord, wanted: Desired, live: Live) -
     while True:
         if not record.is_over and adopt(control, run, record, live):
             record = control.ledger.read(record.run_id)
-        step = next_step(
-            record,
-            pods=one_pod(control, run, max(event.attempt for event in record.events), live),
-            cancel_reason=_cancel_reason(control, record, wanted),
-            now_s=control.clock(),
-            limits=control.limits,
-        )
+        step = _next(control, run, record, wanted, live)
         if step.kind == "over":
             remove_late(control, run)
             return str((record.receipt or {}).get("outcome", ""))
@@ -120,9 +119,29 @@ def _advance(control: Control, record: RunRecord, wanted: Desired, live: Live) -
         record = control.ledger.read(record.run_id)
 
 
+def _next(control: Control, run: Run, record: RunRecord, wanted: Desired, live: Live) -> Step:
+    """What to do now; a pod that says nothing is looked at, once a minute."""
+    decide = partial(
+        next_step,
+        record,
+        pods=one_pod(control, run, max(event.attempt for event in record.events), live),
+        cancel_reason=_cancel_reason(control, record, wanted),
+        now_s=control.clock(),
+        limits=control.limits(record),
+    )
+    step = decide()
+    if step.kind != "look":
+        return step
+    if control.clock() < control.looked_s.get(run.id, 0.0) + LOOK_EVERY_S:
+        return Step(kind="watch", attempt=step.attempt)
+    control.looked_s[run.id] = control.clock()
+    pod_id = next(str(event.data["pod_id"]) for event in reversed(record.events) if event.state == "provisioned")
+    return decide(signs=look(control.cloud, pod_id, stepped_s=last_step_s(control.ledger, record)))
+
+
 def _try_to_provision(control: Control, run: Run, record: RunRecord, live: Live, step: Step) -> bool:
     now_s = control.clock()
-    if record.last.state == "waiting" and now_s < control.tried_s.get(run.id, 0.0) + 60.0:
+    if record.last.state == "waiting" and now_s < control.tried_s.get(run.id, 0.0) + TRY_EVERY_S:
         return False
     control.tried_s[run.id] = now_s
     spec = loads(record.spec, str(record.run["spec_path"]), check_name=False)
@@ -239,5 +258,6 @@ def _run_json(control: Control, job: Job, candidates: list[Candidate], trigger: 
         "resource_prefix": resource_prefix(job.run(control.settings.ledger_url).id, control.settings.ledger_url),
         "candidates": [asdict(candidate) for candidate in candidates],
         "budget": {"max_usd": spec.budget.max_usd, "max_hours": spec.budget.max_hours},
+        "limits": spec.limits.model_dump(mode="json"),
     }
     return json_bytes(document)

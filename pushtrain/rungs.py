@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pushtrain.budget import Left, pod_seconds
 from pushtrain.cloud import Pod, Tier, Volume
 from pushtrain.control import Control
 from pushtrain.events import Event, EventDraft
 from pushtrain.ledger import RunRecord
-from pushtrain.lifecycle import used
 from pushtrain.placement import Candidate, hourly_usd, volume_usd_per_hour, where
 from pushtrain.run import Run
 from pushtrain.spec import JobSpec
@@ -20,8 +20,9 @@ STALE_SHARE, STALE_MOST_S = 0.05, 600.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rung:
-    """A candidate with what is left of the budget on it: `usd_per_hour` is with storage, the deadline is when the
-    first of the two caps is reached. On a community machine `data_center` is None, and there is no network volume."""
+    """A candidate with what is left of the budget on it: `usd_per_hour` is with storage, the deadline is `reserve_s`
+    before the first of the two caps is reached. On a community machine `data_center` is None, and there is no network
+    volume."""
 
     gpu: str
     data_center: str | None
@@ -29,6 +30,7 @@ class Rung:
     usd_per_hour: float
     volume_usd_per_hour: float
     deadline_epoch_s: float
+    reserve_s: float
 
     @property
     def key(self) -> tuple[str, str | None, str]:
@@ -40,23 +42,18 @@ class Rung:
         return f"{self.gpu} {where(self.data_center)}"
 
     @classmethod
-    def of(cls, spec: JobSpec, record: RunRecord, candidate: Candidate, now_s: float) -> "Rung":
-        left_h, left_usd = left(spec, record, now_s)
-        rate = hourly_usd(candidate, spec)
+    def of(cls, spec: JobSpec, candidate: Candidate, rest: Left, now_s: float) -> "Rung":
+        rate, volume = hourly_usd(candidate, spec), volume_usd_per_hour(spec, candidate)
+        seconds, reserve_s = pod_seconds(rest, usd_per_hour=rate, volume_usd_per_hour=volume)
         return cls(
             gpu=candidate.gpu,
             data_center=candidate.data_center,
             tier=candidate.tier,
             usd_per_hour=round(rate, 6),
-            volume_usd_per_hour=round(volume_usd_per_hour(spec, candidate), 6),
-            deadline_epoch_s=round(now_s + min(left_h, left_usd / rate) * 3600, 3),
+            volume_usd_per_hour=round(volume, 6),
+            deadline_epoch_s=round(now_s + seconds, 3),
+            reserve_s=round(reserve_s, 3),
         )
-
-
-def left(spec: JobSpec, record: RunRecord, now_s: float) -> tuple[float, float]:
-    """Hours and dollars the budget still has; a volume that waits between attempts spends, too."""
-    hours, usd = used(record, now_s)
-    return spec.budget.max_hours - hours, spec.budget.max_usd - usd
 
 
 def rungs_in(planned: Event) -> list[Rung]:
@@ -86,12 +83,9 @@ def rung_of(rungs: Sequence[Rung], pod: Pod | None, volume: Volume | None) -> Ru
     )
 
 
-def recorded_rungs(
-    control: Control, run: Run, spec: JobSpec, record: RunRecord, candidates: Sequence[Candidate], attempt: int
-) -> list[Rung]:
-    """A rung for each candidate, in the ledger when this returns."""
+def recorded_rungs(control: Control, run: Run, record: RunRecord, fresh: Sequence[Rung], *, attempt: int) -> list[Rung]:
+    """`fresh`, or what was recorded of the same places and is still good; in the ledger when this returns."""
     now_s = control.clock()
-    fresh = [Rung.of(spec, record, candidate, now_s) for candidate in candidates]
     mine = [event for event in record.events if event.attempt == attempt and event.state == "provisioning"]
     known = {rung.key: rung for rung in (rungs_in(mine[-1]) if mine else ())}
     if all(rung.key in known and _still_good(known[rung.key], rung, now_s) for rung in fresh):
@@ -102,7 +96,7 @@ def recorded_rungs(
     draft = EventDraft(state="provisioning", writer="control", attempt=attempt, message=message, data=data)
     control.ledger.append(run.id, events=[draft])
     control.say(f"{run.id}: provisioning, {message}")
-    return fresh
+    return list(fresh)
 
 
 def _still_good(old: Rung, new: Rung, now_s: float) -> bool:

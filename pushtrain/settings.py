@@ -24,8 +24,12 @@ class Settings:
     tick_s: float = 10.0
     boot_limit_s: float = 900.0
     """From the pod's creation to its first event."""
+    environment_limit_s: float = 1800.0
+    """From the first event to the installed environment; the pod's watchdog enforces it, like the two below."""
+    upload_limit_s: float = 3600.0
+    """From the last step to the adapter on the Hub."""
     stall_limit_s: float = 1800.0
-    """Longest silence of a trainer that is alive; the pod's watchdog enforces it."""
+    """Longest silence of a trainer that is alive: no line, no byte."""
     max_attempts: int = 3
     teardown_wait_s: float = 120.0
     """How long destroy asks the cloud again before it calls what is left a leak."""
@@ -36,8 +40,8 @@ def load_settings(root: Path, environ: Mapping[str, str] | None = None) -> Setti
 
     PUSHTRAIN_LEDGER_URL (default: PUSHTRAIN_SOURCE_URL), PUSHTRAIN_SOURCE_URL (default: remote 'origin'),
     PUSHTRAIN_STATE_DIR (default: .pushtrain in the work tree), PUSHTRAIN_LEDGER_TOKEN (default: GITHUB_TOKEN where the
-    ledger is on that GitHub); in seconds PUSHTRAIN_TICK_S, PUSHTRAIN_BOOT_LIMIT_S and PUSHTRAIN_TEARDOWN_WAIT_S.
-    Paths among them count from the work tree.
+    ledger is on that GitHub); in seconds PUSHTRAIN_TICK_S, PUSHTRAIN_BOOT_LIMIT_S, PUSHTRAIN_LIMIT_ENVIRONMENT_S,
+    PUSHTRAIN_LIMIT_UPLOAD_S and PUSHTRAIN_TEARDOWN_WAIT_S. Paths among them count from the work tree.
     Raises PushtrainError outside a git work tree, without any remote, or for a time that is none.
     """
     environ = os.environ if environ is None else environ
@@ -67,6 +71,8 @@ def load_settings(root: Path, environ: Mapping[str, str] | None = None) -> Setti
         ledger_token=_token(ledger_url, environ),
         tick_s=_seconds(environ, "PUSHTRAIN_TICK_S", Settings.tick_s),
         boot_limit_s=_seconds(environ, "PUSHTRAIN_BOOT_LIMIT_S", Settings.boot_limit_s),
+        environment_limit_s=_seconds(environ, "PUSHTRAIN_LIMIT_ENVIRONMENT_S", Settings.environment_limit_s),
+        upload_limit_s=_seconds(environ, "PUSHTRAIN_LIMIT_UPLOAD_S", Settings.upload_limit_s),
         teardown_wait_s=_seconds(environ, "PUSHTRAIN_TEARDOWN_WAIT_S", Settings.teardown_wait_s),
     )
 

@@ -180,6 +180,17 @@ class Budget(Part):
     """US dollars, storage included."""
 
 
+class Limits(Part):
+    """How long the run may stand still; the other limits are the control plane's."""
+
+    placement_hours: Annotated[float, Field(gt=0, le=720)] = 24
+    """Hours it may wait for a GPU; a quarter of it once a pod was lost, since the volume is billed meanwhile."""
+    first_step_minutes: Annotated[float, Field(gt=0, le=1440)] = 60
+    """Minutes from the installed environment to the first step: model, data, compilation."""
+    step_gap_minutes: Annotated[float, Field(gt=0, le=1440)] = 30
+    """Minutes between two steps."""
+
+
 class Publish(Part):
     """Where the adapter goes."""
 
@@ -206,6 +217,7 @@ class JobSpec(Part):
     train: Train = Train()
     compute: Compute
     budget: Budget
+    limits: Limits = Limits()
     publish: Publish
     track: list[Literal["tensorboard"]] = []
     """Besides the ledger: tensorboard writes event files beside the checkpoints."""

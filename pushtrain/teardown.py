@@ -6,10 +6,11 @@ from pushtrain.cloud import Live
 from pushtrain.control import Control
 from pushtrain.deployment import NAME, deployment_file
 from pushtrain.errors import CloudError, EngineError, LeakError, StackLocked
-from pushtrain.events import EventDraft, now_text, parse_time
+from pushtrain.events import EventDraft, now_text
 from pushtrain.jsontext import json_bytes
 from pushtrain.ledger import RunRecord
-from pushtrain.lifecycle import Step, used
+from pushtrain.lifecycle import Step
+from pushtrain.receipt import make_receipt
 from pushtrain.run import Run, ledger_prefix, resource_prefix
 
 CONSOLE = "https://console.runpod.io/pods"
@@ -45,7 +46,7 @@ def destroy(control: Control, run: Run, record: RunRecord, step: Step) -> str:
     record = control.ledger.read(run.id)
     if record.is_over:  # another reconcile was here at the same time; its receipt stands
         return str((record.receipt or {}).get("outcome", ""))
-    receipt = _receipt(control, run, record, outcome, proof)
+    receipt = make_receipt(control, run, record, outcome, proof)
     closed = EventDraft(
         state="closed",
         writer="control",
@@ -188,60 +189,3 @@ def _leak(control: Control, run: Run, step: Step, left: Live | None, complaint: 
 def _names(left: Live) -> str:
     pods = [f"pod {pod.id} ({pod.name})" for pod in left.pods]
     return ", ".join(pods + [f"network volume {volume.id} ({volume.name})" for volume in left.volumes])
-
-
-def _receipt(
-    control: Control, run: Run, record: RunRecord, outcome: str, proof: dict[str, object]
-) -> dict[str, object]:
-    """What was rented, for how long, what it cost and what was estimated. A run is over only with this file."""
-    pods, volumes = _rented(record)
-    hours, usd = used(record)
-    billed, source = usd, "time × price"
-    if pods or volumes:
-        try:
-            bill = control.cloud.bill(pods, volumes, record.events[0].time)
-            billed, source = bill.total_usd, "billing API"
-        except CloudError as failure:
-            control.say(f"{run.id}: no bill from the cloud: {failure}")
-    else:
-        source = "nothing was rented"
-    return {
-        "run_id": run.id,
-        "outcome": outcome,
-        "closed": now_text(control.clock()),
-        "attempts": max(event.attempt for event in record.events),
-        "pods": pods,
-        "volumes": volumes,
-        "billed_usd": round(billed, 6),
-        "billed_source": source,
-        "time_times_price_usd": round(usd, 6),
-        "pod_hours": round(hours, 6),
-        "cap_usd": record.run.get("budget", {}).get("max_usd"),
-        "phases_s": phases_s(record, control.clock()),
-        "proof": proof,
-    }
-
-
-def _rented(record: RunRecord) -> tuple[list[str], list[str]]:
-    """Ids of every pod and volume the run's events know of, whoever said so: they are what the bill is asked for."""
-    pods: set[str] = set()
-    volumes: set[str] = set()
-    for event in record.events:
-        if event.state == "provisioned":
-            pods.add(str(event.data["pod_id"]))
-            volumes.add(str(event.data["volume_id"]))
-        elif event.state == "destroying":
-            pods.update(event.data.get("pods") or ())
-            volumes.update(event.data.get("volumes") or ())
-        elif event.state == "booting":
-            pods.add(str(event.data.get("pod") or ""))
-    return sorted(pods - {""}), sorted(volumes - {""})
-
-
-def phases_s(record: RunRecord, now_s: float) -> dict[str, float]:
-    """Seconds from each event to the next, summed by state; the last one lasts until now."""
-    spans: dict[str, float] = {}
-    times = [parse_time(event.time) for event in record.events] + [now_s]
-    for event, begin, end in zip(record.events, times, times[1:], strict=False):
-        spans[event.state] = round(spans.get(event.state, 0.0) + max(0.0, end - begin), 3)
-    return spans

@@ -1,14 +1,22 @@
 """Every answer of `next_step`, as a table: what the ledger says, what the cloud lists, the time; then the step."""
 
+from dataclasses import replace
+
 import pytest
 
+from pushtrain.budget import RESERVE_S
 from pushtrain.cloud import Pod
 from pushtrain.events import Event, now_text
 from pushtrain.ledger import RunRecord
-from pushtrain.lifecycle import DEADLINE_GRACE_S, Limits, Step, next_step, used
+from pushtrain.lifecycle import Step, next_step
+from pushtrain.limits import SECOND_LINE_S, Limits
+from pushtrain.signs import Signs
 
-LIMITS = Limits(boot_limit_s=900.0, max_attempts=3)
+LIMITS = Limits(placement_s=24 * 3600.0, placement_held_s=6 * 3600.0, boot_s=900.0, max_attempts=3)
 DEADLINE_S = 10_000.0
+CONTROLS = ("RequestRejected", "BudgetSpent")
+SILENT = Signs(answered=True, heard_s=50.0, starts=1, lines=("container: step 3",))
+UNKNOWN = Signs(answered=False)
 
 
 def event(text: str, seq: int) -> Event:
@@ -19,12 +27,14 @@ def event(text: str, seq: int) -> Event:
         data = {"pod_id": f"pod{attempt or 1}", "deadline_epoch_s": DEADLINE_S, "usd_per_hour": 3.6}
     if state in ("destroying", "leak"):
         data = {"outcome": "failed"}
-    pod = state in ("booting", "environment", "preparing", "training", "publishing", "finished", "preempted")
+    if state == "training":
+        data = {"resumed_from_step": int(reason or 0)}
+    pod = state in ("booting", "environment", "preparing", "training", "publishing", "finished", "preempted", "failed")
     return Event(
         seq=seq,
         time=now_text(seq * 10.0),
         state=state,
-        writer="pod" if pod else "control",
+        writer="pod" if pod and reason not in CONTROLS else "control",
         attempt=int(attempt or 1),
         reason=reason,
         message=f"about {state}",
@@ -47,9 +57,19 @@ def pod(pod_id: str) -> Pod:
     return Pod(**fields)  # type: ignore[arg-type]
 
 
-def step(*texts: str, pods: str = "", cancel: str | None = None, now_s: float = 100.0, over: bool = False) -> Step:
-    live = [pod(name) for name in pods.split()]
-    return next_step(record(*texts, over=over), pods=live, cancel_reason=cancel, now_s=now_s, limits=LIMITS)
+def step(
+    *texts: str,
+    pods: str = "",
+    cancel: str | None = None,
+    now_s: float = 100.0,
+    over: bool = False,
+    signs: Signs | None = None,
+) -> Step:
+    """`pods` are ids; one with a `!` has no running container."""
+    live = [replace(pod(name.rstrip("!")), uptime_s=None if name.endswith("!") else 10) for name in pods.split()]
+    return next_step(
+        record(*texts, over=over), pods=live, cancel_reason=cancel, now_s=now_s, limits=LIMITS, signs=signs
+    )
 
 
 RUNNING = ("claimed", "provisioning", "provisioned", "booting", "training")
@@ -79,11 +99,28 @@ RUNNING = ("claimed", "provisioning", "provisioned", "booting", "training")
         ([*RUNNING, "lost:1", "lost:2", "lost:3"], ("destroy", 3, "failed", "TooManyAttempts")),
         ([*RUNNING, "failed:1:Late", "lost:1", "provisioning:2"], ("provision", 2)),
         # Trained, not uploaded: the adapter is on the volume, so the volume lives and another attempt uploads it.
-        ([*RUNNING, "publishing", "failed:1:HubUnreachable"], ("provision", 2)),
+        ([*RUNNING, "publishing", "failed:1:HubUnreachable"], ("lost", 1)),
+        ([*RUNNING, "publishing", "failed:1:HubUnreachable", "lost:1:HubUnreachable"], ("provision", 2)),
+        ([*RUNNING, "publishing", "failed:1:UploadTimeout"], ("lost", 1)),
+        ([*RUNNING, "failed:1:UploadTimeout"], ("destroy", 1, "failed", "UploadTimeout")),
         ([*RUNNING, "failed:1:HubUnreachable"], ("destroy", 1, "failed", "HubUnreachable")),
         ([*RUNNING, "publishing", "failed:1:HubForbidden"], ("destroy", 1, "failed", "HubForbidden")),
         ([*RUNNING, "publishing", "failed:1:HubUnreachable", "cancelled:1:X"], ("destroy", 1, "cancelled", "X")),
         (["provisioned:3", "publishing:3", "failed:3:HubUnreachable"], ("destroy", 3, "failed", "HubUnreachable")),
+        # Another machine may do better; what is wrong with the training itself would only happen again.
+        ([*RUNNING[:4], "failed:1:EnvironmentTimeout"], ("lost", 1)),
+        ([*RUNNING, "failed:1:StepGap"], ("lost", 1)),
+        ([*RUNNING, "failed:1:StepGap", "lost:1:StepGap"], ("provision", 2)),
+        ([*RUNNING, "failed:1:Stalled"], ("lost", 1)),
+        (["provisioned:3", "training:3", "failed:3:StepGap"], ("destroy", 3, "failed", "StepGap")),
+        ([*RUNNING[:4], "failed:1:FirstStepTimeout"], ("destroy", 1, "failed", "FirstStepTimeout")),
+        ([*RUNNING, "failed:1:StepGap", "cancelled:1:X"], ("destroy", 1, "cancelled", "X")),
+        # Asked for again by hand, before the teardown began: on the same volume, with three attempts more.
+        ([*RUNNING, "failed:1:LossNotFinite", "retried"], ("lost", 1)),
+        ([*RUNNING, "failed:1:LossNotFinite", "retried", "lost:1:LossNotFinite"], ("provision", 2)),
+        (["provisioned:3", "failed:3:X", "retried:3", "lost:3", "lost:4", "lost:5"], ("provision", 6)),
+        (["provisioned:3", "failed:3:X", "retried:3", "lost:6"], ("destroy", 6, "failed", "TooManyAttempts")),
+        ([*RUNNING, "failed:1:X", "destroying:1:X", "retried"], ("destroy", 1, "failed", "X")),
         # An end that was begun is gone on with, whatever a dying pod still gets said.
         ([*RUNNING, "destroying:1:DeadlineReached"], ("destroy", 1, "failed", "DeadlineReached")),
         ([*RUNNING, "destroying:1:DeadlineReached", "training"], ("destroy", 1, "failed", "DeadlineReached")),
@@ -98,14 +135,17 @@ def test_what_the_ledger_says_decides(texts: list[str], expected: tuple[object, 
         assert (found.kind, found.attempt, *([found.outcome, found.reason] if found.outcome else [])) == expected
 
 
+BOOTED_S, TRAINED_S = 40.0, 50.0  # when the events of RUNNING happened
+
+
 @pytest.mark.parametrize(
     ("texts", "pods", "now_s", "expected"),
     [
         # A pod that is listed is watched: also before its first word, and while it says it is being preempted.
         (RUNNING, "pod1", 100.0, ("watch", "")),
-        (RUNNING[:3], "pod1", 30.0 + 900.0, ("watch", "")),
-        (RUNNING[:3], "pod1", 30.0 + 900.1, ("lost", "BootTimeout")),
-        (RUNNING[:4], "pod1", 5000.0, ("watch", "")),
+        (RUNNING[:3], "pod1", 30.0 + 60.0, ("watch", "")),
+        (RUNNING[:3], "pod1", 30.0 + 60.1, ("look", "")),
+        (RUNNING[:4], "pod1", BOOTED_S + 1800 + SECOND_LINE_S, ("watch", "")),
         ([*RUNNING, "preempted"], "pod1", 100.0, ("watch", "")),
         # A pod that is not listed is lost; another pod, of an earlier attempt, is not this one.
         (RUNNING, "", 100.0, ("lost", "PodLost")),
@@ -113,10 +153,9 @@ def test_what_the_ledger_says_decides(texts: list[str], expected: tuple[object, 
         ([*RUNNING, "preempted"], "", 100.0, ("lost", "Preempted")),
         ([*RUNNING, "lost:1", "provisioned:2"], "pod1", 100.0, ("lost", "PodLost")),
         ([*RUNNING, "lost:1", "provisioned:2"], "pod2", 100.0, ("watch", "")),
-        ([*RUNNING, "lost:1", "provisioned:2"], "pod2", 70.0 + 900.1, ("lost", "BootTimeout")),
         # The deadline ends the run; a living pod's watchdog has a little longer to do it by itself.
-        (RUNNING, "pod1", DEADLINE_S + DEADLINE_GRACE_S, ("watch", "")),
-        (RUNNING, "pod1", DEADLINE_S + DEADLINE_GRACE_S + 0.1, ("destroy", "DeadlineReached")),
+        (RUNNING, "pod1", DEADLINE_S + RESERVE_S + 0.1, ("destroy", "DeadlineReached")),
+        (RUNNING[:3], "pod1", DEADLINE_S + RESERVE_S + 0.1, ("destroy", "DeadlineReached")),
         (RUNNING, "", DEADLINE_S, ("lost", "PodLost")),
         (RUNNING, "", DEADLINE_S + 0.1, ("destroy", "DeadlineReached")),
     ],
@@ -127,7 +166,94 @@ def test_while_it_runs_the_cloud_and_the_clock_decide(
     found = step(*texts, pods=pods, now_s=now_s)
     assert (found.kind, found.reason) == expected
     assert found.outcome == ("failed" if found.kind == "destroy" else None)
-    assert bool(found.message) == (found.kind != "watch")
+    assert bool(found.message) == (found.kind not in ("watch", "look"))
+
+
+LOOPING = Signs(answered=True, starts=4, lines=("system: start container", "container: exec python3: not found"))
+STARTED = Signs(answered=True, heard_s=60.0, starts=1, lines=("container: ledger: 403; trying again",))
+
+
+@pytest.mark.parametrize(
+    ("now_s", "signs", "expected", "words"),
+    [
+        (30.0 + 60.1, STARTED, ("watch", ""), ""),
+        (30.0 + 60.1, UNKNOWN, ("watch", ""), ""),
+        (30.0 + 60.1, LOOPING, ("lost", "CrashLoop"), "python3: not found"),
+        (30.0 + 900.0, STARTED, ("watch", ""), ""),
+        (30.0 + 900.1, STARTED, ("lost", "BootTimeout"), "ledger: 403"),
+        (30.0 + 900.1, UNKNOWN, ("lost", "BootTimeout"), "15 min"),
+        (30.0 + 900.1, LOOPING, ("lost", "CrashLoop"), "4 times"),
+    ],
+)
+def test_a_pod_that_never_spoke_is_given_up_and_its_log_says_why(
+    now_s: float, signs: Signs, expected: tuple[str, str], words: str
+) -> None:
+    found = step(*RUNNING[:3], pods="pod1!", now_s=now_s, signs=signs)
+    assert (found.kind, found.reason) == expected
+    assert words in found.message
+
+
+LATE = SECOND_LINE_S + 0.1
+
+
+@pytest.mark.parametrize(
+    ("texts", "since_s", "limit_s", "reason"),
+    [
+        (RUNNING[:4], BOOTED_S, LIMITS.environment_s, "EnvironmentTimeout"),
+        ([*RUNNING[:4], "environment"], TRAINED_S, LIMITS.first_step_s, "FirstStepTimeout"),
+        ([*RUNNING[:4], "preparing"], TRAINED_S, LIMITS.first_step_s, "FirstStepTimeout"),
+        (RUNNING, TRAINED_S, LIMITS.first_step_s, "StepGap"),
+        ([*RUNNING, "publishing"], 60.0, LIMITS.upload_s, "UploadTimeout"),
+    ],
+)
+def test_a_pod_that_fell_silent_is_given_up_only_when_its_cloud_finds_it_silent_too(
+    texts: list[str], since_s: float, limit_s: float, reason: str
+) -> None:
+    late_s = since_s + limit_s + LATE
+    assert step(*texts, pods="pod1", now_s=late_s - 0.2).kind == "watch"
+    assert step(*texts, pods="pod1", now_s=late_s).kind == "look"
+    speaking = replace(SILENT, heard_s=late_s - 60.0)
+    stepping = replace(SILENT, stepped_s=late_s - 60.0)
+    for signs in (UNKNOWN, speaking, stepping):
+        assert step(*texts, pods="pod1", now_s=late_s, signs=signs).kind == "watch", signs
+    for pods, signs in (
+        ("pod1", replace(SILENT, heard_s=None)),
+        ("pod1", replace(SILENT, heard_s=10.0)),
+        ("pod1!", UNKNOWN),
+    ):
+        found = step(*texts, pods=pods, now_s=late_s, signs=signs)
+        assert (found.kind, found.reason) == ("lost", reason), (pods, signs)
+        assert found.message.count("limit") + found.message.count("LIMIT") == 1, found.message
+
+
+def test_containers_that_start_again_and_again_in_vain_are_a_crash_loop() -> None:
+    booted = [*RUNNING[:3], *["booting"] * 3]
+    assert step(*booted, pods="pod1").kind == "watch"
+    assert step(*booted, "booting", pods="pod1").kind == "look"
+    found = step(*booted, "booting", pods="pod1", signs=LOOPING)
+    assert (found.kind, found.reason) == ("lost", "CrashLoop") and "not found" in found.message
+    assert step(*booted, "booting", pods="pod1", signs=UNKNOWN).reason == "CrashLoop"
+    # Each of these got further than the one before: a memory leak that costs an hour, not a loop.
+    working = [*RUNNING[:3], *(it for n in range(8) for it in ("booting", f"training:1:{n * 50}"))]
+    assert step(*working, pods="pod1").kind == "watch"
+    stuck = [*working, *(it for _ in range(3) for it in ("booting", "training:1:350"))]
+    assert step(*stuck, pods="pod1", signs=UNKNOWN).reason == "CrashLoop"
+
+
+@pytest.mark.parametrize(
+    ("texts", "since_s", "limit_s"),
+    [
+        (["claimed", "provisioning", "waiting:1:NoCapacity"], 10.0, LIMITS.placement_s),
+        ([*RUNNING, "lost:1", "provisioning:2", "waiting:2:NoCapacity"], 60.0, LIMITS.placement_held_s),
+    ],
+)
+def test_a_run_waits_for_a_place_until_its_limit(texts: list[str], since_s: float, limit_s: float) -> None:
+    assert step(*texts, now_s=since_s + limit_s).kind == "provision"
+    found = step(*texts, now_s=since_s + limit_s + 0.1)
+    assert (found.kind, found.outcome, found.reason) == ("destroy", "failed", "PlacementTimeout")
+    assert "placement_hours" in found.message and "about waiting" in found.message
+    # Nobody asked for a long time, so nobody waited: first it is tried.
+    assert step(*texts[:-1], now_s=since_s + limit_s + 0.1).kind == "provision"
 
 
 @pytest.mark.parametrize(
@@ -151,10 +277,3 @@ def test_a_spec_that_head_no_longer_has_cancels_what_is_not_at_its_end(
 def test_a_receipt_is_the_end() -> None:
     for cancel in (None, "SpecDeleted"):
         assert step(*RUNNING, "destroying", "closed", "training", over=True, cancel=cancel).kind == "over"
-
-
-def test_what_was_used_is_time_times_price_of_every_attempt() -> None:
-    assert used(record("claimed", "waiting")) == (0.0, 0.0)
-    hours, usd = used(record("claimed", "provisioned", "training", "lost", "waiting:2", "provisioned:2", "finished:2"))
-    assert hours == pytest.approx((20 + 10) / 3600)
-    assert usd == pytest.approx(3.6 * (20 + 10) / 3600)

@@ -1,0 +1,83 @@
+"""What a run has used of its hours and dollars, and what is left. Pure.
+
+Both caps hold over all attempts with storage. Time × price is counted here by the ledger's events; the cloud's bill
+comes late, but where it says more, more was spent.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pushtrain.events import POD_ENDS, Event
+from pushtrain.ledger import RunRecord
+from pushtrain.spec import JobSpec
+
+# The pod is told to be gone this much before the cap, so that a control plane that has to do it itself still keeps it;
+# of a short budget it is a tenth.
+RESERVE_S, RESERVE_SHARE = 60.0, 0.1
+# Kept of the dollars for the volume between the last pod's end and the tick that removes it: the schedule is hourly.
+TEARDOWN_HOURS, TEARDOWN_SHARE = 1.0, 0.05
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Left:
+    """What the budget still has: hours of pods, and dollars."""
+
+    hours: float
+    usd: float
+
+
+def used(record: RunRecord, now_s: float | None = None) -> tuple[float, float]:
+    """Hours of pods and dollars (GPU and storage) so far, by the recorded prices.
+
+    An attempt lasts from its `provisioned` event to its end; between attempts, and until `now_s` (None: the last
+    event), only the volume costs.
+    """
+    # Two reconciles at once may both have said it: an attempt counts once.
+    starts = {event.attempt: event for event in reversed(record.events) if event.state == "provisioned"}
+    hours = usd = 0.0
+    for attempt, start in starts.items():
+        spent_h = max(0.0, (_end_s(record.events, attempt, start) - start.epoch_s) / 3600)
+        hours += spent_h
+        usd += spent_h * float(start.data.get("usd_per_hour", 0.0))
+    if starts:
+        first = min(starts.values(), key=lambda event: event.epoch_s)
+        # An attempt on a community machine had no volume: the dear side is that there was one all along.
+        volume_usd = max(float(start.data.get("volume_usd_per_hour", 0.0)) for start in starts.values())
+        until_s = max(event.epoch_s for event in record.events) if now_s is None else now_s
+        idle_hours = max(0.0, (until_s - first.epoch_s) / 3600 - hours)
+        usd += idle_hours * volume_usd
+    return hours, usd
+
+
+def left(spec: JobSpec, record: RunRecord, now_s: float, billed_usd: float = 0.0) -> Left:
+    """A volume that waits between attempts spends, too. `billed_usd` is what the cloud's bill says by now."""
+    hours, usd = used(record, now_s)
+    return Left(hours=spec.budget.max_hours - hours, usd=spec.budget.max_usd - max(usd, billed_usd))
+
+
+def pod_seconds(rest: Left, *, usd_per_hour: float, volume_usd_per_hour: float) -> tuple[float, float]:
+    """How long a pod may run on what is left, and the seconds after that which the caps still have for ending it."""
+    kept_usd = min(volume_usd_per_hour * TEARDOWN_HOURS, max(0.0, rest.usd) * TEARDOWN_SHARE)
+    seconds = max(0.0, min(rest.hours, (rest.usd - kept_usd) / usd_per_hour) * 3600)
+    reserve_s = min(RESERVE_S, seconds * RESERVE_SHARE)
+    return seconds - reserve_s, reserve_s
+
+
+def _end_s(events: Sequence[Event], attempt: int, start: Event) -> float:
+    """The pod's own last word where it can be true (its clock may be hours off), else when the control plane saw to it.
+
+    A teardown that leaks goes on costing until it is done.
+    """
+    after = [event for event in events if event.seq > start.seq]
+    lost = next((event for event in after if event.state == "lost" and event.attempt == attempt), None)
+    teardown = [event for event in after if event.state in ("destroying", "leak", "closed")]
+    if lost is not None:
+        latest_s = lost.epoch_s
+    elif teardown:
+        latest_s = teardown[-1].epoch_s
+    else:
+        latest_s = max([start.epoch_s, *(event.epoch_s for event in after if event.attempt == attempt)])
+    word = next((event for event in after if event.attempt == attempt and event.state in POD_ENDS), None)
+    if word is not None and word.writer == "pod" and start.epoch_s <= word.epoch_s <= latest_s:
+        return word.epoch_s
+    return latest_s
