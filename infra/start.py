@@ -3,6 +3,7 @@
 Nothing here is secret. The archive holds the watchdog and boot, so that both run before anything has been fetched.
 """
 
+import ast
 import base64
 import gzip
 import io
@@ -19,9 +20,9 @@ from pushtrain.run import Run
 MAX_BOOT_BYTES = 24 * 1024
 PUBLIC_HUB = "https://huggingface.co"
 # The pod's own pace; set in the control plane's environment it reaches the pod.
-POD_PACE = ("PUSHTRAIN_SHIP_EVERY_S", "PUSHTRAIN_POD_TICK_S", "PUSHTRAIN_GRACE_S")
+POD_PACE = ("PUSHTRAIN_SHIP_EVERY_S", "PUSHTRAIN_POD_TICK_S", "PUSHTRAIN_GRACE_S", "PUSHTRAIN_LIMIT_BOOT_S")
 
-_POD_MODULES = ("__init__", "boot", "console", "context", "processes", "terminate", "watchdog")
+_POD_MODULES = ("__init__", "boot", "console", "context", "phase", "processes", "terminate", "watchdog")
 _MODULES = ("__init__", "errors", "gitcmd", "redact", *(f"pod/{name}" for name in _POD_MODULES))
 _MAIN = """import os
 import sys
@@ -37,16 +38,18 @@ watchdog.main()
 """
 
 # One line without single quotes, so that it survives every way a cloud may split it. The key goes to curl by its
-# standard input. `trap` hands a SIGTERM of the cloud on; as PID 1 bash would ignore it. The loop at the end is reached
-# only when there is no python3, or when the watchdog, which never returns, was killed.
+# standard input, straight to the API first and then by the proxy that the image names. A SIGTERM of the cloud is handed
+# on; as PID 1 bash would ignore it. The loop at the end is reached only when there is no python3, when the watchdog,
+# which never returns, was killed, or when it did not say for 200 looks (10 minutes) that it still looks.
 _SCRIPT = (
-    "f=$(mktemp); echo $PUSHTRAIN_BOOT | base64 -d | gunzip > $f; "
-    'python3 $f & trap "kill -TERM $!" TERM; '
-    "while kill -0 $! 2> /dev/null; do wait $!; done; "
+    "set -f; n=0; trap n=0 USR1; f=$(mktemp); echo $PUSHTRAIN_BOOT | base64 -d | gunzip > $f; "
+    'PUSHTRAIN_FIRST_PID=$$ python3 $f & w=$!; trap "kill -TERM $w" TERM; '
+    "while kill -0 $w 2> /dev/null && [ $((n+=1)) -lt 200 ]; do sleep ${PUSHTRAIN_POD_TICK_S:-3} & wait $!; done; "
     "u=${RUNPOD_API_BASE_URL:-https://api.runpod.io}/v2/pods/$RUNPOD_POD_ID; "
-    "c() { echo Authorization: Bearer $RUNPOD_API_KEY |"
+    "k() { echo Authorization: Bearer $RUNPOD_API_KEY |"
     " curl -sS -m 20 -A pushtrain-pod -o /dev/null -w %{http_code} -H @- -H Content-Type:application/json $@; }; "
-    "while :; do python3 $f terminate;"
+    "c() { k --noproxy * $@ || k $@; }; "
+    "while :; do python3 $f terminate; timeout 20 runpodctl pod delete $RUNPOD_POD_ID;"
     ' c -d {\\"action\\":\\"terminate\\"} $u/action; c -X DELETE $u; sleep ${PUSHTRAIN_POD_TICK_S:-30}; done'
 )
 
@@ -54,8 +57,8 @@ _SCRIPT = (
 def boot_archive() -> bytes:
     """A zip app, `python3 FILE` runs the watchdog: same bytes every time, or Pulumi would see another pod each time."""
     root = Path(pushtrain.__file__).parent
-    files = {f"pushtrain/{name}.py": (root / f"{name}.py").read_bytes() for name in _MODULES}
-    files["__main__.py"] = _MAIN.encode()
+    files = {f"pushtrain/{name}.py": _bare((root / f"{name}.py").read_text(encoding="utf-8")) for name in _MODULES}
+    files["__main__.py"] = _MAIN
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name in sorted(files):
@@ -70,6 +73,20 @@ def boot_env() -> str:
     text = base64.b64encode(gzip.compress(boot_archive(), mtime=0)).decode()
     assert len(text) <= MAX_BOOT_BYTES, f"the boot archive has grown to {len(text)} bytes of base64"
     return text
+
+
+def _bare(source: str) -> str:
+    """A module without docstrings and lines of comment, which are a third of the room. Lines keep their numbers, so
+    that a traceback on the pod can be read."""
+    lines = source.splitlines()
+    bare = ["" if line.lstrip().startswith("#") else line for line in lines]
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) or ast.get_docstring(node) is None:
+            continue
+        docstring = node.body[0]
+        first, last = docstring.lineno - 1, docstring.end_lineno or docstring.lineno
+        bare[first:last] = [" " * docstring.col_offset + "...", *[""] * (last - first - 1)]
+    return "\n".join(bare) + "\n"
 
 
 def start_args() -> str:

@@ -66,6 +66,38 @@ for line in Path(spec).read_text().splitlines():
         note("metrics.jsonl", step=int(argument), loss=float("nan"))
     elif verb == "sleep":
         time.sleep(float(argument))
+    elif verb == "talk":
+        end = time.time() + float(argument)
+        while time.time() < end:
+            print("still here", flush=True)
+            time.sleep(0.05)
+    elif verb == "tap":
+        end = time.time() + float(argument)
+        while time.time() < end:
+            (here / "step").write_text("1")
+            time.sleep(0.1)
+    elif verb == "train":
+        last, pause = argument.split()
+        saved = [int(path.parent.name[11:]) for path in run_dir.glob("checkpoints/*/COMPLETE.json")]
+        print("from step", max(saved, default=0), flush=True)
+        for step in range(max(saved, default=0) + 1, int(last) + 1):
+            time.sleep(float(pause))
+            note("metrics.jsonl", step=step, loss=1.0 / step)
+            (run_dir / "checkpoints" / f"checkpoint-{step}").mkdir(parents=True)
+            (run_dir / "checkpoints" / f"checkpoint-{step}" / "COMPLETE.json").touch()
+    elif verb == "leave":
+        if os.fork() == 0:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            null = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in range(3)]
+            for _ in range(int(argument)):
+                os.posix_spawn("/bin/sleep", ["sleep", "600"], os.environ, file_actions=null, setsid=True)
+            os._exit(0)
+        os.wait()
+        print("left", argument, flush=True)
+    elif verb == "flood":
+        for _ in range(int(argument)):
+            sys.stdout.write("x" * 1_000_000)
+        sys.stdout.flush()
     elif verb == "write":
         end = time.time() + float(argument)
         while time.time() < end:
@@ -85,9 +117,19 @@ for line in Path(spec).read_text().splitlines():
 
 
 class Api:
-    """Records (method, path, body, user agent, authorization) of every request; answers `status`."""
+    """Records (method, path, body, user agent, authorization) of every request; answers `status`, by a clock that is
+    `ahead_s` off, and nothing at all while `is_open` is not set."""
 
-    def __init__(self, port: int = 0, statuses: Callable[[int], int] = lambda number: 204) -> None:
+    def __init__(
+        self,
+        port: int = 0,
+        statuses: Callable[[int], int] = lambda number: 204,
+        *,
+        ahead_s: float = 0.0,
+        answer: bytes = b"",
+    ) -> None:
+        self.is_open = threading.Event()
+        self.is_open.set()
         self.calls: list[tuple[str, str, str]] = []
         self.headers: list[dict[str, str]] = []
         self.times: list[float] = []
@@ -95,15 +137,24 @@ class Api:
 
         class Handler(BaseHTTPRequestHandler):
             def _answer(self) -> None:
+                api.is_open.wait(60)
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
                 api.times.append(time.time())
                 api.headers.append({name.lower(): value for name, value in self.headers.items()})
                 api.calls.append((self.command, self.path, body))
                 self.send_response(statuses(len(api.calls)))
-                self.send_header("Content-Length", "0")
+                self.send_header("Content-Length", str(len(answer)))
                 self.end_headers()
+                self.wfile.write(answer)
 
             do_POST = do_DELETE = do_GET = _answer
+
+            def do_HEAD(self) -> None:
+                api.is_open.wait(60)
+                self.send_error(405)
+
+            def date_time_string(self, timestamp: float | None = None) -> str:
+                return super().date_time_string(time.time() + ahead_s)
 
             def log_message(self, *args: object) -> None:
                 return
@@ -114,6 +165,7 @@ class Api:
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
     def close(self) -> None:
+        self.is_open.set()
         self._server.shutdown()
         self._server.server_close()
 
@@ -173,11 +225,11 @@ class Bench:
     def git(self, *args: str) -> str:
         return run_git(*args, env=self.git_env)
 
-    def start(self, **env: str) -> "subprocess.Popen[bytes]":
-        """The first process of a container, as a cloud would start it."""
+    def start(self, *, before: tuple[str, ...] = (), **env: str) -> "subprocess.Popen[bytes]":
+        """The first process of a container, as a cloud would start it; `before`: a command that runs it."""
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                shlex.split(start_args()),
+                [*before, *shlex.split(start_args())],
                 env=self.env | env,
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,

@@ -131,7 +131,7 @@ def test_the_deadline_ends_a_deaf_trainer_and_says_why(make_bench: MakeBench) ->
 
 
 def test_a_restarted_container_resumes_and_keeps_the_deadline(make_bench: MakeBench) -> None:
-    bench = make_bench("event training\nsleep 60", deadline_s=6.0)
+    bench = make_bench("event training\nsleep 60", deadline_s=8.0)
     bench.start()
     bench.wait(lambda: bench.states().count("training") == 1, "first training")
     bench.kill_container()
@@ -152,20 +152,6 @@ def test_a_container_restarted_after_the_end_does_not_train_again(make_bench: Ma
     bench.start()
     bench.wait(lambda: len(bench.terminations) > terminations, "second termination")
     assert bench.said("AlreadyEnded") and bench.states() == states
-
-
-def test_a_trainer_that_does_not_move_is_ended(make_bench: MakeBench) -> None:
-    bench = make_bench("event training\nsleep 60", stall_s=1.5)
-    bench.start()
-    bench.wait_until_terminated()
-    assert (bench.record().last.state, bench.record().last.reason) == ("failed", "Stalled")
-
-
-def test_a_silent_trainer_that_moves_bytes_is_not_stalled(make_bench: MakeBench) -> None:
-    bench = make_bench("event training\nwrite 3\nresult", stall_s=1.5)
-    bench.start()
-    bench.wait_until_terminated()
-    assert bench.states()[-1] == "finished"
 
 
 def test_sigterm_of_the_cloud_lets_the_trainer_save_and_is_not_the_end_of_the_attempt(make_bench: MakeBench) -> None:
@@ -197,13 +183,14 @@ def test_a_pod_with_a_broken_environment_is_terminated(make_bench: MakeBench) ->
 def test_a_terminate_that_is_refused_goes_on_to_other_ways_and_comes_again(make_bench: MakeBench) -> None:
     bench = make_bench("result")
     bench.api.close()
-    bench.api = Api(statuses=lambda number: 500 if number <= 5 else 204)
+    bench.api = Api(statuses=lambda number: 404 if number <= 4 else 204)
     bench.start(RUNPOD_API_BASE_URL=bench.api.url)
-    bench.wait(lambda: len(bench.api.calls) >= 8, "termination after refusals")
+    bench.wait(lambda: len(bench.api.calls) >= 6, "termination after refusals")
     ways = [call[0] + call[2] for call in bench.api.calls]
     terminate, delete, stop = 'POST{"action": "terminate"}', "DELETE", 'POST{"action": "stop"}'
-    assert ways[:6] == [terminate, delete, stop, terminate, delete, stop]
-    assert ways[6:8] == [terminate, terminate], "an accepted request is repeated: only the end of the pod counts"
+    assert (ways[:2], ways[3]) == ([terminate, delete], stop), "no such pod, it says to a pod that hears it"
+    assert bench.api.calls[2][1] == "/graphql" and bench.pod_id in ways[2]
+    assert ways[4:6] == [terminate, terminate], "an accepted request is repeated: only the end of the pod counts"
 
 
 def test_a_pod_cut_off_from_the_network_keeps_trying(make_bench: MakeBench) -> None:

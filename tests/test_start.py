@@ -15,7 +15,11 @@ from pathlib import Path
 import pytest
 from pod_bench import POD_KEY, Api
 
-from infra.start import MAX_BOOT_BYTES, boot_archive, boot_env, pod_env, start_args
+from infra.start import MAX_BOOT_BYTES, POD_PACE, boot_archive, boot_env, pod_env, start_args
+from pushtrain.limits import Limits as RunLimits
+from pushtrain.limits import pod_env as limits_env
+from pushtrain.pod.context import read_context
+from pushtrain.pod.watchdog import Limits as WatchdogLimits
 from pushtrain.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -58,6 +62,28 @@ def test_the_archive_fits_and_holds_what_its_modules_import() -> None:
         for node in ast.walk(ast.parse(archive.read(name))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pushtrain."):
                 assert f"{(node.module or '').replace('.', '/')}.py" in names | {"pushtrain/pod.py"}, name
+
+
+def test_the_archive_holds_the_modules_less_their_words_line_by_line() -> None:
+    archive = zipfile.ZipFile(io.BytesIO(boot_archive()))
+    for name in archive.namelist():
+        if name == "__main__.py":
+            continue
+        whole, bare = (ROOT / name).read_text(), archive.read(name).decode()
+        assert len(bare.splitlines()) == len(whole.splitlines())
+        assert _without_words(ast.parse(bare)) == _without_words(ast.parse(whole)), name
+        assert len(bare) < len(whole) or name == "pushtrain/pod/__init__.py"
+
+
+def _without_words(tree: ast.Module) -> str:
+    """The program with the line of every statement; what stands for a docstring counts as none."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and isinstance(node.body[0], ast.Expr):
+            said = node.body[0].value
+            if isinstance(said, ast.Constant) and (said.value is ... or isinstance(said.value, str)):
+                node.body = node.body[1:]
+    places = [(type(node).__name__, node.lineno) for node in ast.walk(tree) if isinstance(node, ast.stmt)]
+    return f"{ast.dump(tree)} {places}"
 
 
 def test_everything_on_the_pod_is_standard_library_and_python_3_10() -> None:
@@ -104,7 +130,18 @@ def test_the_environment_is_the_documented_table_and_nothing_else() -> None:
         "HF_HUB_DISABLE_XET": "1",
     }
     documented = (ROOT / "docs" / "architecture.md").read_text()
-    assert all(f"`{name}`" in documented for name in env)
+    assert all(f"`{name}`" in documented for name in (*env, *POD_PACE))
+
+
+def test_the_pods_pace_and_every_limit_reach_its_watchdog() -> None:
+    given = {name: str(number) for number, name in enumerate(POD_PACE, 7)}
+    env = some_env(**given)
+    assert {name: env[name] for name in POD_PACE} == given
+    asked = RunLimits(environment_s=101, first_step_s=102, step_gap_s=103, upload_s=104)
+    context = read_context({**env, **limits_env(asked), "PUSHTRAIN_SOURCE_URL": "file:///r"})
+    limits = WatchdogLimits.starting(wall_s=0, monotonic_s=0, context=context)
+    assert list(limits.phase_s.values()) == [float(given["PUSHTRAIN_LIMIT_BOOT_S"]), 101, 102, 103, 104]
+    assert (context.tick_s, context.grace_s, limits.stall_s) == (8, 9, 600)
 
 
 def test_other_addresses_than_the_public_ones_travel_to_the_pod() -> None:

@@ -47,6 +47,21 @@ def test_a_sign_of_life_is_given_once_a_minute_of_silence(capsys: pytest.Capture
     assert capsys.readouterr().out.splitlines() == ["at 60", "at 120", "step 1"]
 
 
+def test_a_step_between_two_logged_ones_leaves_a_sign_every_five_seconds(tmp_path: Path) -> None:
+    clock = [100.0]
+    report = Report(tmp_path, now=lambda: clock[0])
+    report.step()
+    sign = tmp_path / "step"
+    for clock[0], is_new in ((104.9, False), (105.0, True), (109.0, False), (111.0, True)):
+        sign.unlink()
+        report.step()
+        assert sign.exists() == is_new
+        sign.touch()
+    (tmp_path / "worker").mkdir()
+    Report(tmp_path / "worker", is_main=False).step()
+    assert not (tmp_path / "worker" / "step").exists()
+
+
 def test_the_first_failure_of_an_attempt_stays(tmp_path: Path) -> None:
     report = Report(tmp_path)
     report.failure(OutOfMemory("out of memory", hint="less"))

@@ -3,6 +3,7 @@
 Every text passes `redact`. A line is flushed when written and on the disk when the next phase begins: pods vanish.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -18,6 +19,7 @@ from trainer.job import rank
 State = Literal["preparing", "training", "evaluating", "publishing"]
 
 QUIET_S = 60.0
+STEP_EVERY_S = 5.0
 
 # Kept back so that a full disk can still be reported as such.
 _RESERVE_BYTES = 64 * 1024
@@ -59,6 +61,7 @@ class Report:
         self._now = now
         folder.mkdir(parents=True, exist_ok=True)
         self._reserve = folder / ".reserve"
+        self._stepped = -math.inf
         if is_main:
             for name in ("result.json", "failure.json"):
                 (folder / name).unlink(missing_ok=True)
@@ -78,6 +81,15 @@ class Report:
         """One logged step or evaluation; NaN and infinities become null."""
         if self._is_main:
             self._append("metrics.jsonl", {"time": self._now(), **record}, durable=False)
+
+    def step(self) -> None:
+        """A step was done, of training or evaluation: what the pod's watchdog waits for between two logged ones. The
+        file `step` is touched for it, at most every 5 seconds."""
+        if not self._is_main or self._now() - self._stepped < STEP_EVERY_S:
+            return
+        self._stepped = self._now()
+        with contextlib.suppress(OSError):  # a sign of the work, not the work
+            (self.folder / "step").touch()
 
     def result(self, result: Mapping[str, Any]) -> None:
         """The good end, written whole or not at all."""

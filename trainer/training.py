@@ -139,6 +139,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self._logged_at, self._logged_step = time.monotonic(), state.global_step
 
     def on_step_end(self, _args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._report.step()
         if self._is_stop_requested():
             say(f"training: told to stop, saving step {state.global_step}")
             control.should_save = control.should_training_stop = True
@@ -151,6 +152,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         say_if_quiet(f"training: in step {state.global_step + 1}")
 
     def on_prediction_step(self, _args: Any, state: TrainerState, _control: TrainerControl, **_: Any) -> None:
+        self._report.step()
         say_if_quiet(f"evaluation at step {state.global_step} goes on")
 
     def on_log(self, _args: Any, state: TrainerState, _control: TrainerControl, logs: dict[str, Any], **_: Any) -> None:

@@ -126,6 +126,7 @@ def run_child(argv: Sequence[str], env: Mapping[str, str], cwd: Path, *, watch: 
             # Not to the whole group: data loader workers that die under the trainer would spoil its last save.
             if not told:
                 child.terminate()
+                child.send_signal(signal.SIGCONT)  # one that was stopped would not see it
                 told = True
             if time.monotonic() - watch.stop.at_s > watch.grace_s:
                 _kill_group(child.pid)

@@ -4,8 +4,12 @@ Besides the documented ones, all optional:
 PUSHTRAIN_GRACE_S (30)         seconds a SIGTERM leaves for saving and reporting before the SIGKILL
 PUSHTRAIN_SHIP_EVERY_S (60)    seconds between two pushes of logs and metrics
 PUSHTRAIN_POD_TICK_S (1)       seconds between two looks; every retry pace is a multiple, so that tests run fast
+PUSHTRAIN_LIMIT_BOOT_S (600), PUSHTRAIN_LIMIT_ENVIRONMENT_S (1800), PUSHTRAIN_LIMIT_FIRST_STEP_S (3600),
+PUSHTRAIN_LIMIT_STEP_GAP_S (1800), PUSHTRAIN_LIMIT_UPLOAD_S (3600)
+                               longest time in a phase (`pushtrain.pod.phase`), in training between two steps
 PUSHTRAIN_SOURCE_TOKEN         reads a private PUSHTRAIN_SOURCE_URL where the ledger's token may not
 PUSHTRAIN_STOP_FILE            set by the watchdog for the agent: holds why the watchdog sent SIGTERM
+PUSHTRAIN_FIRST_PID            set by the start command for the watchdog: who wants to hear that it still looks
 """
 
 import re
@@ -18,6 +22,7 @@ from pushtrain.errors import PushtrainError
 SOURCE_TOKEN = "PUSHTRAIN_SOURCE_TOKEN"
 LEDGER_TOKEN = "PUSHTRAIN_LEDGER_TOKEN"
 STOP_FILE = "PUSHTRAIN_STOP_FILE"
+FIRST_PID = "PUSHTRAIN_FIRST_PID"
 
 # Exit codes along the process chain: boot's own failure, and the trainer's "resume me", which the agent hands on.
 EXIT_BOOT_FAILED = 69
@@ -36,6 +41,11 @@ class Context:
     ledger_url: str
     deadline_epoch_s: float
     stall_s: float
+    limit_boot_s: float
+    limit_environment_s: float
+    limit_first_step_s: float
+    limit_step_gap_s: float
+    limit_upload_s: float
     workspace: Path
     trainer_python: str | None
     stop_file: Path | None
@@ -60,6 +70,11 @@ class Context:
         return self.attempt_dir / "heartbeat"
 
     @property
+    def starts(self) -> Path:
+        """A line for each container of this attempt: the step of the furthest whole checkpoint when it started."""
+        return self.attempt_dir / "starts"
+
+    @property
     def ended(self) -> Path:
         """Says that this attempt is over: a restarted container must not train again. On the volume, since the
         container's own disk does not survive a restart."""
@@ -77,6 +92,11 @@ def read_context(environ: Mapping[str, str]) -> Context:
         ledger_url=_matching(environ, "PUSHTRAIN_LEDGER_URL", r"[^-\s]\S*"),
         deadline_epoch_s=_number(environ, "PUSHTRAIN_DEADLINE_EPOCH_S"),
         stall_s=_number(environ, "PUSHTRAIN_STALL_S"),
+        limit_boot_s=_number(environ, "PUSHTRAIN_LIMIT_BOOT_S", 600.0),
+        limit_environment_s=_number(environ, "PUSHTRAIN_LIMIT_ENVIRONMENT_S", 1800.0),
+        limit_first_step_s=_number(environ, "PUSHTRAIN_LIMIT_FIRST_STEP_S", 3600.0),
+        limit_step_gap_s=_number(environ, "PUSHTRAIN_LIMIT_STEP_GAP_S", 1800.0),
+        limit_upload_s=_number(environ, "PUSHTRAIN_LIMIT_UPLOAD_S", 3600.0),
         workspace=Path(environ.get("PUSHTRAIN_WORKSPACE") or "/workspace"),
         trainer_python=environ.get("PUSHTRAIN_TRAINER_PYTHON") or None,
         stop_file=Path(environ[STOP_FILE]) if environ.get(STOP_FILE) else None,

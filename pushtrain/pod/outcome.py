@@ -10,6 +10,27 @@ from pushtrain.pod.context import EXIT_PREEMPTED
 
 TAIL_LINES = 20
 
+# Limits of the watchdog, by its word for them: reason and message. Which of them are worth another attempt is for the
+# control plane to say (`pushtrain.lifecycle`): the pod knows neither how many there were nor what they cost.
+_LIMITS = {
+    "Deadline": ("DeadlineReached", "the time of this run is used up: raise budget.max_hours or max_usd"),
+    "EnvironmentTimeout": (
+        "EnvironmentTimeout",
+        "the trainer's environment was not installed in time (PUSHTRAIN_LIMIT_ENVIRONMENT_S)",
+    ),
+    "FirstStepTimeout": (
+        "FirstStepTimeout",
+        "model and data were not ready for a first step in time: the log tells what took so long; "
+        "limits.first_step_minutes gives it more",
+    ),
+    "StepGap": (
+        "StepGap",
+        "no step for longer than limits.step_gap_minutes: most often a hang, since the trainer lives",
+    ),
+    "UploadTimeout": ("UploadTimeout", "the upload was not over in time (PUSHTRAIN_LIMIT_UPLOAD_S)"),
+    "Stall": ("Stalled", "nothing has moved for too long: no step, no log line, no byte"),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
@@ -44,10 +65,8 @@ def decide(remains: Remains) -> Outcome:
         if result is None:
             return _failed("ResultInvalid", "result.json is not a JSON object", remains)
         return Outcome(state="finished", exit_code=0, data=data, files={"result.json": remains.result})
-    if remains.stop_reason == "Deadline":
-        return _failed("DeadlineReached", "the time of this run is used up: raise budget.max_hours or max_usd", remains)
-    if remains.stop_reason == "Stall":
-        return _failed("Stalled", "the trainer has not moved for too long: no step, no log line, no byte", remains)
+    if remains.stop_reason in _LIMITS:
+        return _failed(*_LIMITS[remains.stop_reason], remains)
     if remains.failure is not None:
         failure = _object(remains.failure) or {"message": remains.failure.decode(errors="replace")[:500]}
         return _failed(str(failure.get("reason") or "Failed"), str(failure.get("message") or ""), remains)

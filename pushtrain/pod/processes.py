@@ -19,7 +19,7 @@ def within(seconds: float, ask: Callable[[], Answer], otherwise: Answer) -> Answ
     """`ask()`, or `otherwise` when it takes longer than `seconds` or fails with OSError.
 
     A network volume or a name server that hangs blocks in the kernel, where no time-out of ours reaches: the call is
-    left behind in a daemon thread then.
+    left behind in a daemon thread then. Where no thread can be had any more, it is made right here.
     """
     answers: list[Answer] = []
 
@@ -30,8 +30,12 @@ def within(seconds: float, ask: Callable[[], Answer], otherwise: Answer) -> Answ
             answers.append(otherwise)
 
     thread = threading.Thread(target=call, daemon=True)
-    thread.start()
-    thread.join(seconds)
+    try:
+        thread.start()
+    except RuntimeError:
+        call()
+    else:
+        thread.join(seconds)
     return answers[0] if answers else otherwise
 
 

@@ -1,7 +1,8 @@
 """Terminate the pod this process runs on, with the pod-scoped key RunPod puts into its environment.
 
 That key can terminate its own pod but was seen to get 403 on reads, so nothing is asked first; and the API refuses
-Python's default User-Agent. An accepted request is no proof either: only the end of this process is.
+Python's default User-Agent. An accepted request is no proof either, nor is an answer that there is no such pod: only
+the end of this process is.
 """
 
 import http.client
@@ -13,8 +14,9 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import NoReturn
 
@@ -23,21 +25,37 @@ from pushtrain.pod.processes import within
 
 PUBLIC_API = "https://api.runpod.io"
 USER_AGENT = f"pushtrain-pod/{__version__}"
-CALL_TIMEOUT_S = 20.0
+QUICK_TICKS = 60
 Say = Callable[[str], None]
+# Where images keep the certificates they trust, should Python look elsewhere (conda's and hand-built ones do).
+BUNDLES = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+    "/opt/conda/ssl/cacert.pem",
+)
+_GRAPHQL = "mutation ($input: PodTerminateInput!) { podTerminate(input: $input) }"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """The pod to end. `base_url` has no /v2."""
+    """The pod to end. `base_url` has no /v2; `patience_s` is for one request."""
 
     base_url: str
     pod_id: str
     api_key: str = field(repr=False)
+    patience_s: float = 20.0
 
 
-def read_target(environ: Mapping[str, str]) -> Target:
-    """Never raises: with a variable missing the remaining ways are still tried."""
+def read_target(environ: Mapping[str, str], first: Path = Path("/proc/1/environ")) -> Target:
+    """Never raises: with a variable missing the remaining ways are still tried.
+
+    RunPod's own variables reach the first process only; an entry point that starts us with a clean environment loses
+    them, so what is missing is looked up at `first`.
+    """
+    if not (environ.get("RUNPOD_POD_ID") and environ.get("RUNPOD_API_KEY")):
+        environ = _environ_of(first) | dict(environ)
     return Target(
         base_url=(environ.get("RUNPOD_API_BASE_URL") or PUBLIC_API).rstrip("/"),
         pod_id=environ.get("RUNPOD_POD_ID", "").strip(),
@@ -50,54 +68,97 @@ def terminate_for_ever(target: Target, say: Say, *, tick_s: float = 1.0) -> NoRe
     began_s = time.monotonic()
     while True:
         elapsed_ticks = (time.monotonic() - began_s) / tick_s
-        terminate_once(target, say, every_way=elapsed_ticks > 60)
+        try:
+            terminate_once(target, say, last_resorts=elapsed_ticks > QUICK_TICKS)
+        except Exception as error:  # noqa: BLE001 — whatever it was, the pod is billed until one try works
+            say(f"terminate: {type(error).__name__}: {error}")
         time.sleep(pause_ticks(elapsed_ticks) * tick_s)
 
 
 def pause_ticks(elapsed_ticks: float) -> float:
     """Soon again in the first minute, then slowly enough for the account's rate limit."""
-    return 5 if elapsed_ticks < 60 else 60
+    return 5 if elapsed_ticks < QUICK_TICKS else 60
 
 
-def terminate_once(target: Target, say: Say, *, every_way: bool = False) -> bool:
-    """One round through the ways, until one is accepted (2xx, or 404: gone already); all of them with `every_way`.
+def terminate_once(target: Target, say: Say, *, last_resorts: bool = False) -> bool:
+    """One round through the ways, until one is accepted (2xx); with `last_resorts` all of them.
 
     The last way only stops the pod: its GPU is no longer billed, and the control plane's sweep removes the rest.
     """
     pod = f"/v2/pods/{target.pod_id}"
+    mutation = {"query": _GRAPHQL, "variables": {"input": {"podId": target.pod_id}}}
     ways: list[tuple[str, Callable[[], str]]] = [
-        ("action terminate", lambda: _call(target, "POST", f"{pod}/action", {"action": "terminate"})),
-        ("delete", lambda: _call(target, "DELETE", pod, None)),
-        ("runpodctl", lambda: _runpodctl(target.pod_id)),
-        ("action stop", lambda: _call(target, "POST", f"{pod}/action", {"action": "stop"})),
+        ("action terminate", lambda: _call(target, "POST", f"{pod}/action", {"action": "terminate"}, last_resorts)),
+        ("delete", lambda: _call(target, "DELETE", pod, None, last_resorts)),
+        ("runpodctl", lambda: _runpodctl(target)),
+        ("graphql", lambda: _call(target, "POST", "/graphql", mutation, last_resorts)),
+        ("action stop", lambda: _call(target, "POST", f"{pod}/action", {"action": "stop"}, last_resorts)),
     ]
     accepted = False
     for name, way in ways:
-        answer = within(CALL_TIMEOUT_S + 5, way, "no answer")
+        answer = within(2 * target.patience_s + 5, way, "no answer")
         say(f"terminate pod {target.pod_id or '(RUNPOD_POD_ID is not set)'}: {name}: {answer}")
         accepted = accepted or answer == "accepted"
-        if accepted and not every_way:
+        if accepted and not last_resorts:
             break
     return accepted
 
 
-def _call(target: Target, method: str, path: str, body: dict[str, str] | None) -> str:
-    """One request. The answer's body is not looked at: it may hold the pod's environment in clear."""
+def cloud_epoch_s(base_url: str, patience_s: float) -> float | None:
+    """The time by the cloud's clock, from the Date of whatever it answers to a request without a key; None when it
+    does not answer in time, or not with a date."""
+    request = urllib.request.Request(base_url + "/", method="HEAD", headers={"User-Agent": USER_AGENT})
+    try:
+        with _opener(base_url, {}, False).open(request, timeout=patience_s) as answer:
+            date = answer.headers["Date"]
+    except urllib.error.HTTPError as error:
+        date = error.headers["Date"]
+        error.close()
+    except (OSError, ValueError, http.client.HTTPException):
+        return None
+    try:
+        return parsedate_to_datetime(date).timestamp()
+    except (TypeError, ValueError):
+        return None
+
+
+def _call(target: Target, method: str, path: str, body: object, unverified: bool) -> str:
+    """One request; without a way to the API once more by the proxy that the image's variables name.
+
+    Of the answer's body only GraphQL's is looked at, for errors: others may hold the pod's environment in clear.
+    """
     request = urllib.request.Request(
         target.base_url + path, method=method, data=None if body is None else json.dumps(body).encode()
     )
     request.add_header("User-Agent", USER_AGENT)
     request.add_header("Content-Type", "application/json")
     request.add_unredirected_header("Authorization", f"Bearer {target.api_key}")
-    opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=_tls()), _NoRedirect())
-    try:
-        with opener.open(request, timeout=CALL_TIMEOUT_S):
-            return "accepted"
-    except urllib.error.HTTPError as error:
-        error.close()
-        return "accepted" if error.code == 404 else f"HTTP {error.code}"
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        return f"{type(error).__name__}: {error}"
+    answers = []
+    for proxies in _proxies():
+        try:
+            with _opener(target.base_url, proxies, unverified).open(request, timeout=target.patience_s) as answer:
+                refused = path == "/graphql" and b'"errors"' in answer.read(65536)
+                return "refused" if refused else "accepted"
+        except urllib.error.HTTPError as error:
+            error.close()
+            return f"HTTP {error.code}"
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            answers.append(f"{type(error).__name__}: {error}")
+    return "; ".join(answers)
+
+
+def _proxies() -> Iterator[dict[str, str]]:
+    """Straight first: a pod has its own way out, and what an image was built behind may not exist here."""
+    yield {}
+    if named := urllib.request.getproxies():
+        yield named
+
+
+def _opener(base_url: str, proxies: dict[str, str], unverified: bool) -> urllib.request.OpenerDirector:
+    handlers: list[urllib.request.BaseHandler] = [_NoRedirect(), urllib.request.ProxyHandler(proxies)]
+    if base_url.startswith("https"):
+        handlers.append(urllib.request.HTTPSHandler(context=_tls(unverified)))
+    return urllib.request.build_opener(*handlers)
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -107,26 +168,47 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def _tls() -> ssl.SSLContext:
-    """The system's certificates; images without any mostly have pip, which brings its own."""
+def _tls(unverified: bool) -> ssl.SSLContext:
+    """The system's certificates, or any others that the image holds.
+
+    Where it holds none, nobody can be verified. Then, with `unverified`, the pod's key goes out all the same: it is
+    good for this pod only and ends with it, and the other way is a pod that nothing here can end.
+    """
     context = ssl.create_default_context()
     paths = ssl.get_default_verify_paths()
-    if paths.cafile is None and not (paths.capath and any(Path(paths.capath).iterdir())):
-        try:
-            certifi = importlib.import_module("pip._vendor.certifi")
-        except ImportError:
-            return context
-        context.load_verify_locations(certifi.where())
+    if paths.cafile is not None or (paths.capath is not None and any(Path(paths.capath).iterdir())):
+        return context
+    bundles = [bundle for bundle in (*BUNDLES, *_certifi()) if Path(bundle).is_file()]
+    for bundle in bundles:
+        context.load_verify_locations(bundle)
+    if not bundles and unverified:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return context
 
 
-def _runpodctl(pod_id: str) -> str:
+def _certifi() -> Iterator[str]:
+    for name in ("certifi", "pip._vendor.certifi"):
+        try:
+            yield str(importlib.import_module(name).where())
+        except ImportError:
+            continue
+
+
+def _environ_of(path: Path) -> dict[str, str]:
+    try:
+        raw = path.read_bytes()
+    except OSError:
+        return {}
+    return dict(entry.split("=", 1) for entry in raw.decode(errors="replace").split("\0") if "=" in entry)
+
+
+def _runpodctl(target: Target) -> str:
     """RunPod's own command, which its images bring with the pod's key set up."""
     command = shutil.which("runpodctl")
     if command is None:
         return "not installed"
     try:
-        done = subprocess.run([command, "pod", "delete", pod_id], capture_output=True, timeout=CALL_TIMEOUT_S)
+        done = subprocess.run([command, "pod", "delete", target.pod_id], capture_output=True, timeout=target.patience_s)
     except subprocess.TimeoutExpired:
         return "no answer"
     if done.returncode == 0:
