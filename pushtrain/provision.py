@@ -5,7 +5,7 @@ from pushtrain.budget import left
 from pushtrain.climb import LEAST_USEFUL_S, climb, record_pod, volume_of
 from pushtrain.cloud import Live
 from pushtrain.control import Control
-from pushtrain.errors import CloudAuthFailed, CloudError, NoBalance, NoCapacity, RequestRejected
+from pushtrain.errors import CloudAuthFailed, CloudError, NoBalance, NoCapacity, RequestRejected, SpecError
 from pushtrain.events import EventDraft, now_text, parse_time
 from pushtrain.ledger import RunRecord
 from pushtrain.receipt import rented
@@ -19,7 +19,7 @@ def provision(control: Control, run: Run, spec: JobSpec, record: RunRecord, *, l
     listed of the run before `record` was read.
 
     No capacity, no balance and a refused key leave the run waiting and are tried again by the next tick; a request the
-    cloud will never accept ends it. Raises NoBalance, CloudAuthFailed, RequestRejected after writing that down.
+    cloud will never accept ends it. Raises NoBalance, CloudAuthFailed, RequestRejected, SpecError once it is written.
     """
     rest = left(spec, record, control.clock(), _billed_usd(control, record))
     if rest.hours * 3600 < LEAST_USEFUL_S or rest.usd <= 0:
@@ -34,7 +34,7 @@ def provision(control: Control, run: Run, spec: JobSpec, record: RunRecord, *, l
     except (NoBalance, CloudAuthFailed) as refused:
         _wait(control, run, attempt, refused)
         raise
-    except RequestRejected as rejected:
+    except (RequestRejected, SpecError) as rejected:
         draft = EventDraft(
             state="failed", writer="control", attempt=attempt, reason=rejected.reason, message=str(rejected)
         )

@@ -4,7 +4,7 @@ from http.server import ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from runpod_script import GONE, KEY, PODS, VOLUMES, Reply, Script, pod_json, pods, problem, volume_json
+from runpod_script import GONE, KEY, PODS, VOLUMES, Reply, Script, Time, pod_json, pods, problem, volume_json
 
 from infra.clouds import connect
 from infra.clouds.runpod import RunPod
@@ -62,6 +62,20 @@ def test_the_catalogue_becomes_offers_field_by_field(runpod: RunPod, script: Scr
         {**asked, "cloud": "SECURE"},
         {**asked, "cloud": "COMMUNITY"},
     ]
+
+
+def test_the_catalogue_is_read_once_for_all_who_ask_within_half_a_minute(runpod: RunPod, script: Script, timer: Time):
+    gpus = {"gpus": [{"id": "A", "memory": 1, "secure": False, "community": False}]}
+    script.on(("GET", "/v2/catalog/gpus"), gpus)
+    script.on(("GET", "/v2/catalog/datacenters"), {"dataCenters": []})
+    asked = []
+    for pause in (0, 29, 2, 0, 600):
+        timer.now_s += pause
+        assert runpod.offers() == [] and runpod.gpu_names() == ["A"]
+        asked.append(len(script.seen))
+    assert asked == [4, 4, 7, 7, 11]
+    runpod.offers(8)
+    assert len(script.seen) == 14, "another count is another question"
 
 
 def test_gpu_names_are_all_types_in_stock_or_not(runpod: RunPod, script: Script):
@@ -124,7 +138,8 @@ def test_find_takes_every_page_and_leaves_foreign_and_terminated_things_out(runp
     live = runpod.find("pt-x-")
     assert [pod.id for pod in live.pods] == ["a", "d"]
     assert [volume.id for volume in live.volumes] == ["v"]
-    assert [seen.query for seen in script.sent(*PODS)] == [{}, {"cursor": "2/+"}, {"cursor": "3"}]
+    whole = {"limit": "1000"}
+    assert [seen.query for seen in script.sent(*PODS)] == [whole, whole | {"cursor": "2/+"}, whole | {"cursor": "3"}]
 
 
 def test_lists_without_pages_and_empty_lists_as_null_are_read(runpod: RunPod, script: Script):

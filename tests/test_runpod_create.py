@@ -1,6 +1,7 @@
 """Creates over real HTTP: adopt by name before, after, and when nobody knows what happened."""
 
 import time
+from dataclasses import replace
 from http.server import ThreadingHTTPServer
 from typing import Any
 
@@ -66,6 +67,18 @@ def test_a_community_pod_names_no_data_center_and_takes_no_volume(runpod: RunPod
     assert len(script.sent(*CREATE_POD)) == 1
 
 
+def test_a_pod_with_a_disk_of_its_own_and_a_volume_of_a_kind_are_asked_for(runpod: RunPod, script: Script):
+    script.on(PODS, pods())
+    script.on(CREATE_POD, Reply(201, pod_json(cloud="COMMUNITY", dataCenterId=None)))
+    made = runpod.create_pod(pod_request(tier="COMMUNITY", volume_id=None, persistent_gb=50, mount_path="/workspace"))
+    assert (made.tier, made.data_center) == ("COMMUNITY", None)
+    assert script.sent(*CREATE_POD)[0].body["mounts"] == {"persistent": {"size": 50, "path": "/workspace"}}
+    script.on(VOLUMES, {"networkVolumes": []})
+    script.on(CREATE_VOLUME, Reply(201, volume_json()))
+    runpod.create_volume(replace(VOLUME, kind="STANDARD"))
+    assert script.sent(*CREATE_VOLUME)[0].body["type"] == "STANDARD"
+
+
 def test_the_one_pod_of_that_name_is_adopted_from_any_page_and_nothing_is_created(runpod: RunPod, script: Script):
     script.on(
         PODS,
@@ -128,10 +141,11 @@ def test_a_terminated_pod_still_listed_is_neither_adopted_nor_terminated_again(r
         Reply(408, {"title": "Timeout", "status": 408, "detail": "late"}),
         Reply(201, b"<html>Cloudflare</html>"),
         Reply(201, b""),
+        Reply(201, {"pod": pod_json()}),
         Reply(201, pod_json(), cut=True),
         CUT,
     ],
-    ids=["500", "502", "408", "201-html", "201-empty", "201-cut", "closed"],
+    ids=["500", "502", "408", "201-html", "201-empty", "201-strange", "201-cut", "closed"],
 )
 def test_a_pod_whose_create_was_answered_badly_is_found_by_name(
     runpod: RunPod, script: Script, timer: Time, lost: Reply

@@ -59,6 +59,33 @@ def test_every_known_capacity_text_of_a_400_asks_for_the_next_candidate(runpod: 
 
 
 @pytest.mark.parametrize(
+    "answer",
+    [
+        problem(400, "No.", errors=["GPU is OUT OF STOCK"]),
+        problem(400, "x" * 500 + " Insufficient Capacity"),
+        Reply(400, {"errors": [{"message": "There are not enough free GPUs on the host", "path": ["x"]}]}),
+        problem(400, "THERE ARE NO LONGER ANY INSTANCES AVAILABLE WITH ENOUGH DISK SPACE."),
+    ],
+    ids=["errors", "behind-the-cut", "graphql", "capitals"],
+)
+def test_a_capacity_text_counts_wherever_it_stands(runpod: RunPod, script: Script, answer: Reply):
+    script.on(PODS, pods())
+    script.on(CREATE_POD, answer)
+    with pytest.raises(NoCapacity):
+        runpod.create_pod(pod_request())
+
+
+def test_a_5xx_that_says_no_capacity_is_the_next_candidates_turn_once_nothing_is_found(
+    runpod: RunPod, script: Script, timer: Time
+):
+    script.on(PODS, pods())
+    script.on(CREATE_POD, problem(500, CAPACITY[0]))
+    with pytest.raises(NoCapacity):
+        runpod.create_pod(pod_request())
+    assert len(script.sent(*CREATE_POD)) == 1 and timer.sleeps == [1.0, 3.0, 6.0], "looked for, not sent again"
+
+
+@pytest.mark.parametrize(
     ("answer", "expected", "said", "hinted"),
     [
         (problem(400, "`gpu` and `cpu` are both set"), RequestRejected, "both set", "do not retry"),
@@ -67,7 +94,8 @@ def test_every_known_capacity_text_of_a_400_asks_for_the_next_candidate(runpod: 
         (problem(403, "access denied"), CloudAuthFailed, "access denied", "may not do this"),
         (Reply(403, b"error code: 1010"), CloudAuthFailed, "Cloudflare error 1010", "User-Agent"),
         (Reply(403, b"<title>Access denied</title> Error 1010"), CloudAuthFailed, "Cloudflare", "User-Agent"),
-        (problem(404, "network volume not found"), RequestRejected, "volume not found", "do not retry"),
+        (problem(404, "network volume not found"), CloudUnavailable, "volume not found", "makes it again"),
+        (Reply(404, b"<h1>Not Found</h1>"), CloudUnavailable, "404", "RUNPOD_API_BASE_URL"),
         (problem(422, "registry out of stock"), RequestRejected, "registry", "do not retry"),
         (problem(405, "method not allowed"), RequestRejected, "405", "do not retry"),
         (problem(409, "conflict"), CloudUnavailable, "conflict", "try again"),
@@ -186,13 +214,27 @@ def test_an_empty_quota_is_waited_for_before_the_next_request(runpod: RunPod, sc
     timer.now_s += 2
     runpod.read_pod("pod1")
     runpod.read_pod("pod1")
-    assert timer.sleeps == [10.0]
+    assert timer.sleeps == [11.0]
 
 
-def test_a_quota_that_is_empty_for_hours_does_not_stop_the_next_request(runpod: RunPod, script: Script, timer: Time):
-    script.on(("GET", "/v2/pods/pod1"), Reply(200, pod_json(), {"RateLimit": '"day";r=0;t=45012'}))
+def test_a_window_that_runs_short_for_hours_is_left_to_what_ends_something(runpod: RunPod, script: Script, timer: Time):
+    short = {"RateLimit": '"day";r=5000;t=45012', "RateLimit-Policy": '"day";q=50000;w=86400'}
+    script.on(("GET", "/v2/pods/pod1"), Reply(200, pod_json(), short))
+    script.on(("POST", "/v2/pods/pod1/action"), Reply(204))
+    script.on(("DELETE", "/v2/network-volumes/vol1"), Reply(204))
     runpod.read_pod("pod1")
+    with pytest.raises(CloudUnavailable, match=r"room to terminate \(5000 of 50000 requests left in this day, new in"):
+        runpod.read_pod("pod1")
+    runpod.terminate("pod1")
+    runpod.delete_volume("vol1")
+    assert timer.sleeps == [] and len(script.sent("GET", "/v2/pods/pod1")) == 1
+
+
+def test_what_ends_something_is_tried_even_when_nothing_seems_to_be_left(runpod: RunPod, script: Script, timer: Time):
+    script.on(("GET", "/v2/pods/pod1"), Reply(200, pod_json(), {"RateLimit": '"hour";r=0;t=1800'}))
+    script.on(("POST", "/v2/pods/pod1/action"), Reply(204))
     runpod.read_pod("pod1")
+    runpod.terminate("pod1")
     assert timer.sleeps == []
 
 

@@ -6,17 +6,20 @@ The retry table of the whole client (the vendor's, completed by what was seen on
 | ------------------------------ | ------------------------------------------ | ---------------------------------- |
 | 2xx                            | –                                          | the result                         |
 | 400 with a known capacity text | never retried                              | NoCapacity: next candidate         |
-| 400, 404, 405, 422, any 3xx    | never retried                              | RequestRejected with the detail    |
+| 400, 405, 422, any 3xx         | never retried                              | RequestRejected with the detail    |
 | 401                            | never retried                              | CloudAuthFailed                    |
 | 402                            | never retried                              | NoBalance                          |
 | 403                            | never retried                              | CloudAuthFailed                    |
 | 404 on read, delete, terminate | never retried                              | None, or success                   |
+| 404 on create                  | never retried                              | CloudUnavailable: its volume went  |
 | 404 that is no RFC 9457 body   | never retried                              | CloudUnavailable: not RunPod's 404 |
 | 409                            | never retried; terminate goes on to DELETE | CloudUnavailable: state may change |
 | 410                            | never retried                              | RequestRejected: API retired       |
 | 429                            | waits Retry-After, while that is bounded   | CloudUnavailable                   |
-| 408, 5xx, no answer, a cut, a  | repeatable: bounded backoff with jitter;   | CloudUnavailable                   |
-| 2xx that is not JSON           | create: look the name up, else send again  |                                    |
+| our own share of the quota     | not sent; waits while that is bounded      | CloudUnavailable                   |
+| 408, 5xx, no answer, a cut, a  | repeatable: bounded backoff with jitter;   | CloudUnavailable; NoCapacity when  |
+| 2xx nobody can read            | create: look the name up, else send again  | nothing is there and the text says |
+|                                |                                            | so                                 |
 """
 
 import html
@@ -39,20 +42,20 @@ from pushtrain.errors import (
     RequestRejected,
 )
 
-# RunPod has no machine-readable code for "no capacity": a 400 and one of these English texts, from live answers of
-# REST v2, the older API and the list in RunPod's own SDK 2.0.0rc2 (which misses the first).
+# RunPod has no machine-readable code for "no capacity", only English; compared in lower case, and where it was seen.
+# "No longer any" goes on with "the requested specifications" (REST v2 and GraphQL on demand), "the request
+# specifications" (GraphQL spot) or "enough disk space" (runpod/runpod-python#297).
 CAPACITY_TEXTS = (
-    "no longer any instances available",
-    "no instances currently available",
-    "not enough free gpus",
-    "resources to deploy your pod",
-    "insufficient capacity",
-    "no available machine",
-    "out of stock",
+    "no longer any instances available",  # REST v2, GraphQL; live bodies of 2026
+    "resources to deploy your pod",  # "This machine does not have the …": community, big disks; RunPod's SDK 2.0.0rc2
+    "not enough free gpus",  # "There are … on the host machine to start this pod": GraphQL, resuming
+    "no instances currently available",  # GraphQL
+    "insufficient capacity",  # RunPod's SDK 2.0.0rc2
+    "no available machine",  # the same
+    "out of stock",  # the same
 )
 _CLOUDFLARE_1010 = re.compile(r"error\s*(?:code)?\s*:?\s*1010", re.IGNORECASE)
 _TAGS = re.compile(r"<(style|script)\b.*?</\1\s*>|<[^>]*>", re.IGNORECASE | re.DOTALL)
-_QUOTA = re.compile(r'"?\w+"?\s*;\s*r=(\d+)\s*;\s*t=(\d+)')
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,11 +92,15 @@ class Answer:
         seconds = self.headers.get("retry-after", "").strip()
         return float(seconds) if re.fullmatch(r"\d{1,9}", seconds) else None
 
-    @property
-    def quota_clear_s(self) -> float:
-        """Seconds until every exhausted window of the RateLimit header is new; 0 while requests are left."""
-        windows = _QUOTA.findall(self.headers.get("ratelimit", ""))
-        return float(max((int(clear) for left, clear in windows if int(left) == 0), default=0))
+
+def says_no_capacity(answer: Answer) -> bool:
+    """Whether an error's body says so anywhere: `detail` or `errors` of a problem, messages of GraphQL's errors."""
+    found = answer.json if isinstance(answer.json, dict) else {}
+    errors = found.get("errors")
+    listed = errors if isinstance(errors, list) else []
+    messages = [error.get("message") if isinstance(error, dict) else error for error in listed]
+    texts = " ".join(str(text) for text in [answer.said, found.get("detail"), found.get("title"), *messages]).lower()
+    return not answer.ok and any(text in texts for text in CAPACITY_TEXTS)
 
 
 def failure(answer: Answer, doing: str) -> CloudError:
@@ -107,7 +114,7 @@ def failure(answer: Answer, doing: str) -> CloudError:
         return CloudUnavailable(message, hint="this is not RunPod's own 404: check RUNPOD_API_BASE_URL and proxies")
     if status == 409:
         return CloudUnavailable(message, hint="the resource is in a state that forbids this: try again when it changes")
-    if status == 400 and any(text in message.lower() for text in CAPACITY_TEXTS):
+    if status == 400 and says_no_capacity(answer):
         return NoCapacity(message, hint="another GPU, another data center, or later")
     if status == 402:
         return NoBalance(message, hint="add funds at https://console.runpod.io/user/billing")

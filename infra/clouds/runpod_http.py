@@ -4,12 +4,13 @@ No error text, log or repr made here holds the key or a value sent as a secret.
 """
 
 import json
+import math
 import random
 import re
 import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -18,6 +19,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from infra.clouds.runpod_answers import Answer, problem, problem_text
+from infra.clouds.runpod_quota import Quota
 from pushtrain import __version__
 from pushtrain.errors import CloudAuthFailed, RequestRejected
 from pushtrain.redact import redact
@@ -56,6 +58,8 @@ class Call:
     headers: Mapping[str, str] = field(default_factory=dict)
     timeout_s: float
     repeatable: bool
+    ends_something: bool = False
+    """It ends what is billed: requests are kept for it when they run short."""
 
 
 class StreamEnded(Exception):
@@ -87,7 +91,7 @@ class RunPodHttp:
         loopback = _is_loopback(base_url)
         self.limits, self.sleep, self.clock = limits, sleep, clock
         self._secrets: set[str] = {api_key}
-        self._quota_clear_at = 0.0
+        self._quota = Quota()
         self._client = httpx.Client(
             base_url=base_url.rstrip("/").removesuffix("/v2"),
             headers={"Authorization": f"Bearer {api_key}", "User-Agent": f"pushtrain/{__version__}"},
@@ -122,7 +126,7 @@ class RunPodHttp:
         """How long to wait before try `attempt` + 1; None when the answer stands."""
         backoff = min(2.0 ** (attempt - 1), 8.0) * (0.5 + self.limits.jitter())
         if answer.status == 429:
-            wait = answer.retry_after_s or answer.quota_clear_s or backoff
+            wait = answer.retry_after_s or self._quota.wait_s(self.clock(), ends_something=True) or backoff
             return None if wait > self.limits.max_wait_s else wait + self.limits.jitter()
         if answer.ambiguous and repeatable:
             return min(max(backoff, answer.retry_after_s or 0.0), self.limits.max_wait_s)
@@ -134,7 +138,9 @@ class RunPodHttp:
         A server that says one thing and then nothing may hold this up to `call.timeout_s` longer: a socket's
         time-out cannot be shortened while the body is read.
         """
-        answer = None
+        answer = self._held_back(call)
+        if answer is not None:
+            raise StreamEnded(answer)
         try:
             with self._open(call) as response:
                 if not response.is_success:
@@ -148,32 +154,44 @@ class RunPodHttp:
             raise StreamEnded(answer)
 
     def _exchange(self, call: Call) -> Answer:
-        wait, self._quota_clear_at = self._quota_clear_at - self.clock(), 0.0
-        if wait > 0:
-            self.sleep(wait)
+        held_back = self._held_back(call)
+        if held_back is not None:
+            return held_back
         deadline = self.clock() + call.timeout_s
         try:
             with self._open(call) as response:
                 body = b"".join(self._pieces(response, deadline))
                 if self.clock() >= deadline:
                     raise httpx.ReadTimeout(f"the answer took longer than {call.timeout_s:g} s")
-                answer = self._answer(response, body)
+                return self._answer(response, body)
         except httpx.RequestError as exc:
             # Raising from here would chain httpx's exception, and with it the request, its headers and its body.
             return self._lost(exc)
-        if answer.status != 429 and 0 < answer.quota_clear_s <= self.limits.max_wait_s:
-            self._quota_clear_at = self.clock() + answer.quota_clear_s
-        return answer
 
-    def _open(self, call: Call) -> AbstractContextManager[httpx.Response]:
-        return self._client.stream(
+    def _held_back(self, call: Call) -> Answer | None:
+        """Waits until our share of the quota has room. An answer of our own, nothing sent, when that takes too long;
+        what ends something is then sent all the same."""
+        wait = self._quota.wait_s(self.clock(), ends_something=call.ends_something)
+        if 0 < wait <= self.limits.max_wait_s:
+            self.sleep(wait)
+        elif wait and not call.ends_something:
+            said = f"not asked, so that there is room to terminate ({self._quota.scarce(self.clock())})"
+            return Answer(status=429, said=said, headers={"retry-after": str(math.ceil(wait))})
+        return None
+
+    @contextmanager
+    def _open(self, call: Call) -> Iterator[httpx.Response]:
+        self._quota.sent(self.clock())
+        with self._client.stream(
             call.method,
             call.path,
             params=dict(call.query),
             json=call.body,
             headers=dict(call.headers),
             timeout=httpx.Timeout(call.timeout_s, connect=min(self.limits.connect_s, call.timeout_s)),
-        )
+        ) as response:
+            self._quota.heard(response.headers, self.clock())
+            yield response
 
     def _pieces(self, response: httpx.Response, until: float) -> Iterator[bytes]:
         for piece in response.iter_bytes():

@@ -4,15 +4,24 @@ Reading raises KeyError, TypeError, ValueError or AttributeError for a shape nob
 """
 
 import math
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, get_args
 
 from pushtrain.cloud import Offer, Pod, PodRequest, Stock, Volume, VolumeKind, VolumeRequest
+from pushtrain.errors import RequestRejected
 
 GONE = "TERMINATED"
 # RunPod charges in jobs five minutes apart, network volumes by the hour: a bucket that ended this long ago has all.
 _SETTLED_S, _BUCKET_S = 900, 3600
+
+
+def path(collection: str, resource_id: str) -> str:
+    """An id RunPod never gave would turn into another URL, and 'absent' into a lie: RequestRejected."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", resource_id):
+        raise RequestRejected(f"{resource_id!r} is not a RunPod id", hint="ids are letters, digits, - and _")
+    return f"{collection}/{resource_id}"
 
 
 def pod_body(request: PodRequest, secrets: Mapping[str, str]) -> dict[str, Any]:
