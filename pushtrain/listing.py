@@ -11,6 +11,7 @@ from pushtrain.errors import PushtrainError
 from pushtrain.events import Event
 from pushtrain.ledger import Ledger, RunRecord
 from pushtrain.lookup import newest_run
+from pushtrain.pod.rotation import GAP_LINE
 from pushtrain.progress import spent_usd
 
 
@@ -53,12 +54,7 @@ def stream_logs(ledger: Ledger, name: str, *, follow: bool, as_json: bool, tick_
                 yield _event_text(event, as_json)
             seen = len(record.events)
             raw, chunk = ledger.text(record, "logs", chunk)
-            if raw:
-                yield (
-                    json.dumps({"log": raw.decode(errors="replace")}) + "\n"
-                    if as_json
-                    else raw.decode(errors="replace")
-                )
+            yield from _log_texts(raw.decode(errors="replace"), as_json)
             if record.is_over or not follow:
                 return
         time.sleep(tick_s)
@@ -77,6 +73,27 @@ def _row(record: RunRecord) -> dict[str, Any]:
         "cap_usd": float(record.run.get("budget", {}).get("max_usd", 0.0)),
         "adapter": f"{adapter['repo']}@{adapter['revision'][:8]}" if adapter else "",
     }
+
+
+def _log_texts(text: str, as_json: bool) -> Iterator[str]:
+    """The log, and between its parts what the pod left out of it."""
+    at = 0
+    for gap in GAP_LINE.finditer(text):
+        yield from _plain(text[at : gap.start()], as_json)
+        at = gap.end() + 1
+        what = {key: int(gap[key]) for key in ("bytes", "begin", "end")} | {key: gap[key] for key in ("name", "sha256")}
+        if as_json:
+            yield json.dumps({"gap": what | {"why": gap["why"] or ""}}) + "\n"
+        else:
+            why = f", {gap['why']}" if gap["why"] else ""
+            place = "{name}, bytes {begin} to {end}, SHA-256 {sha256}".format(**what)
+            yield f"── {what['bytes']:,} bytes of the log are not in the ledger{why} ({place})\n"
+    yield from _plain(text[at:], as_json)
+
+
+def _plain(text: str, as_json: bool) -> Iterator[str]:
+    if text:
+        yield json.dumps({"log": text}) + "\n" if as_json else text
 
 
 def _event_text(event: Event, as_json: bool) -> str:

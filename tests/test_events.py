@@ -1,12 +1,17 @@
 """Events: what is written is what is read, and a chain that was touched says where."""
 
 import json
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from pushtrain.bounds import EVENT_BYTES
 from pushtrain.events import Event, EventDraft, broken_links, decode, encode, now_text, parse_time
 
 DRAFT = EventDraft(state="training", writer="pod", attempt=2, reason="Because", message="Schritt 1 ✓", data={"a": [1]})
+
+AT: dict[str, Any] = {"seq": 1, "prev": None, "now_s": 0.0}
 
 
 def chain(*states: str) -> list[bytes]:
@@ -49,6 +54,25 @@ def test_a_number_that_is_none_is_refused(number: float) -> None:
 def test_a_state_that_is_no_file_name_is_refused(state: str) -> None:
     with pytest.raises(ValueError, match="not an event state"):
         encode(EventDraft(state=state, writer="pod", attempt=1), seq=1, prev=None, now_s=0)
+
+
+def test_an_event_that_is_too_large_is_cut_and_says_so() -> None:
+    data = {"rungs": [{"gpu": "A40", "why": "x" * 9000}] * 300, "pod_id": "p1"}
+    name, raw = encode(
+        EventDraft(state="training", writer="pod", attempt=1, message="y" * 20_000, data=data),
+        seq=1,
+        prev=None,
+        now_s=0,
+    )
+    event = decode(raw)
+    assert len(raw) <= EVENT_BYTES and name == "events/000001-training.json"
+    assert event.message.endswith("… [12000 characters cut]") and event.data["pod_id"] == "p1"
+    assert event.data["cut"]["bytes"] > 2_700_000 and len(event.data["cut"]["sha256"]) == 64
+    assert event.data["rungs"][0]["why"].endswith("characters cut]")
+    wide = decode(encode(replace(DRAFT, data={"a": [1] * 200_000, "b": {str(n): n for n in range(50_000)}}), **AT)[1])
+    assert wide.data["a"][-1].endswith("entries cut]") and wide.data["b"]["cut"].endswith("keys")
+    whole = {"rungs": [{"gpu": "A40", "usd": 1.5}] * 900}
+    assert decode(encode(replace(DRAFT, data=whole), **AT)[1]).data == whole
 
 
 def test_an_older_reader_survives_a_newer_writer() -> None:

@@ -7,11 +7,18 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from pushtrain.events import EventDraft
+from pushtrain.gitcmd import REFUSED
 from pushtrain.pod.console import clean
 from pushtrain.pod.spool import Batch, Spool
 
 LONGEST_PAUSE_TICKS = 60
 LONGEST_LAST_PAUSE_TICKS = 5
+# After so many refusals by a rule of the remote a batch goes without log and metrics, after twice as many with its
+# texts cut short: what a scan for secrets or a size limit dislikes must not hold up everything behind it.
+PATIENT_REFUSALS = 5
+# A push each `every_s` for so many of them, then ever more slowly: ten days at 60 s are 3,700 pushes, not 14,400, and
+# a branch's size grows with the square of them.
+PUSHES_AT_FULL_PACE = 1000
 
 
 class Append(Protocol):
@@ -36,6 +43,8 @@ class Shipper:
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._closing = False
+        self._done = False
+        self._began_s = time.monotonic()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def start(self) -> None:
@@ -53,36 +62,48 @@ class Shipper:
             self._closing = True
         self._wake.set()
         self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        return self._done
 
     def _run(self) -> None:
         due_s = time.monotonic() + self._every_s
-        while True:
-            batch = self._next(time.monotonic() >= due_s)
+        said = ""
+        while not self._done:
+            try:
+                batch = self._next(time.monotonic() >= due_s)
+            except Exception as error:  # noqa: BLE001 — a volume that cannot be read may be read later
+                batch, trouble = None, clean(f"spool: {type(error).__name__}: {error}; trying again")
+                if trouble != said:
+                    print(trouble, flush=True)
+                said = trouble
             if batch is not None:
                 self._push(batch)
-                due_s = time.monotonic() + self._every_s
-            elif self._closing:
-                return
-            else:
+                now_s = time.monotonic()
+                due_s = now_s + pause_s(self._every_s, now_s - self._began_s)
+            elif not self._done:
                 self._wake.wait(self._tick_s)
                 self._wake.clear()
 
     def _next(self, due: bool) -> Batch | None:
         with self._lock:
-            if self._closing or due or self._spool.has_events():
-                return self._spool.gather(at_end=self._closing)
-            return None
+            closing = self._closing
+            if not (closing or due or self._spool.has_events()):
+                return None
+            batch = self._spool.gather(at_end=closing)
+            self._done = closing and batch is None
+            return batch
 
     def _push(self, batch: Batch) -> None:
         """Until it has landed: the ledger recognises a batch it already has only when it is the same one."""
-        failures = 0
+        failures = refusals = 0
         while True:
             try:
                 self._append(events=batch.events, log=batch.log, metrics=batch.metrics, files=batch.files)
                 break
             except Exception as error:  # noqa: BLE001 — nothing the ledger does may end this thread under the training
                 print(clean(f"ledger: {type(error).__name__}: {error}; trying again"), flush=True)
+                if getattr(error, "reason", "") == REFUSED:
+                    refusals += 1
+                    batch = self._lighter(batch, refusals, str(error))
             failures += 1
             longest = LONGEST_LAST_PAUSE_TICKS if self._closing else LONGEST_PAUSE_TICKS
             # Full jitter, so that many pods do not come back to a remote at the same moment.
@@ -93,3 +114,19 @@ class Shipper:
                 self._spool.landed(batch)
         except OSError as error:
             print(f"shipped.json: {error.strerror}", flush=True)
+
+    def _lighter(self, batch: Batch, refusals: int, why: str) -> Batch:
+        """What to try next. A refusal is certain: an earlier try that had no answer was looked for before it."""
+        if refusals not in (PATIENT_REFUSALS, 2 * PATIENT_REFUSALS):
+            return batch
+        try:
+            with self._lock:
+                return self._spool.lighter(batch, why, is_last_resort=refusals > PATIENT_REFUSALS)
+        except OSError as error:
+            print(f"spool: {error.strerror}", flush=True)
+            return batch
+
+
+def pause_s(every_s: float, elapsed_s: float) -> float:
+    """Seconds from one push of logs and metrics to the next, `elapsed_s` after the first."""
+    return max(every_s, elapsed_s / PUSHES_AT_FULL_PACE)

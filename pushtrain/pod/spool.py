@@ -1,25 +1,28 @@
 """What the trainer has written and the ledger does not have yet: files on the volume and offsets into them.
 
 Offsets move only after a successful push and are kept beside the files, so a restarted container goes on where the last
-push ended. A crash between push and note sends one batch twice; nothing is ever left out.
+push ended. A crash between push and note sends one batch twice. What is left out (beyond a cap, refused by the remote,
+not JSON) leaves a mark with its place, size and SHA-256.
 """
 
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pushtrain.bounds import RESULT_BYTES, cut_document, cut_text
 from pushtrain.events import EventDraft, now_text
+from pushtrain.pod.rotation import LOG_CAP_BYTES, METRICS_CAP_BYTES, Gap, gap_of, next_piece, size_of, whole_lines
 
 # States a trainer may claim; the others are the agent's or the control plane's to say.
 TRAINER_STATES = ("preparing", "training", "evaluating", "publishing")
-CHUNK_BYTES = 512 * 1024
-LOG_CAP_BYTES = 20 * 1024 * 1024
-TAIL_BYTES = 64 * 1024
 EVENTS_PER_BATCH = 50
-LOG, EVENTS, METRICS = "trainer.log", "events.jsonl", "metrics.jsonl"
+# Each is a file that every reader reads; a trainer of ours says a dozen.
+EVENTS_PER_ATTEMPT = 1000
+MESSAGE_CHARS = 2000
+LOG, EVENTS, METRICS, SAID = "trainer.log", "events.jsonl", "metrics.jsonl", "events said"
 Clean = Callable[[str], str]
 
 
@@ -50,16 +53,20 @@ class Spool:
     def __init__(self, folder: Path, *, attempt: int, clean: Clean) -> None:
         self._folder, self._attempt, self._clean = folder, attempt, clean
         self._note = folder / "shipped.json"
-        self._offsets: dict[str, int] = {LOG: 0, EVENTS: 0, METRICS: 0}
+        self._offsets: dict[str, int] = {LOG: 0, EVENTS: 0, METRICS: 0, SAID: 0}
         if self._note.is_file():
             self._offsets |= json.loads(self._note.read_text())
         self._read_to = self._offsets[EVENTS]
         self._waiting: list[_Waiting] = []
+        self._unsaid = 0
 
     def say(self, draft: EventDraft, files: Mapping[str, bytes] | None = None, *, is_last: bool = False) -> None:
-        """Queue an event of the agent, behind what the trainer has said by now."""
+        """Queue an event of the agent, behind what the trainer has said by now. A JSON file too large is cut."""
         self._pull_events(at_end=is_last)
-        self._waiting.append(_Waiting(draft=draft, files=files or {}, is_last=is_last))
+        if is_last and self._unsaid:
+            draft = replace(draft, data={**draft.data, "events_left_out": self._unsaid})
+        fitting = {path: _fitting(raw) for path, raw in (files or {}).items()}
+        self._waiting.append(_Waiting(draft=draft, files=fitting, is_last=is_last))
 
     def has_events(self) -> bool:
         self._pull_events(at_end=False)
@@ -69,22 +76,38 @@ class Spool:
         """The next batch, None when the ledger has everything. At the end unfinished lines count too, and the last
         event waits for the logs before it."""
         self._pull_events(at_end=at_end)
-        log, log_to = self._log(at_end)
-        metrics, metrics_to = self._complete_lines(METRICS, self._offsets[METRICS], at_end)
-        more = at_end and (log_to < self._size(LOG) or metrics_to < self._size(METRICS))
+        log = next_piece(self._folder / LOG, self._offsets[LOG], at_end=at_end, cap=LOG_CAP_BYTES)
+        rows = next_piece(self._folder / METRICS, self._offsets[METRICS], at_end=at_end, cap=METRICS_CAP_BYTES)
+        sizes = {name: size_of(self._folder / name) for name in (LOG, METRICS)}
+        more = at_end and (log.end < sizes[LOG] or rows.end < sizes[METRICS])
         events = [item for item in self._waiting[:EVENTS_PER_BATCH] if not (item.is_last and more)]
-        if not (events or log or metrics):
+        if not (events or log.end > self._offsets[LOG] or rows.end > self._offsets[METRICS]):
             return None
-        offsets = {LOG: log_to, METRICS: metrics_to}
+        offsets = {LOG: log.end, METRICS: rows.end}
         if read := [item.offset for item in events if item.offset is not None]:
-            offsets[EVENTS] = read[-1]
+            offsets |= {EVENTS: read[-1], SAID: self._offsets[SAID] + len(read)}
         return Batch(
             events=tuple(item.draft for item in events),
-            log=log,
-            metrics=self._metrics(metrics),
+            log=(log.gap.as_line() if log.gap else b"") + log.raw,
+            metrics=(_row(rows.gap.as_row()) if rows.gap else b"") + self._metrics(rows.raw, rows.end - len(rows.raw)),
             files={path: raw for item in events for path, raw in item.files.items()},
             offsets=offsets,
         )
+
+    def lighter(self, batch: Batch, why: str, *, is_last_resort: bool) -> Batch:
+        """The same batch for a remote that refuses it: marks in place of log and metrics; as a last resort also texts
+        and lists of the events and files cut short. Raises OSError."""
+        why = " ".join(cut_text(self._clean(why), 200).split()).replace("]", ")")
+        log, metrics = (self._gap(name, batch, why) for name in (LOG, METRICS))
+        light = replace(batch, log=log.as_line() if log else b"", metrics=_row(metrics.as_row()) if metrics else b"")
+        if not is_last_resort:
+            return light
+        events = (
+            replace(draft, message=cut_text(draft.message, 64), data=cut_document(draft.data, 512))
+            for draft in batch.events
+        )
+        files = {path: _fitting(raw, limit=4096) for path, raw in batch.files.items()}
+        return replace(light, events=tuple(events), files=files)
 
     def landed(self, batch: Batch) -> None:
         """The batch is in the ledger. Raises OSError when that cannot be noted; the memory of it holds anyway."""
@@ -96,14 +119,20 @@ class Spool:
 
     def _pull_events(self, *, at_end: bool) -> None:
         while len(self._waiting) < EVENTS_PER_BATCH or at_end:
-            raw, end = self._complete_lines(EVENTS, self._read_to, at_end)
+            raw = whole_lines(self._folder / EVENTS, self._read_to, at_end=at_end)
             if not raw:
                 return
             for line in raw.splitlines(keepends=True):
                 self._read_to += len(line)
                 if draft := self._draft(line):
-                    self._waiting.append(_Waiting(draft=draft, offset=self._read_to))
-            self._read_to = end
+                    self._queue(_Waiting(draft=draft, offset=self._read_to))
+
+    def _queue(self, item: _Waiting) -> None:
+        said = self._offsets[SAID] + sum(1 for waiting in self._waiting if waiting.offset is not None)
+        if said < EVENTS_PER_ATTEMPT:
+            self._waiting.append(item)
+        else:
+            self._unsaid += 1
 
     def _draft(self, line: bytes) -> EventDraft | None:
         said = self._parse(line, EVENTS)
@@ -117,56 +146,36 @@ class Spool:
             state=state,
             writer="pod",
             attempt=self._attempt,
-            message=str(said.get("message") or "")[:2000],
+            message=cut_text(str(said.get("message") or ""), MESSAGE_CHARS),
             data=data if isinstance(data, dict) else {},
             time=now_text(time) if isinstance(time, (int, float)) else None,
         )
 
-    def _metrics(self, raw: bytes) -> bytes:
-        rows = (self._parse(line, METRICS) for line in raw.splitlines())
-        return b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows if row is not None)
+    def _metrics(self, raw: bytes, begin: int) -> bytes:
+        """Rows that are JSON objects; each line that is none leaves a mark."""
+        rows = []
+        for line in raw.splitlines(keepends=True):
+            row = self._parse(line, METRICS)
+            if row is None and line.strip():
+                row = gap_of(self._folder / METRICS, begin, begin + len(line), "no JSON object").as_row()
+            begin += len(line)
+            rows.append(_row(row) if row is not None else b"")
+        return b"".join(rows)
 
     def _parse(self, line: bytes, name: str) -> dict[str, Any] | None:
         try:
-            value = json.loads(line)
-        except ValueError:
+            value = plain(json.loads(line), self._clean)
+        except (ValueError, RecursionError):
             value = None
-        if not isinstance(value, dict):
-            if line.strip():
-                print(f"{name}: a line is not a JSON object: left out", flush=True)
-            return None
-        cleaned: dict[str, Any] = plain(value, self._clean)
-        return cleaned
+        if isinstance(value, dict):
+            return value
+        if line.strip():
+            print(f"{name}: a line is not a JSON object: left out", flush=True)
+        return None
 
-    def _log(self, at_end: bool) -> tuple[bytes, int]:
-        """Beyond the cap only the last lines follow: a chatty trainer must not fill the repository."""
-        start, size = self._offsets[LOG], self._size(LOG)
-        if start < LOG_CAP_BYTES:
-            return self._complete_lines(LOG, start, at_end)
-        if not at_end or size <= start:
-            return b"", start
-        tail_from = max(start, size - TAIL_BYTES)
-        tail, _ = self._complete_lines(LOG, tail_from, at_end)
-        return f"[{tail_from - start} bytes of the log were left out here]\n".encode() + tail, size
-
-    def _complete_lines(self, name: str, start: int, at_end: bool) -> tuple[bytes, int]:
-        """At most one chunk of whole lines from `start`, and where it ends."""
-        try:
-            with (self._folder / name).open("rb") as file:
-                file.seek(start)
-                raw = file.read(CHUNK_BYTES)
-        except FileNotFoundError:
-            return b"", start
-        if len(raw) < CHUNK_BYTES and at_end:
-            return raw, start + len(raw)
-        whole = raw[: raw.rfind(b"\n") + 1] or (raw if len(raw) == CHUNK_BYTES else b"")
-        return whole, start + len(whole)
-
-    def _size(self, name: str) -> int:
-        try:
-            return (self._folder / name).stat().st_size
-        except FileNotFoundError:
-            return 0
+    def _gap(self, name: str, batch: Batch, why: str) -> Gap | None:
+        begin, end = self._offsets[name], batch.offsets[name]
+        return gap_of(self._folder / name, begin, end, why) if begin < end else None
 
 
 def plain(value: Any, clean: Clean) -> Any:
@@ -180,3 +189,15 @@ def plain(value: Any, clean: Clean) -> Any:
     if isinstance(value, list):
         return [plain(item, clean) for item in value]
     return value
+
+
+def _row(row: Mapping[str, Any]) -> bytes:
+    return json.dumps(row, ensure_ascii=False).encode(errors="replace") + b"\n"
+
+
+def _fitting(raw: bytes, limit: int = RESULT_BYTES) -> bytes:
+    """A JSON object as it is when it fits; else cut, but for what it says of adapter and metrics."""
+    if len(raw) <= limit:
+        return raw
+    shorter = cut_document(json.loads(raw), limit // 2, keep=("adapter", "metrics"))
+    return json.dumps(shorter, ensure_ascii=False, indent=1).encode() + b"\n"
