@@ -309,8 +309,8 @@ def make_source(folder: Path, steps: str, env: dict[str, str]) -> tuple[Path, st
     shutil.copytree(
         ROOT / "pushtrain" / "pod", work / "pushtrain" / "pod", ignore=shutil.ignore_patterns("__pycache__")
     )
-    for module in ("__init__", "errors", "events", "gitcmd", "gitstore", "ledger", "redact", "run"):
-        shutil.copy(ROOT / "pushtrain" / f"{module}.py", work / "pushtrain")
+    for module in (ROOT / "pushtrain").glob("*.py"):
+        shutil.copy(module, work / "pushtrain")
     (work / "trainer").mkdir()
     (work / "trainer" / "__init__.py").touch()
     (work / "jobs").mkdir()
