@@ -13,7 +13,7 @@ from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, Resou
 
 from infra import clouds
 from infra.border import Encoded, encode
-from infra.operations import OPERATIONS, changed
+from infra.operations import OPERATIONS
 from pushtrain.cloud import PodRequest, VolumeRequest
 from pushtrain.errors import EngineError, PushtrainError
 
@@ -38,7 +38,7 @@ class _Provider(ResourceProvider):
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
         """Nothing of ours changes in place; Pulumi still asks when only `__provider` moved, and keeps what it gets."""
-        if changed(OPERATIONS[self.kind].inputs, _olds, _news):
+        if _crossing(lambda: OPERATIONS[self.kind].must_replace(_olds, _news)):
             raise Encoded(encode(EngineError(f"a {self.kind} is replaced, never changed in place")))
         return UpdateResult({**_olds, **_news})
 
