@@ -59,6 +59,10 @@ class Head:
 
     def files_for(self, addition: Addition, *, clean: Callable[[bytes], bytes], now_s: float) -> dict[str, bytes]:
         """Path → bytes of what the addition adds here, every text cleaned. Raises LedgerError for a file too large."""
+        for name, raw in {**addition.files, "log": addition.log, "metrics": addition.metrics}.items():
+            if len(raw) > FILE_BYTES:
+                message = f"{name} has {len(raw)} bytes; a file of the ledger has at most {FILE_BYTES}"
+                raise LedgerError(message, reason="TooLarge")
         added = {path: clean(raw) for path, raw in addition.files.items() if path not in self.blobs}
         if addition.log:
             added[f"logs/{self.last.get('logs', 0) + 1:06d}.log"] = clean(addition.log)
@@ -69,11 +73,6 @@ class Head:
             name, raw = encode(draft, seq=seq, prev=prev, now_s=now_s)
             added[name] = raw = clean(raw)
             seq, prev = seq + 1, hashlib.sha256(raw).hexdigest()
-        for path, raw in added.items():
-            if len(raw) > FILE_BYTES:
-                raise LedgerError(
-                    f"{path} has {len(raw)} bytes; a file of the ledger has at most {FILE_BYTES}", reason="TooLarge"
-                )
         return added
 
 

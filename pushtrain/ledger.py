@@ -63,7 +63,7 @@ class Ledger:
 
     def look(self) -> Look:
         """Tips of every run and claim at the remote. One round trip, nothing fetched."""
-        return look(self._store.remote_refs(f"{RUNS}*", f"{CLAIMS}*"))
+        return look(self._mended(lambda: self._store.remote_refs(f"{RUNS}*", f"{CLAIMS}*")))
 
     def refs(self) -> dict[str, str]:
         """Run id → tip commit of every run at the remote. One round trip, nothing fetched."""

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from git_world import RUN_ID, Remote, claim, event
 
+from pushtrain.bounds import FILE_BYTES
 from pushtrain.errors import AlreadyClaimed, LedgerError, LedgerUnavailable, PushtrainError
 from pushtrain.events import broken_links
 from pushtrain.gitcmd import git_env
@@ -96,6 +97,47 @@ def test_a_claim_without_a_remote_may_be_repeated(remote: Remote) -> None:
     assert states(ledger) == ["claimed"]
 
 
+@pytest.mark.parametrize("half", ["runs", "claims"])
+def test_half_of_a_claim_is_completed(remote: Remote, half: str) -> None:
+    """A remote that dies while it moves two refs may keep one of them, whatever atomic means to it."""
+    ledger = remote.ledger(url=remote.file_url)
+    other = {"runs": "claims/job-89abcdef", "claims": f"runs/{RUN_ID}"}[half]
+    remote.hook("post-receive", f'rm -f hooks/post-receive; git update-ref -d refs/heads/{other}; kill -9 "$PPID"')
+    tip = claim(ledger)
+    look = remote.ledger("elsewhere").look()
+    assert (look.runs, look.claimed, look.unborn, look.open_runs) == (
+        {RUN_ID: tip},
+        {"job-89abcdef"},
+        set(),
+        {RUN_ID: tip},
+    )
+    assert remote.show("rev-list", "--max-parents=0", tip) == look.claims["job-89abcdef"]
+
+
+def test_a_rule_against_one_of_the_branches_is_not_somebody_elses_claim(remote: Remote) -> None:
+    """With --atomic a remote says of the other branch 'atomic push failure', which is no race."""
+    remote.hook("update", 'case "$1" in refs/heads/claims/*) echo "GH013: rule violations" >&2; exit 1;; esac')
+    with pytest.raises(LedgerError) as caught:
+        claim(remote.ledger())
+    assert (caught.type, caught.value.reason) == (LedgerError, "PushRefused")
+    assert "claims/*" in (caught.value.hint or "")
+    assert remote.ledger().look().claimed == set()
+
+
+def test_a_remote_without_atomic_pushes_is_refused_for_good(remote: Remote) -> None:
+    remote.show("config", "receive.advertiseAtomic", "false")
+    with pytest.raises(LedgerError, match="atomic") as caught:
+        claim(remote.ledger())
+    assert caught.type is LedgerError
+
+
+def test_a_claim_whose_run_was_deleted_is_known(remote: Remote) -> None:
+    claim(remote.ledger())
+    remote.show("update-ref", "-d", f"refs/heads/runs/{RUN_ID}")
+    look = remote.ledger().look()
+    assert (look.claimed, look.unborn, look.open_runs) == ({"job-89abcdef"}, {"job-89abcdef"}, {})
+
+
 def test_a_refused_claim_is_not_a_claim_of_somebody_else(remote: Remote) -> None:
     remote.hook("pre-receive", "echo no ledger here >&2; exit 1")
     with pytest.raises(LedgerError, match="pre-receive hook declined") as caught:
@@ -128,6 +170,58 @@ def test_appends_are_read_back_in_order(remote: Remote) -> None:
     assert control.text(record, "logs", 1) == (b"two\n", 2)
     assert control.text(record, "logs", 2) == (b"", 2)
     assert control.text(record, "metrics") == (b'{"step": 1}\n', 1)
+
+
+def test_a_run_that_is_over_is_told_by_the_tips_alone(remote: Remote) -> None:
+    pod, control = remote.ledger("pod"), remote.ledger("control")
+    tip = claim(control)
+    assert control.look().open_runs == {RUN_ID: tip}, "claimed and never touched again is not over"
+    pod.append(RUN_ID, events=[event("training", writer="pod")])
+    closed = control.append(RUN_ID, events=[event("closed")], files={"receipt.json": b"{}"})
+    look = control.look()
+    assert look.open_runs == {} and look.runs == {RUN_ID: closed} and look.claims == {"job-89abcdef": closed}
+    late = pod.append(RUN_ID, log=b"a late word\n")
+    assert control.look().open_runs == {RUN_ID: late}, "then it is read, and its receipt says that it is over"
+    assert control.read(RUN_ID).is_over
+
+
+def test_a_receipt_lands_also_where_the_claim_cannot_move(remote: Remote) -> None:
+    ledger = remote.ledger()
+    claim(ledger)
+    claim(remote.ledger(), "job-fffffffe-00000001")
+    elsewhere = remote.show("rev-parse", "claims/job-00000001")
+    remote.show("update-ref", "refs/heads/claims/job-89abcdef", elsewhere)
+    ledger.append(RUN_ID, events=[event("closed")], files={"receipt.json": b"{}"})
+    assert ledger.read(RUN_ID).is_over and RUN_ID in ledger.look().open_runs
+
+
+def test_a_run_that_has_not_moved_is_not_read_again(remote: Remote, tmp_path: Path) -> None:
+    calls = recording_git(tmp_path, remote)
+    ledger = remote.ledger(url=remote.file_url)
+    claim(ledger)
+    claim(ledger, "job-01234567-00000001")
+    ledger.read_all(ledger.look().open_runs)
+    ledger.append(RUN_ID, events=[event("training")])
+    before = len(calls())
+    records = ledger.read_all(ledger.look().open_runs)
+    assert {run_id: record.last.state for run_id, record in records.items()} == {
+        RUN_ID: "training",
+        "job-01234567-00000001": "claimed",
+    }
+    verbs = [call.split()[0] for call in calls()[before:] if not call.startswith("upload-pack")]
+    assert verbs == ["ls-remote", "for-each-ref", *["cat-file"] * (len(verbs) - 2)]
+    again = len(calls())
+    assert ledger.read_all(ledger.look().open_runs) == records
+    assert [call.split()[0] for call in calls()[again:]][:1] == ["ls-remote"] and len(calls()) - again <= 2
+
+
+def test_a_file_too_large_for_a_remote_is_refused_before_it_is_sent(remote: Remote) -> None:
+    ledger = remote.ledger()
+    claim(ledger)
+    with pytest.raises(LedgerError, match="at most") as caught:
+        ledger.append(RUN_ID, files={"result.json": b" " * (FILE_BYTES + 1)})
+    assert caught.value.reason == "TooLarge"
+    assert states(ledger) == ["claimed"]
 
 
 def test_anybody_reads_it_with_plain_git(remote: Remote) -> None:
