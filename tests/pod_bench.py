@@ -4,6 +4,7 @@ import os
 import shlex
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -145,7 +146,8 @@ class Api:
                 self.send_response(statuses(len(api.calls)))
                 self.send_header("Content-Length", str(len(answer)))
                 self.end_headers()
-                self.wfile.write(answer)
+                if answer:
+                    self.wfile.write(answer)
 
             do_POST = do_DELETE = do_GET = _answer
 
@@ -163,6 +165,10 @@ class Api:
         self.port: int = self._server.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}"
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+
+    def wrap(self, tls: ssl.SSLContext) -> None:
+        """From now on by TLS alone."""
+        self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
 
     def close(self) -> None:
         self.is_open.set()

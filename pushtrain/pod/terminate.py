@@ -107,8 +107,8 @@ def terminate_once(target: Target, say: Say, *, last_resorts: bool = False) -> b
 def cloud_epoch_s(base_url: str, patience_s: float) -> float | None:
     """The time by the cloud's clock, from the Date of whatever it answers to a request without a key; None when it
     does not answer in time, or not with a date."""
-    request = urllib.request.Request(base_url + "/", method="HEAD", headers={"User-Agent": USER_AGENT})
     try:
+        request = urllib.request.Request(base_url + "/", method="HEAD", headers={"User-Agent": USER_AGENT})
         with _opener(base_url, {}, False).open(request, timeout=patience_s) as answer:
             date = answer.headers["Date"]
     except urllib.error.HTTPError as error:
@@ -127,15 +127,10 @@ def _call(target: Target, method: str, path: str, body: object, unverified: bool
 
     Of the answer's body only GraphQL's is looked at, for errors: others may hold the pod's environment in clear.
     """
-    request = urllib.request.Request(
-        target.base_url + path, method=method, data=None if body is None else json.dumps(body).encode()
-    )
-    request.add_header("User-Agent", USER_AGENT)
-    request.add_header("Content-Type", "application/json")
-    request.add_unredirected_header("Authorization", f"Bearer {target.api_key}")
     answers = []
     for proxies in _proxies():
         try:
+            request = _request(target, method, path, body)
             with _opener(target.base_url, proxies, unverified).open(request, timeout=target.patience_s) as answer:
                 refused = path == "/graphql" and b'"errors"' in answer.read(65536)
                 return "refused" if refused else "accepted"
@@ -145,6 +140,16 @@ def _call(target: Target, method: str, path: str, body: object, unverified: bool
         except (OSError, ValueError, http.client.HTTPException) as error:
             answers.append(f"{type(error).__name__}: {error}")
     return "; ".join(answers)
+
+
+def _request(target: Target, method: str, path: str, body: object) -> urllib.request.Request:
+    request = urllib.request.Request(
+        target.base_url + path, method=method, data=None if body is None else json.dumps(body).encode()
+    )
+    request.add_header("User-Agent", USER_AGENT)
+    request.add_header("Content-Type", "application/json")
+    request.add_unredirected_header("Authorization", f"Bearer {target.api_key}")
+    return request
 
 
 def _proxies() -> Iterator[dict[str, str]]:

@@ -1,0 +1,167 @@
+"""Whole pods that are hurt: killed, stopped, flooded, left alone; the pod ends all the same, and says what it can."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from pod_bench import Bench
+
+from pushtrain.pod.child import Heartbeat, LogFile, StopRequest, Watch, run_child
+from pushtrain.pod.watchdog import MOST_STARTS
+
+MakeBench = Callable[..., Bench]
+
+
+@pytest.fixture
+def make_bench(tmp_path: Path) -> Iterator[MakeBench]:
+    benches: list[Bench] = []
+
+    def make(steps: str, **limits: float) -> Bench:
+        benches.append(Bench(tmp_path, steps, **limits))
+        return benches[-1]
+
+    yield make
+    for bench in benches:
+        bench.close()
+
+
+def watchdog_of(bench: Bench) -> int:
+    return min(pid for pid, line in bench.processes().items() if line.startswith("python3 "))
+
+
+def test_what_was_stopped_is_woken_to_save_and_for_its_last_words(make_bench: MakeBench) -> None:
+    bench = make_bench("event training\nmetric 1\nsleep 60", stall_s=4)
+    bench.start(PUSHTRAIN_GRACE_S="10")
+    bench.wait(lambda: "training" in bench.states(), "training")
+    for part in ("-m trainer", "pushtrain.pod.agent"):
+        os.kill(bench.pid_of(part), signal.SIGSTOP)
+    bench.wait_until_terminated()
+    assert (bench.record().last.state, bench.record().last.reason) == ("failed", "Stalled")
+    assert (bench.attempt_dir.parent / "saved").exists()
+
+
+def test_bash_takes_over_from_a_watchdog_that_has_stopped_looking(make_bench: MakeBench) -> None:
+    bench = make_bench("event training\nsleep 60")
+    first = bench.start(PUSHTRAIN_POD_TICK_S="0.01")
+    bench.wait(lambda: bench.said("trainer pid"), "word of the trainer")
+    watchdog = watchdog_of(bench)
+    bench.wait(lambda: _caught(first.pid, signal.SIGUSR1), "bash that listens")
+    time.sleep(1)
+    assert not bench.terminations, "a watchdog that looks is left alone"
+    os.kill(watchdog, signal.SIGSTOP)
+    bench.wait_until_terminated()
+    assert Path(f"/proc/{watchdog}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    assert first.poll() is None
+
+
+def _caught(pid: int, signum: signal.Signals) -> bool:
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return bool(int(status["SigCgt"], 16) >> (signum - 1) & 1)
+
+
+def test_without_its_first_process_the_watchdog_goes_on(make_bench: MakeBench) -> None:
+    bench = make_bench("event training\ntalk 1.5\nresult")
+    first = bench.start()
+    bench.wait(lambda: bench.said("trainer pid"), "word of the trainer")
+    first.kill()
+    first.wait()
+    bench.wait_until_terminated()
+    assert bench.states()[-1] == "finished"
+
+
+def test_what_a_trainer_leaves_behind_ends_with_it(make_bench: MakeBench) -> None:
+    bench = make_bench("event training\nleave 3\nresult")
+    bench.start(PUSHTRAIN_GRACE_S="0.5")
+    bench.wait_until_terminated()
+    assert bench.said("left 3") and bench.states()[-1] == "finished"
+    assert not [line for line in bench.processes().values() if line.startswith("sleep 600")]
+
+
+def test_a_thousand_orphans_are_ended_before_the_pod(make_bench: MakeBench) -> None:
+    bench = make_bench("event training\nleave 1000\nsleep 60")
+    bench.start(PUSHTRAIN_GRACE_S="1")
+    bench.wait(lambda: bench.said("left 1000"), "a thousand processes")
+    os.kill(bench.pid_of("pushtrain.pod.agent"), signal.SIGKILL)
+    bench.wait_until_terminated()
+    assert not [line for line in bench.processes().values() if line.startswith(("sleep 600", "/"))]
+
+
+def test_megabytes_without_a_line_end_cost_neither_the_run_nor_its_memory(tmp_path: Path) -> None:
+    log, heartbeat = LogFile(tmp_path / "trainer.log", {}), Heartbeat(tmp_path / "heartbeat")
+    watch = Watch(heartbeat=heartbeat, stop=StopRequest(None), grace_s=1, tick_s=0.05)
+    before_kb = _peak_kb()
+    flood = ["sh", "-c", "head -c 20000000 /dev/zero | tr '\\0' x"]
+    began_s = time.monotonic()
+    assert run_child(flood, dict(os.environ), tmp_path, watch=watch, out=log) == 0
+    assert time.monotonic() - began_s < 60
+    assert (tmp_path / "trainer.log").stat().st_size >= 20_000_000
+    assert _peak_kb() - before_kb < 20_000
+
+
+def _peak_kb() -> int:
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["VmHWM"].split()[0])
+
+
+def test_a_full_volume_costs_lines_and_not_the_run(make_bench: MakeBench) -> None:
+    """A limit on the size of files stands for the full disk: writing beyond it fails in the same way."""
+    bench = make_bench("event training\nflood 3\nresult")
+    bench.start(before=("prlimit", "--fsize=1500000"))
+    bench.wait_until_terminated()
+    assert bench.states()[-1] == "finished", bench.log.read_text()[-3000:]
+    assert (bench.attempt_dir / "trainer.log").stat().st_size == 1_500_000, "it was full"
+
+
+@pytest.mark.parametrize("workspace", ["/proc/nowhere", "/dev/null/volume"])
+def test_a_volume_that_cannot_be_written_ends_the_pod_and_says_so(make_bench: MakeBench, workspace: str) -> None:
+    bench = make_bench("result")
+    bench.start(PUSHTRAIN_WORKSPACE=workspace)
+    bench.wait_until_terminated()
+    assert bench.said("boot failed") and bench.said("the end: BootFailed")
+
+
+def test_a_volume_that_hangs_holds_up_neither_the_start_nor_the_end(make_bench: MakeBench) -> None:
+    """A pipe that nobody reads stands for the volume: whoever opens it to write hangs in the kernel."""
+    bench = make_bench("result")
+    bench.attempt_dir.mkdir(parents=True)
+    os.mkfifo(bench.attempt_dir / "starts")
+    os.mkfifo(bench.attempt_dir / "trainer.log")
+    bench.start(PUSHTRAIN_LIMIT_ENVIRONMENT_S="1", PUSHTRAIN_GRACE_S="1")
+    bench.wait_until_terminated()
+    assert bench.said("boot: fetched"), "the watchdog waited for the volume, but not for ever"
+    assert bench.said("the end: EnvironmentTimeout"), "the agent hung, and was ended"
+
+
+def test_a_container_killed_in_training_goes_on_from_its_checkpoint(make_bench: MakeBench) -> None:
+    bench = make_bench("event training\ntrain 12 0.15\nresult")
+    bench.start()
+    bench.wait(lambda: bench.attempt_dir.parent.joinpath("checkpoints", "checkpoint-4").exists(), "four steps")
+    bench.kill_container()
+    bench.start()
+    bench.wait_until_terminated()
+    assert bench.states().count("booting") == 2 and bench.states()[-1] == "finished"
+    said = [line for line in bench.log.read_text().splitlines() if line.startswith("from step")]
+    assert said[0] == "from step 0" and int(said[1].split()[-1]) >= 3
+    steps = bench.ledger_text("metrics").count('"step":')
+    assert 12 <= steps <= 13, "no step was taken twice but the one that was cut off"
+    assert len((bench.attempt_dir / "starts").read_text().split()) == 2
+
+
+def test_a_container_that_starts_in_vain_again_and_again_ends_the_pod(make_bench: MakeBench) -> None:
+    bench = make_bench("event training\nsleep 60")
+    bench.attempt_dir.mkdir(parents=True)
+    (bench.attempt_dir / "starts").write_text("0\n" * MOST_STARTS)
+    first = bench.start()
+    bench.wait_until_terminated()
+    assert bench.said("the end: CrashLoop") and bench.states() == [] and first.poll() is None
+
+
+def test_a_full_container_disk_ends_the_pod(make_bench: MakeBench) -> None:
+    bench = make_bench("result")
+    first = bench.start(TMPDIR="/proc/nowhere")
+    by_curl = ("POST", f"/v2/pods/{bench.pod_id}/action", '{"action":"terminate"}')
+    bench.wait(lambda: by_curl in bench.api.calls, "request of the start command itself")
+    assert bench.states() == [] and first.poll() is None
