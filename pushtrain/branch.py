@@ -9,6 +9,7 @@ from pushtrain.bounds import FILE_BYTES
 from pushtrain.errors import LedgerError
 from pushtrain.events import EVENT_FILE, EventDraft, encode
 from pushtrain.gitstore import blob_id
+from pushtrain.record import BILL, RECEIPT
 
 FOLDERS = ("events", "logs", "metrics")
 _NUMBER = re.compile(r"/(\d{6})[^/]*$")
@@ -16,12 +17,19 @@ _NUMBER = re.compile(r"/(\d{6})[^/]*$")
 
 @dataclass(frozen=True, kw_only=True)
 class Addition:
-    """What one append brings. `files` that are already there are left as they are."""
+    """What one append brings. `files` that are already there are left as they are. `more_to_come`: the receipt is not
+    the run's last file."""
 
     events: Sequence[EventDraft] = ()
     log: bytes = b""
     metrics: bytes = b""
     files: Mapping[str, bytes] = field(default_factory=dict)
+    more_to_come: bool = False
+
+    @property
+    def is_last(self) -> bool:
+        """Whether nobody has to look at the run any more once this has landed."""
+        return BILL in self.files or (RECEIPT in self.files and not self.more_to_come)
 
     @property
     def key(self) -> str:

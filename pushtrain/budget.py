@@ -35,8 +35,8 @@ def used(record: RunRecord, now_s: float | None = None) -> tuple[float, float]:
     # Two reconciles at once may both have said it: an attempt counts once.
     starts = {event.attempt: event for event in reversed(record.events) if event.state == "provisioned"}
     hours = usd = 0.0
-    for attempt, start in starts.items():
-        spent_h = max(0.0, (_end_s(record.events, attempt, start) - start.epoch_s) / 3600)
+    for start in starts.values():
+        spent_h = attempt_hours(record, start)
         hours += spent_h
         usd += spent_h * float(start.data.get("usd_per_hour", 0.0))
     if starts:
@@ -47,6 +47,11 @@ def used(record: RunRecord, now_s: float | None = None) -> tuple[float, float]:
         idle_hours = max(0.0, (until_s - first.epoch_s) / 3600 - hours)
         usd += idle_hours * volume_usd
     return hours, usd
+
+
+def attempt_hours(record: RunRecord, start: Event) -> float:
+    """How long the pod of the attempt lived that began with the `provisioned` event `start`."""
+    return max(0.0, (_end_s(record.events, start.attempt, start) - start.epoch_s) / 3600)
 
 
 def left(spec: JobSpec, record: RunRecord, now_s: float, billed_usd: float = 0.0) -> Left:

@@ -3,20 +3,18 @@
 Exit codes: 0 ok · 1 the run failed · 2 the spec is wrong · 3 the cloud or engine failed · 4 a leak.
 """
 
-import json
 import os
-import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from pushtrain import __version__
-from pushtrain.errors import PushtrainError, SpecError
+from pushtrain.errors import PushtrainError
 from pushtrain.redact import redact
+from pushtrain.terminal import out, print_json, report, say
 
 app = typer.Typer(
     name="pushtrain",
@@ -25,9 +23,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-# Text of specs, logs and clouds is never markup, and the :100: in file:100:5 is no emoji.
-out = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
-err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
 
@@ -46,26 +41,6 @@ def main() -> None:
         sys.exit(PushtrainError.exit_code)
 
 
-def report(failure: PushtrainError) -> None:
-    """Print one failure for a person: what and where, then what to do."""
-    err.print(f"error: {redact(str(failure))}", style="red")
-    if failure.hint:
-        err.print(f"hint:  {redact(failure.hint)}")
-    if os.environ.get("GITHUB_ACTIONS") == "true":
-        # A runner reads both streams; stdout stays clean for --json.
-        print(_annotation(failure), file=sys.stderr, flush=True)
-
-
-def say(text: str) -> None:
-    """One line for people, on stderr, so that stdout stays clean for --json."""
-    err.print(redact(text))
-
-
-def _print_json(document: object) -> None:
-    """Plain, whatever rich makes of the terminal or of FORCE_COLOR."""
-    print(redact(json.dumps(document, indent=2)), flush=True)
-
-
 @app.command()
 def check(
     paths: Annotated[list[Path] | None, typer.Argument(help="Job specs; all of jobs/ when left out.")] = None,
@@ -81,7 +56,7 @@ def check(
         write(root / "jobs" / "schema.json")
     found = check_specs(paths or [], root)
     if as_json:
-        _print_json(found.as_json())
+        print_json(found.as_json())
     for problem in found.problems:
         report(problem)
     for warning in found.warnings:
@@ -103,7 +78,7 @@ def plan(
 
     plans, problems = plan_specs(paths or [], Path.cwd(), os.environ)
     if as_json:
-        _print_json([plan.as_json() for plan in plans])
+        print_json([plan.as_json() for plan in plans])
     else:
         print(redact("\n\n".join(plan.as_markdown() if markdown else plan.as_text() for plan in plans)))
     for problem in problems:
@@ -120,14 +95,20 @@ def reconcile(
     """Make the world match HEAD: claim, provision, watch, collect, destroy, receipt, sweep. Safe to repeat."""
     from pushtrain.follow import follow as keep_on
     from pushtrain.reconcile import tick
+    from pushtrain.signals import INTERRUPTED, Stopped, stoppable
     from pushtrain.wiring import open_control
 
-    control = open_control(Path.cwd(), say)
-    if follow:
-        raise typer.Exit(keep_on(control, max_minutes=max_minutes, once=_report_tick))
-    done = tick(control)
-    _report_tick(done)
-    raise typer.Exit(done.exit_code)
+    try:
+        with stoppable():
+            control = open_control(Path.cwd(), say)
+            if follow:
+                raise typer.Exit(keep_on(control, max_minutes=max_minutes, once=_report_tick))
+            done = tick(control)
+            _report_tick(done)
+            raise typer.Exit(done.exit_code)
+    except Stopped as stopped:
+        say(f"{stopped.name}: stopped; the pods go on and look after themselves, the next reconcile goes on with them")
+        raise typer.Exit(INTERRUPTED) from None
 
 
 @app.command()
@@ -136,31 +117,11 @@ def run(
     max_minutes: Annotated[float, typer.Option(min=0, help="Stop following after this; the run goes on.")] = 10080.0,
 ) -> None:
     """Run one committed job now, in the foreground. Ctrl-C cancels it and destroys its stack."""
-    from pushtrain.follow import cancel, follow
-    from pushtrain.lookup import run_of_spec
+    from pushtrain.foreground import run_job
     from pushtrain.wiring import open_control
 
     control = open_control(Path.cwd(), say)
-    wanted = control.source.desired()
-    if job not in wanted.jobs:
-        for problem in wanted.problems:
-            report(problem)
-        known = ", ".join(sorted(wanted.jobs)) or "none"
-        raise SpecError(f"no job '{job}' in jobs/ at HEAD", hint=f"jobs at HEAD: {known}; commit the spec first")
-    if wanted.jobs[job].spec.suspend:
-        raise SpecError(f"job '{job}' is suspended at HEAD", hint="take `suspend: true` out and commit")
-    earlier = run_of_spec(control.ledger, wanted.jobs[job])
-    if earlier is not None and earlier.receipt is not None:
-        outcome = earlier.receipt.get("outcome")
-        say(f"{earlier.run_id}: {outcome} already; one spec runs once: change it (train.seed will do) and commit")
-        raise typer.Exit(0 if outcome == "succeeded" else 1)
-    try:
-        raise typer.Exit(follow(control, max_minutes=max_minutes, only=job, once=_report_tick))
-    except KeyboardInterrupt:
-        say(f"{job}: cancelling; press Ctrl-C again only if you will run `pushtrain cancel {job}` yourself")
-        if (mine := run_of_spec(control.ledger, wanted.jobs[job])) is not None:
-            _report_tick(cancel(control, mine.run_id, reason="Interrupted"))
-        raise
+    raise typer.Exit(run_job(control, job, max_minutes=max_minutes, once=_report_tick, report=report))
 
 
 @app.command()
@@ -172,7 +133,7 @@ def runs(as_json: Json = False) -> None:
 
     rows = list_runs(open_ledger(load_settings(Path.cwd())))
     if as_json:
-        _print_json(rows)
+        print_json(rows)
     else:
         out.print(runs_table(rows))
 
@@ -206,26 +167,53 @@ def cancel(name: Annotated[str, typer.Argument(metavar="RUN", help="Run id, its 
 
 
 @app.command()
+def retry(
+    name: Annotated[str, typer.Argument(metavar="RUN", help="Run id, its beginning, or a job name.")],
+    why: Annotated[str, typer.Option(help="A word for the record.")] = "",
+) -> None:
+    """Run a spec once more that failed or was cancelled. What it may cost is printed before it starts."""
+    from pushtrain.retry import retry as run_again
+    from pushtrain.settings import person
+    from pushtrain.wiring import open_control
+
+    control = open_control(Path.cwd(), say)
+    done = run_again(control, name, by=person(control.settings.root), why=why)
+    _report_tick(done)
+    if done.active:
+        say("`pushtrain reconcile --follow` stays with it; without, the next reconcile goes on")
+    raise typer.Exit(done.exit_code)
+
+
+@app.command()
 def sweep(
     yes: Annotated[bool, typer.Option("--yes", help="Remove what is found; without it, only list.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Find (and with --yes remove) pods and volumes that carry this ledger's mark and no active run owns."""
-    from pushtrain.teardown import orphans, remove_orphans
+    """Everything that carries this ledger's mark; what no active run owns is removed with --yes.
+
+    While the ledger cannot be read nobody knows what is owned: then it is listed, and nothing is removed.
+    """
+    from pushtrain.sweep import remove_orphans, survey
+    from pushtrain.teardown import listed
     from pushtrain.wiring import open_control
 
     control = open_control(Path.cwd(), say)
-    left = orphans(control)
-    names = [f"pod {pod.id} ({pod.name})" for pod in left.pods]
-    names += [f"network volume {volume.id} ({volume.name})" for volume in left.volumes]
+    found = survey(control)
+    orphans, owned = listed(found.orphans), listed(found.owned)
     if yes:
-        remove_orphans(control, left)
+        remove_orphans(control, found.orphans, wait_s=control.settings.teardown_wait_s)
     if as_json:
-        _print_json({"orphans": names, "removed": yes})
+        print_json({"orphans": orphans, "owned": owned, "ledger": found.failure is None, "removed": yes})
     else:
-        out.print("\n".join(names) or "nothing is left: pods 0, volumes 0")
-    if left and not yes:
-        say("run again with --yes to remove them")
+        whose = "of active runs" if found.failure is None else "of nobody knows whom"
+        out.print(
+            "\n".join([*orphans, *(f"{name}, {whose}" for name in owned)]) or "nothing is left: pods 0, volumes 0"
+        )
+    if found.failure is not None:
+        report(found.failure)
+        raise typer.Exit(4)
+    if orphans and not yes:
+        say("run again with --yes to remove what no active run owns")
         raise typer.Exit(4)
 
 
@@ -286,19 +274,3 @@ def _report_tick(done: object) -> None:
     assert isinstance(done, Tick)
     for failure in done.failures:
         report(failure)
-
-
-def _annotation(failure: PushtrainError) -> str:
-    """GitHub's workflow command for an error at a place in a file; newlines and % are escaped as it asks for."""
-    text = redact(str(failure)).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-    where = getattr(failure, "where", None) or ""
-    match = re.fullmatch(r"(.+?)(?::(\d+))?(?::(\d+))?", redact(where), re.DOTALL)
-    parts = zip(("file", "line", "col"), match.groups() if match else (), strict=False)
-    place = ",".join(f"{key}={_property(value)}" for key, value in parts if value)
-    return f"::error {place}::{text}" if place else f"::error::{text}"
-
-
-def _property(text: str) -> str:
-    for special in "%\r\n:,":
-        text = text.replace(special, f"%{ord(special):02X}")
-    return text

@@ -41,6 +41,8 @@ class Control:
     sleep: Callable[[float], None]
     tried_s: dict[str, float] = field(default_factory=dict)
     """When this process last looked for capacity, by run id: within a minute nothing changes."""
+    waiting_s: dict[str, float] = field(default_factory=dict)
+    """Since when a run has been waiting for a place, by run id, for those that this process tried to place."""
     sold_out: dict[tuple[str, str | None, str, int], float] = field(default_factory=dict)
     """When a place (GPU, data center, tier, count of GPUs) last said that it has no capacity, to whichever run."""
 

@@ -9,6 +9,9 @@ from pushtrain.lookup import newest_run
 from pushtrain.reconcile import Tick, tick
 from pushtrain.redact import redact
 
+# How long a run may wait for a place while somebody follows: places come back within minutes, or not for hours.
+PATIENCE_S = 300.0
+
 
 def follow(control: Control, *, max_minutes: float, only: str | None = None, once: Callable[[Tick], None]) -> int:
     """Tick every `tick_s` until no run is active or the time box is full; returns the exit code of all ticks together.
@@ -16,10 +19,11 @@ def follow(control: Control, *, max_minutes: float, only: str | None = None, onc
     An unreachable cloud or ledger is waited for: the pods look after themselves meanwhile. So is a ledger that refuses
     after it once did not: hosting services say 'not found' for a while, too. `once` sees every tick.
     When the source's default branch moves it stops early: this checkout no longer is what people want, and the
-    reconcile of the new commit may be waiting for this one to end.
+    reconcile of the new commit may be waiting for this one to end. So it does when runs are left that only wait for a
+    place: nothing is billed for them but the runner this may be running on. A person who follows one run goes on.
     """
     end_s = control.clock() + max_minutes * 60
-    worst, known = 0, False
+    worst, known, idle = 0, False, False
     began_at = None if only else control.source.head()
     while True:
         try:
@@ -28,15 +32,21 @@ def follow(control: Control, *, max_minutes: float, only: str | None = None, onc
             if not known and not isinstance(away, CloudUnavailable | LedgerUnavailable):
                 raise
             control.say(f"{away.reason}: {redact(str(away))}; trying again")
-            code, active = away.exit_code, True
+            code, active, idle = away.exit_code, True, False
         else:
             known = True
             once(done)
-            active = bool(done.active)
+            active, idle = bool(done.active), only is None and _only_waits(done, control.clock())
             # A run that waits for balance or a key may recover; what stays wrong is reported by the last tick.
             code = done.exit_code
             worst = max(worst, 1 if "failed" in done.closed.values() else 0)
         if not active:
+            return max(worst, code)
+        if idle:
+            waiting = ", ".join(sorted(done.waiting))
+            control.say(
+                f"only waiting for a place: {waiting}; the next reconcile tries again, nothing is rented for it"
+            )
             return max(worst, code)
         if began_at and control.source.head() not in (began_at, None):
             control.say("the default branch moved: the reconcile of the new commit goes on with the runs")
@@ -47,13 +57,21 @@ def follow(control: Control, *, max_minutes: float, only: str | None = None, onc
         control.sleep(control.settings.tick_s)
 
 
+def _only_waits(done: Tick, now_s: float) -> bool:
+    """Every active run has been without a place for a while. Who has a key that is refused waits, too."""
+    patient = all(now_s - since_s > PATIENCE_S for since_s in done.waiting.values())
+    return bool(done.active) and set(done.active) == set(done.waiting) and patient
+
+
 def cancel(control: Control, run_id: str, *, reason: str) -> Tick:
     """Say `cancelled` in the ledger, then bring the run down at once. A run that is over stays as it is.
 
     Raises PushtrainError for an unknown run.
     """
     record = newest_run(control.ledger, run_id)
-    if not record.is_over:
+    if record.receipt is not None:
+        control.say(f"{record.run_id}: over already: {record.receipt.get('outcome')}")
+    else:
         attempt = record.last.attempt
         control.ledger.append(
             record.run_id, events=[EventDraft(state="cancelled", writer="control", attempt=attempt, reason=reason)]

@@ -86,6 +86,7 @@ class Ledger:
         log: bytes = b"",
         metrics: bytes = b"",
         files: Mapping[str, bytes] | None = None,
+        more_to_come: bool = False,
         timeout_s: float = 60.0,
     ) -> str:
         """Add events, a log chunk, a metrics chunk and new files in one commit and one push; returns the tip.
@@ -93,9 +94,10 @@ class Ledger:
         Everything is redacted. Raises LedgerUnavailable when the remote could not be reached within `timeout_s`: call
         again with the SAME arguments; what had landed after all is found and not added twice. A file that is already
         there is left as it is: the ledger is append-only. Raises LedgerError (reason PushRefused when a rule of the
-        remote says no) when the remote will not take it.
+        remote says no) when the remote will not take it. The append that brings the run's last file moves the spec's
+        claim to itself: the final bill, or a receipt without `more_to_come`.
         """
-        addition = Addition(events=events, log=log, metrics=metrics, files=files or {})
+        addition = Addition(events=events, log=log, metrics=metrics, files=files or {}, more_to_come=more_to_come)
         deadline = self._clock() + timeout_s
         return self._mended(lambda: self._append(run_id, addition, deadline))
 
@@ -174,7 +176,7 @@ class Ledger:
             commit = self._commit(head.tip, added, _subject(run_id, addition.events))
             tried.append(blob_ids(added))
             updates = {RUNS + run_id: commit}
-            if RECEIPT in added and refusals < _MARKS:
+            if addition.is_last and refusals < _MARKS:
                 updates[CLAIMS + claim_of(run_id)] = commit
             done = self._store.push(updates, timeout_s=max(5.0, deadline - self._clock()))
             if done.returncode == 0:

@@ -106,7 +106,8 @@ def vain_restarts(mine: Sequence[Event]) -> int:
         if event.state == "booting":
             count += 1
         elif event.state == "training":
-            step = int(event.data.get("resumed_from_step") or 0)
+            said = event.data.get("resumed_from_step")
+            step = int(said) if isinstance(said, int | float) else 0
             if step > best:
                 best, count = step, 1
     return max(0, count - 1)

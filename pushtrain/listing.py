@@ -7,18 +7,20 @@ from typing import Any, Literal
 
 from rich.table import Table
 
+from pushtrain.attempts import steps_lost
 from pushtrain.errors import PushtrainError
 from pushtrain.events import Event
 from pushtrain.ledger import Ledger, RunRecord
 from pushtrain.lookup import newest_run
 from pushtrain.pod.rotation import GAP_LINE
 from pushtrain.progress import spent_usd
+from pushtrain.receipt import cost
 
 
 def list_runs(ledger: Ledger) -> list[dict[str, Any]]:
     """One row a run, newest first. Raises LedgerUnavailable."""
     records = ledger.read_all(ledger.refs()).values()
-    return [_row(record) for record in sorted(records, key=lambda r: r.events[0].epoch_s, reverse=True)]
+    return [_row(ledger, record) for record in sorted(records, key=lambda r: r.events[0].epoch_s, reverse=True)]
 
 
 def runs_table(rows: list[dict[str, Any]]) -> Table:
@@ -31,8 +33,9 @@ def runs_table(rows: list[dict[str, Any]]) -> Table:
         state = (
             f"{row['state']} ({row['outcome'] or row['reason']})" if row["outcome"] or row["reason"] else row["state"]
         )
-        usd, cap = f"${row['spent_usd']:.4f}", f"${row['cap_usd']:.2f}"
-        table.add_row(row["run_id"], state, str(row["attempt"]), row["claimed"], usd, cap, row["adapter"] or "")
+        usd, cap = f"${row['spent_usd']:.4f}\n{row['spent_source']}", f"${row['cap_usd']:.2f}"
+        attempt = f"{row['attempt']}\n{row['steps_lost']} steps lost" if row["steps_lost"] else str(row["attempt"])
+        table.add_row(row["run_id"], state, attempt, row["claimed"], usd, cap, row["adapter"])
     return table
 
 
@@ -60,7 +63,8 @@ def stream_logs(ledger: Ledger, name: str, *, follow: bool, as_json: bool, tick_
         time.sleep(tick_s)
 
 
-def _row(record: RunRecord) -> dict[str, Any]:
+def _row(ledger: Ledger, record: RunRecord) -> dict[str, Any]:
+    known = cost(record)
     adapter = (record.result or {}).get("adapter") or {}
     return {
         "run_id": record.run_id,
@@ -70,6 +74,8 @@ def _row(record: RunRecord) -> dict[str, Any]:
         "attempt": record.last.attempt,
         "claimed": record.events[0].time[:19].replace("T", " "),
         "spent_usd": round(spent_usd(record, time.time()), 6),
+        "spent_source": known[1] if known else "time × price",
+        "steps_lost": _steps_lost(ledger, record),
         "cap_usd": float(record.run.get("budget", {}).get("max_usd", 0.0)),
         "adapter": f"{adapter['repo']}@{adapter['revision'][:8]}" if adapter else "",
     }
@@ -94,6 +100,15 @@ def _log_texts(text: str, as_json: bool) -> Iterator[str]:
 def _plain(text: str, as_json: bool) -> Iterator[str]:
     if text:
         yield json.dumps({"log": text}) + "\n" if as_json else text
+
+
+def _steps_lost(ledger: Ledger, record: RunRecord) -> int:
+    """Steps that were trained twice because a pod or container was lost."""
+    if record.receipt is not None:
+        return sum(int(row.get("steps_lost") or 0) for row in record.receipt.get("history") or ())
+    if sum(event.state == "training" for event in record.events) < 2:
+        return 0
+    return sum(steps_lost(record.events, ledger.text(record, "metrics")[0]).values())
 
 
 def _event_text(event: Event, as_json: bool) -> str:

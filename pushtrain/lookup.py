@@ -3,6 +3,7 @@
 from pushtrain.desired import Job
 from pushtrain.errors import PushtrainError
 from pushtrain.ledger import Ledger, RunRecord
+from pushtrain.refs import runs_of_spec
 from pushtrain.run import RUN_ID
 
 
@@ -12,6 +13,8 @@ def newest_run(ledger: Ledger, name: str) -> RunRecord:
     Raises PushtrainError when there is none, or when runs of several jobs begin like that: nobody's run is guessed.
     """
     refs = ledger.refs()
+    if name in refs:
+        return ledger.read(name, refs[name])
     job_of = {run_id: match["job"] for run_id in refs if (match := RUN_ID.fullmatch(run_id))}
     matches = [run_id for run_id in refs if job_of[run_id] == name]
     matches = matches or [run_id for run_id in refs if name and run_id.startswith(name)]
@@ -27,10 +30,16 @@ def newest_run(ledger: Ledger, name: str) -> RunRecord:
 
 
 def run_of_spec(ledger: Ledger, job: Job) -> RunRecord | None:
-    """The run that claimed this very spec, whatever commit it was claimed at; None before the claim."""
+    """The newest run of this very spec, whatever commit it was claimed at; None before the claim."""
+    runs = ledger.refs()
     name, _, spec8 = job.claim.rpartition("-")
-    for run_id, tip in ledger.refs().items():
-        match = RUN_ID.fullmatch(run_id)
-        if match and (match["job"], match["spec"]) == (name, spec8):
-            return ledger.read(run_id, tip)
-    return None
+    mine = runs_of_spec(runs, name, spec8)
+    return ledger.read(mine[-1], runs[mine[-1]]) if mine else None
+
+
+def family(ledger: Ledger, record: RunRecord) -> list[RunRecord]:
+    """Every run of the same spec, the first one first and the newest retry last."""
+    runs = ledger.refs()
+    match = RUN_ID.fullmatch(record.run_id)
+    ids = runs_of_spec(runs, match["job"], match["spec"]) if match else [record.run_id]
+    return list(ledger.read_all({run_id: runs[run_id] for run_id in ids}).values())

@@ -9,6 +9,7 @@ from typing import Any
 from pushtrain.budget import used
 from pushtrain.events import Event
 from pushtrain.ledger import RunRecord
+from pushtrain.receipt import cost
 
 # The phases a person follows, in order; control states in between are folded into the one before.
 PHASES = (
@@ -56,9 +57,10 @@ class Progress:
 
 
 def spent_usd(record: RunRecord, now_s: float) -> float:
-    """Dollars so far: every ended attempt, and the one that runs until now; the bill once there is a receipt."""
-    if record.receipt is not None:
-        return float(record.receipt["billed_usd"])
+    """Dollars so far: every ended attempt, and the one that runs until now; the receipt's or the bill's once it is
+    over."""
+    if (known := cost(record)) is not None:
+        return known[0]
     _, usd = used(record)
     starts = [event for event in record.events if event.state == "provisioned"]
     if starts and record.last.attempt == starts[-1].attempt and record.last.state not in ("lost", "destroying"):

@@ -8,7 +8,7 @@ from pushtrain.control import Control
 from pushtrain.errors import CloudAuthFailed, CloudError, NoBalance, NoCapacity, RequestRejected, SpecError
 from pushtrain.events import EventDraft, now_text, parse_time
 from pushtrain.ledger import RunRecord
-from pushtrain.receipt import rented
+from pushtrain.receipt import billed_usd
 from pushtrain.run import Run
 from pushtrain.rungs import rung_of, rungs_in
 from pushtrain.spec import JobSpec
@@ -21,7 +21,7 @@ def provision(control: Control, run: Run, spec: JobSpec, record: RunRecord, *, l
     No capacity, no balance and a refused key leave the run waiting and are tried again by the next tick; a request the
     cloud will never accept ends it. Raises NoBalance, CloudAuthFailed, RequestRejected, SpecError once it is written.
     """
-    rest = left(spec, record, control.clock(), _billed_usd(control, record))
+    rest = left(spec, record, control.clock(), billed_usd(control, record))
     if rest.hours * 3600 < LEAST_USEFUL_S or rest.usd <= 0:
         return _budget_spent(control, run, attempt)
     try:
@@ -84,21 +84,11 @@ def _wait(control: Control, run: Run, attempt: int, why: CloudError) -> None:
     control.say(f"{run.id}: waiting ({why.reason}): {why}")
     last = control.ledger.read(run.id).last
     if last.state == "waiting" and last.reason == why.reason:
+        control.waiting_s[run.id] = last.epoch_s
         return  # once is enough: a run that waits all night does not fill its branch
+    control.waiting_s[run.id] = control.clock()
     draft = EventDraft(state="waiting", writer="control", attempt=attempt, reason=why.reason, message=str(why))
     control.ledger.append(run.id, events=[draft])
-
-
-def _billed_usd(control: Control, record: RunRecord) -> float:
-    """The bill of what the run had so far; 0 before it had anything, and while nobody can say."""
-    pods, volumes = rented(record)
-    if not pods:
-        return 0.0
-    try:
-        return control.cloud.bill(pods, volumes, record.events[0].time).total_usd
-    except CloudError as failure:
-        control.say(f"{record.run_id}: no bill from the cloud yet: {failure}")
-        return 0.0
 
 
 def _budget_spent(control: Control, run: Run, attempt: int) -> bool:

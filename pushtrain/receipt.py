@@ -1,43 +1,116 @@
-"""The receipt: what was rented, for how long, what it cost. A run is over only with this file."""
+"""The receipt: what was rented, for how long, what it cost. A run is over only with this file.
 
+RunPod bills every five minutes or so, and a receipt is written seconds after the end: it says so, and the first tick an
+hour later adds `bill.json`, which is the last file of a run.
+"""
+
+from typing import Any
+
+from pushtrain.attempts import attempts
 from pushtrain.budget import used
+from pushtrain.cloud import Bill
 from pushtrain.control import Control
-from pushtrain.errors import CloudError
+from pushtrain.errors import CloudError, PushtrainError
 from pushtrain.events import now_text, parse_time
+from pushtrain.jsontext import json_bytes
 from pushtrain.ledger import RunRecord
+from pushtrain.record import BILL
 from pushtrain.run import Run
+
+# By then every bill of the run has been written, also one that came late; after so long nobody will say any more.
+BILL_AFTER_S, BILL_UNTIL_S = 3600.0, 7 * 24 * 3600.0
 
 
 def make_receipt(
     control: Control, run: Run, record: RunRecord, outcome: str, proof: dict[str, object]
-) -> dict[str, object]:
-    """What was rented, for how long, what it cost and what was estimated. A run is over only with this file."""
+) -> dict[str, Any]:
+    """What was rented, for how long, what it cost, and the estimate of the claim beside it.
+
+    `cost_usd` is the larger of what the bill says by now and time × price: the one is late, the other an estimate.
+    """
     pods, volumes = rented(record)
-    hours, usd = used(record)
-    billed, source = usd, "time × price"
-    if pods or volumes:
-        try:
-            bill = control.cloud.bill(pods, volumes, record.events[0].time)
-            billed, source = bill.total_usd, "billing API"
-        except CloudError as failure:
-            control.say(f"{run.id}: no bill from the cloud: {failure}")
-    else:
-        source = "nothing was rented"
+    hours, usd = used(record, control.clock())
+    bill = _bill(control, record) if pods or volumes else None
+    billed = usd if bill is None else bill.total_usd
+    several = max(event.attempt for event in record.events) > 1
+    metrics, _ = control.ledger.text(record, "metrics") if several else (b"", 0)
     return {
         "run_id": run.id,
         "outcome": outcome,
         "closed": now_text(control.clock()),
         "attempts": max(event.attempt for event in record.events),
+        "history": attempts(record, metrics),
         "pods": pods,
         "volumes": volumes,
         "billed_usd": round(billed, 6),
-        "billed_source": source,
+        "billed_source": _source(bill, bool(pods or volumes)),
+        "billed_is_final": not (pods or volumes) or (bill is not None and bill.final),
         "time_times_price_usd": round(usd, 6),
+        "cost_usd": round(max(billed, usd), 6),
         "pod_hours": round(hours, 6),
         "cap_usd": record.run.get("budget", {}).get("max_usd"),
+        "estimate": record.run.get("estimate"),
         "phases_s": phases_s(record, control.clock()),
         "proof": proof,
     }
+
+
+def settle(control: Control, record: RunRecord) -> None:
+    """Add the final bill to a run that has been over for an hour. A cloud or ledger that is away is asked at the next
+    tick; after a week the receipt's figures stand."""
+    receipt = record.receipt
+    if receipt is None or record.bill is not None or receipt.get("billed_is_final", True):
+        return
+    age_s = control.clock() - parse_time(str(receipt["closed"]))
+    if age_s < BILL_AFTER_S:
+        return
+    bill = _bill(control, record)
+    if bill is None and age_s < BILL_UNTIL_S:
+        return
+    document = {
+        "asked": now_text(control.clock()),
+        "pods_usd": None if bill is None else round(bill.pods_usd, 6),
+        "volumes_usd": None if bill is None else round(bill.volumes_usd, 6),
+        "total_usd": round(receipt["cost_usd"] if bill is None else bill.total_usd, 6),
+        "source": _source(bill, True),
+        "is_final": bill is not None,
+    }
+    try:
+        control.ledger.append(record.run_id, files={BILL: json_bytes(document)})
+    except PushtrainError as failure:
+        control.say(f"{record.run_id}: {BILL} is not in the ledger yet: {failure}")
+
+
+def billed_usd(control: Control, record: RunRecord) -> float:
+    """The bill of what the run had so far; 0 before it had anything, and while nobody can say."""
+    bill = _bill(control, record) if any(rented(record)) else None
+    return 0.0 if bill is None else bill.total_usd
+
+
+def cost(record: RunRecord) -> tuple[float, str] | None:
+    """Dollars of a run that is over, and where the figure comes from; None before."""
+    if record.bill is not None:
+        return float(record.bill["total_usd"]), "billed" if record.bill.get("is_final") else str(record.bill["source"])
+    if record.receipt is None:
+        return None
+    receipt = record.receipt
+    billed = float(receipt.get("billed_usd") or 0.0)
+    usd = float(receipt.get("cost_usd", billed))
+    if receipt.get("billed_is_final"):
+        return usd, str(receipt.get("billed_source", ""))
+    return usd, "billed so far" if usd == billed and receipt.get("billed_source") == "billing API" else "time × price"
+
+
+def _bill(control: Control, record: RunRecord) -> Bill | None:
+    try:
+        return control.cloud.bill(*rented(record), record.events[0].time)
+    except CloudError as failure:
+        control.say(f"{record.run_id}: no bill from the cloud: {failure}")
+        return None
+
+
+def _source(bill: Bill | None, is_rented: bool) -> str:
+    return "nothing was rented" if not is_rented else "time × price" if bill is None else "billing API"
 
 
 def rented(record: RunRecord) -> tuple[list[str], list[str]]:

@@ -8,38 +8,42 @@ The cloud is listed before the ledger is read, always: what is listed and unclai
 that is not listed had already written its last word.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 
+from pushtrain.claim import claim_new
 from pushtrain.climb import one_pod
 from pushtrain.cloud import Live
 from pushtrain.control import Control
-from pushtrain.desired import Desired, Job
-from pushtrain.errors import AlreadyClaimed, NoCapacity, PushtrainError, SpecError, StackLocked
-from pushtrain.events import EventDraft, now_text
-from pushtrain.jsontext import json_bytes
+from pushtrain.desired import Desired
+from pushtrain.errors import LedgerError, LedgerUnavailable, PushtrainError, StackLocked
+from pushtrain.events import EventDraft
 from pushtrain.ledger import RunRecord
 from pushtrain.lifecycle import Step, next_step
-from pushtrain.placement import Candidate, ladder
 from pushtrain.provision import adopt, provision
+from pushtrain.receipt import settle
 from pushtrain.redact import redact
-from pushtrain.refs import Look
-from pushtrain.run import Run, ledger_prefix, resource_prefix
+from pushtrain.run import RUN_ID, Run, ledger_prefix
 from pushtrain.signs import last_step_s, look
 from pushtrain.source import Source
 from pushtrain.spec_file import loads
-from pushtrain.teardown import destroy, remove_late, remove_orphans, unowned
+from pushtrain.sweep import remove_orphans, unowned
+from pushtrain.teardown import destroy, names, remove_late
 
 # How often a silent pod's log is read, and a run without a place is tried again, by one process.
 LOOK_EVERY_S = TRY_EVERY_S = 60.0
+# How long one tick waits for what it sweeps: the next one goes on.
+SWEEP_WAIT_S = 10.0
 
 
 @dataclass(kw_only=True)
 class Tick:
-    """What one tick did. `failures` hold everything that went wrong; the worst one gives the exit code."""
+    """What one tick did. `failures` hold everything that went wrong; the worst one gives the exit code. `waiting` are
+    the active runs that only wait for a place, with the time since when."""
 
     active: list[str] = field(default_factory=list)
+    waiting: dict[str, float] = field(default_factory=dict)
     closed: dict[str, str] = field(default_factory=dict)
     swept: list[str] = field(default_factory=list)
     failures: list[PushtrainError] = field(default_factory=list)
@@ -59,12 +63,19 @@ def tick(control: Control, *, only: str | None = None, may_claim: bool = True) -
     wanted = control.source.desired()
     report.failures += [problem for problem in wanted.problems if only is None or f"/{only}." in f"/{problem.where}"]
     live = control.cloud.find(ledger_prefix(control.settings.ledger_url))
-    look = control.ledger.look()
-    tips = look.open_runs
-    if may_claim:
-        tips |= _claim_new(control, wanted, look, report, only)
-    records = control.ledger.read_all(tips)
+    try:
+        look = control.ledger.look()
+        tips = look.open_runs
+        if may_claim:
+            tips |= claim_new(control, wanted, look, report.failures, only)
+        records, unreadable = _read(control, tips, report)
+    except LedgerError:
+        if live:
+            control.say(f"nobody can tell whose they are, so they are left alone: {names(live)}")
+        raise
     for record in records.values():
+        if only is None and record.is_over:
+            settle(control, record)
         if record.is_over or (only and record.run.get("job") != only):
             continue
         outcome = _guarded(control, record, wanted, live, report)
@@ -72,16 +83,45 @@ def tick(control: Control, *, only: str | None = None, may_claim: bool = True) -
             report.closed[record.run_id] = outcome
         else:
             report.active.append(record.run_id)
+    report.waiting = {run_id: control.waiting_s[run_id] for run_id in report.active if run_id in control.waiting_s}
     if only is None:
-        active = [run_id for run_id, record in records.items() if not record.is_over]
-        report.swept = remove_orphans(control, unowned(control, live, active))
+        owners = [run_id for run_id, record in records.items() if not record.is_over] + unreadable
+        _sweep(control, unowned(control, live, owners), report)
     return report
+
+
+def _read(control: Control, tips: Mapping[str, str], report: Tick) -> tuple[dict[str, RunRecord], list[str]]:
+    """Every run, and the ids of those whose branch no run wrote: one bad branch stops nobody else from being looked
+    after, and what it owns is left alone."""
+    try:
+        return control.ledger.read_all(tips), []
+    except LedgerUnavailable:
+        raise
+    except LedgerError:
+        records, unreadable = dict[str, RunRecord](), list[str]()
+    for run_id, tip in tips.items():
+        try:
+            records |= control.ledger.read_all({run_id: tip})
+        except LedgerUnavailable:
+            raise
+        except LedgerError as failure:
+            report.failures.append(failure)
+            unreadable.append(run_id)
+    return records, unreadable
+
+
+def _sweep(control: Control, left: Live, report: Tick) -> None:
+    try:
+        report.swept = remove_orphans(control, left, wait_s=SWEEP_WAIT_S)
+    except PushtrainError as failure:
+        report.failures.append(failure)
 
 
 def run_of(record: RunRecord, ledger_url: str) -> Run:
     """The identity of a recorded run."""
-    run = record.run
-    return Run(job=run["job"], commit=run["commit"], spec_digest=run["spec_digest"], ledger_url=ledger_url)
+    run, match = record.run, RUN_ID.fullmatch(record.run_id)
+    retry = int((match["retry"] if match else None) or 1)
+    return Run(job=run["job"], commit=run["commit"], spec_digest=run["spec_digest"], ledger_url=ledger_url, retry=retry)
 
 
 def _guarded(control: Control, record: RunRecord, wanted: Desired, live: Live, report: Tick) -> str | None:
@@ -144,6 +184,7 @@ def _try_to_provision(control: Control, run: Run, record: RunRecord, live: Live,
     if record.last.state == "waiting" and now_s < control.tried_s.get(run.id, 0.0) + TRY_EVERY_S:
         return False
     control.tried_s[run.id] = now_s
+    control.waiting_s.pop(run.id, None)
     spec = loads(record.spec, str(record.run["spec_path"]), check_name=False)
     return provision(control, run, spec, record, live=live, attempt=step.attempt)
 
@@ -194,70 +235,3 @@ def _unwanted(record: RunRecord, wanted: Desired) -> str | None:
     if job.spec.suspend:
         return "Suspended"
     return None if job.spec.digest == run["spec_digest"] else "SpecChanged"
-
-
-def _claim_new(control: Control, wanted: Desired, look: Look, report: Tick, only: str | None) -> dict[str, str]:
-    """Claim every spec nobody has claimed; returns run id → tip of the new runs."""
-    new: dict[str, str] = {}
-    claimed, unborn = look.claimed, look.unborn
-    jobs = [job for name, job in wanted.jobs.items() if only is None or name == only]
-    fresh = [job for job in jobs if not job.spec.suspend and job.claim not in claimed]
-    for job in jobs:
-        if job.claim in unborn:
-            control.say(f"{job.spec_path}: claimed, but its run has no branch; delete claims/{job.claim} to run it")
-    if not fresh:
-        return new
-    known = control.cloud.gpu_names()
-    for job in fresh:
-        try:
-            candidates = ladder(job.spec, control.cloud.offers(job.spec.compute.count), known_gpus=known)
-        except NoCapacity:
-            candidates = []
-        except SpecError as problem:
-            report.failures.append(SpecError(str(problem), where=job.spec_path, hint=problem.hint))
-            continue
-        run = job.run(control.settings.ledger_url)
-        try:
-            new[run.id] = claim(control, job, candidates, trigger="hand" if only else "push")
-            control.say(f"{run.id}: claimed")
-        except AlreadyClaimed as taken:
-            control.say(f"{run.id}: {taken}")
-    return new
-
-
-def claim(control: Control, job: Job, candidates: Iterable[Candidate], *, trigger: str) -> str:
-    """Record spec, commit, price and cap before anything is created; returns the branch's first commit."""
-    run = job.run(control.settings.ledger_url)
-    record = _run_json(control, job, list(candidates), trigger)
-    event = EventDraft(
-        state="claimed",
-        writer="control",
-        attempt=1,
-        message=f"{job.spec_path} at {job.commit[:8]}, at most ${job.spec.budget.max_usd:g}",
-        data={"trigger": trigger},
-    )
-    return control.ledger.claim(run.id, files={"spec.yaml": job.text, "run.json": record}, event=event)
-
-
-def _run_json(control: Control, job: Job, candidates: list[Candidate], trigger: str) -> bytes:
-    spec = job.spec
-    document: Mapping[str, object] = {
-        "job": spec.name,
-        "spec_path": job.spec_path,
-        "spec_digest": spec.digest,
-        "commit": job.commit,
-        "committed_epoch_s": control.source.committed_epoch_s(job.commit),
-        "source_url": control.settings.source_url,
-        "created": now_text(control.clock()),
-        "trigger": trigger,
-        "model": {"id": spec.model.id, "revision": spec.model.revision},
-        "data": {"path": spec.data.path} if spec.data.path else spec.data.model_dump(mode="json", exclude={"path"}),
-        "lock": control.source.lock_digest(),
-        "image": spec.compute.image,
-        "engine": control.engine.name,
-        "resource_prefix": resource_prefix(job.run(control.settings.ledger_url).id, control.settings.ledger_url),
-        "candidates": [asdict(candidate) for candidate in candidates],
-        "budget": {"max_usd": spec.budget.max_usd, "max_hours": spec.budget.max_hours},
-        "limits": spec.limits.model_dump(mode="json"),
-    }
-    return json_bytes(document)

@@ -10,13 +10,14 @@ from pushtrain.events import Event, decode
 from pushtrain.gitstore import Commit
 
 RECEIPT = "receipt.json"
-ROOT_FILES = ("spec.yaml", "run.json", "result.json", RECEIPT)
+BILL = "bill.json"
+ROOT_FILES = ("spec.yaml", "run.json", "result.json", RECEIPT, BILL)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
     """One run as the ledger has it at commit `tip`. `paths` are its files with their blob ids; logs and metrics are
-    read on demand."""
+    read on demand. `bill` comes an hour or more after the receipt."""
 
     run_id: str
     tip: str
@@ -26,6 +27,7 @@ class RunRecord:
     result: Mapping[str, Any] | None
     receipt: Mapping[str, Any] | None
     paths: Mapping[str, str] = field(repr=False)
+    bill: Mapping[str, Any] | None = None
 
     @property
     def is_over(self) -> bool:
@@ -54,7 +56,7 @@ class Evidence:
 
 def decoded(run_id: str, tip: str, tree: Mapping[str, str], read: Mapping[str, bytes]) -> RunRecord:
     """A record from a branch's files. Raises LedgerError, naming the branch, when no run wrote them."""
-    spec, run, result, receipt = (read.get(path) for path in ROOT_FILES)
+    spec, run, result, receipt, bill = (read.get(path) for path in ROOT_FILES)
     try:
         record = RunRecord(
             run_id=run_id,
@@ -65,6 +67,7 @@ def decoded(run_id: str, tip: str, tree: Mapping[str, str], read: Mapping[str, b
             result=dict(json.loads(result)) if result else None,
             receipt=dict(json.loads(receipt)) if receipt else None,
             paths=tree,
+            bill=dict(json.loads(bill)) if bill else None,
         )
         if not record.events:
             raise ValueError("there is no event")

@@ -15,7 +15,7 @@ CLAIMS = "refs/heads/claims/"
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """The remote's branches at one moment: `runs` is run id → tip, `claims` is `<job>-<spec8>` → commit."""
+    """The remote's branches at one moment: `runs` is run id → tip, `claims` is claim → commit (see `claim_of`)."""
 
     runs: Mapping[str, str]
     claims: Mapping[str, str]
@@ -44,8 +44,17 @@ def look(refs: Mapping[str, str]) -> Look:
 
 
 def claim_of(run_id: str) -> str:
-    """The name under which a run's spec is claimed, whatever the commit. Raises ValueError when it is no run id."""
+    """The name under which a run's spec is claimed, whatever the commit: `<job>-<spec8>`, and for a retry of it
+    `<job>-<spec8>-r2` and so on. Raises ValueError when it is no run id."""
     match = RUN_ID.fullmatch(run_id)
     if match is None:
         raise ValueError(f"not a run id: {run_id!r}")
-    return f"{match['job']}-{match['spec']}"
+    again = f"-r{match['retry']}" if match["retry"] else ""
+    return f"{match['job']}-{match['spec']}{again}"
+
+
+def runs_of_spec(runs: Mapping[str, str], job: str, spec8: str) -> list[str]:
+    """Ids of every run of one spec, the first one first and the newest retry last."""
+    found = [(match, run_id) for run_id in runs if (match := RUN_ID.fullmatch(run_id))]
+    mine = [(int(it["retry"] or 1), run_id) for it, run_id in found if (it["job"], it["spec"]) == (job, spec8)]
+    return [run_id for _, run_id in sorted(mine)]

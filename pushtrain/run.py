@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 RESOURCE_PREFIX = "pt-"
 # Always with fullmatch: these names reach git and URLs, and `$` would let a newline through at the end.
-RUN_ID = re.compile(r"(?P<job>[a-z0-9][a-z0-9-]{0,40})-(?P<commit>[0-9a-f]{8})-(?P<spec>[0-9a-f]{8})")
+RUN_ID = re.compile(
+    r"(?P<job>[a-z0-9][a-z0-9-]{0,40})-(?P<commit>[0-9a-f]{8})-(?P<spec>[0-9a-f]{8})(-r(?P<retry>[2-9]|[1-9][0-9]))?"
+)
+MOST_RETRIES = 99
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -15,17 +18,19 @@ class Run:
     """The identity of a run.
 
     `commit` is the full 40-digit commit, `spec_digest` the 64-digit SHA-256 of the spec's canonical JSON,
-    `ledger_url` the git URL that holds the run's ref.
+    `ledger_url` the git URL that holds the run's ref. `retry` is 1, or which run of the same spec it is, at most 99.
     """
 
     job: str
     commit: str
     spec_digest: str
     ledger_url: str
+    retry: int = 1
 
     @property
     def id(self) -> str:
-        return f"{self.job}-{self.commit[:8]}-{self.spec_digest[:8]}"
+        again = f"-r{self.retry}" if self.retry > 1 else ""
+        return f"{self.job}-{self.commit[:8]}-{self.spec_digest[:8]}{again}"
 
     @property
     def stack(self) -> str:
@@ -34,7 +39,8 @@ class Run:
 
     @property
     def resource_prefix(self) -> str:
-        """What every pod and volume of this run is called first; ≤ 53 characters."""
+        """What every pod and volume of this run is called first; ≤ 55 characters, and never the beginning of what
+        another run's are called."""
         return resource_prefix(self.id, self.ledger_url)
 
     @property
@@ -60,7 +66,9 @@ def resource_prefix(run_id: str, ledger_url: str) -> str:
     match = RUN_ID.fullmatch(run_id)
     if match is None:
         raise ValueError(f"not a run id: {run_id!r}")
-    return f"{ledger_prefix(ledger_url)}{match['job'][:24]}-{match['commit']}-{match['spec']}"
+    # No hyphen before the retry: with one, what an earlier run's names begin with would fit this one's, too.
+    again = f"r{match['retry']}" if match["retry"] else ""
+    return f"{ledger_prefix(ledger_url)}{match['job'][:24]}-{match['commit']}-{match['spec']}{again}"
 
 
 def _place(url: str) -> str:

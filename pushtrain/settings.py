@@ -77,6 +77,15 @@ def load_settings(root: Path, environ: Mapping[str, str] | None = None) -> Setti
     )
 
 
+def person(root: Path, environ: Mapping[str, str] | None = None) -> str:
+    """Who is asking, for the record: GitHub's actor, else git's author; empty when neither is known."""
+    environ = os.environ if environ is None else environ
+    if named := (environ.get("GITHUB_ACTOR") or environ.get("GIT_AUTHOR_NAME") or "").strip():
+        return named
+    with Repo(root) as repo:
+        return str(repo.config_reader().get_value("user", "name", "")).strip()
+
+
 def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
     text = environ.get(name) or str(default)
     try:

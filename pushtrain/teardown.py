@@ -1,6 +1,4 @@
-"""The end of a run: destroy the stack, ASK THE CLOUD that nothing is left, write the receipt. And the sweep."""
-
-from collections.abc import Iterable
+"""The end of a run: destroy the stack, ASK THE CLOUD that nothing is left, write the receipt."""
 
 from pushtrain.cloud import Live
 from pushtrain.control import Control
@@ -11,7 +9,7 @@ from pushtrain.jsontext import json_bytes
 from pushtrain.ledger import RunRecord
 from pushtrain.lifecycle import Step
 from pushtrain.receipt import make_receipt
-from pushtrain.run import Run, ledger_prefix, resource_prefix
+from pushtrain.run import Run
 
 CONSOLE = "https://console.runpod.io/pods"
 
@@ -52,53 +50,23 @@ def destroy(control: Control, run: Run, record: RunRecord, step: Step) -> str:
         writer="control",
         attempt=step.attempt,
         reason=step.reason,
-        message=f"{outcome}; pods 0, volumes 0; billed ${receipt['billed_usd']:.4f}",
+        message=f"{outcome}; pods 0, volumes 0; ${receipt['cost_usd']:.4f} by {receipt['billed_source']}",
         data={"outcome": outcome},
     )
-    control.ledger.append(run.id, events=[closed], files={"receipt.json": json_bytes(receipt)})
+    control.ledger.append(
+        run.id,
+        events=[closed],
+        files={"receipt.json": json_bytes(receipt)},
+        more_to_come=not receipt["billed_is_final"],
+    )
     control.say(f"{run.id}: {closed.message}")
     return outcome
-
-
-def orphans(control: Control) -> Live:
-    """What carries this ledger's mark and no active run owns. The cloud is listed first, then the ledger read."""
-    live = control.cloud.find(ledger_prefix(control.settings.ledger_url))
-    records = control.ledger.read_all(control.ledger.look().open_runs)
-    return unowned(control, live, [record.run_id for record in records.values() if not record.is_over])
-
-
-def unowned(control: Control, live: Live, owned: Iterable[str]) -> Live:
-    """The part of `live` that no run in `owned` has a claim to. Everything else of the account is never touched."""
-    mark = ledger_prefix(control.settings.ledger_url)
-    kept = tuple(resource_prefix(run_id, control.settings.ledger_url) + "-" for run_id in owned)
-
-    def is_orphan(name: str) -> bool:
-        return name.startswith(mark) and not name.startswith(kept)
-
-    return Live(
-        pods=tuple(pod for pod in live.pods if is_orphan(pod.name)),
-        volumes=tuple(volume for volume in live.volumes if is_orphan(volume.name)),
-    )
-
-
-def remove_orphans(control: Control, left: Live) -> list[str]:
-    """Terminate the pods, then delete the volumes; returns one line for each."""
-    removed: list[str] = []
-    for pod in left.pods:
-        control.cloud.terminate(pod.id)
-        removed.append(f"pod {pod.name} ({pod.id})")
-    for volume in left.volumes:
-        control.cloud.delete_volume(volume.id)
-        removed.append(f"network volume {volume.name} ({volume.id})")
-    for line in removed:
-        control.say(f"swept: {line}: no active run owns it")
-    return removed
 
 
 def remove_late(control: Control, run: Run) -> None:
     """What came into being while another reconcile closed the run: gone again, or the next sweep finds it."""
     _destroy_stack(control, run)
-    _remove(control, control.cloud.find(run.resource_prefix + "-"))
+    remove(control, control.cloud.find(run.resource_prefix + "-"))
 
 
 def _deployment(control: Control, run: Run, record: RunRecord) -> dict[str, bytes]:
@@ -127,7 +95,7 @@ def _destroy_stack(control: Control, run: Run) -> str:
         control.engine.destroy(run.stack)
     except (EngineError, CloudError) as failure:
         if isinstance(failure, StackLocked) and failure.passing:
-            _remove(control, control.cloud.find(run.resource_prefix + "-"))
+            remove(control, control.cloud.find(run.resource_prefix + "-"))
             raise
         control.say(f"{run.id}: destroy: {failure}")
         return str(failure)
@@ -147,7 +115,7 @@ def _prove_empty(control: Control, run: Run, step: Step, complaint: str) -> dict
         if control.clock() > give_up_s:
             raise _leak(control, run, step, left, complaint)
         if left is not None:
-            _remove(control, left)
+            remove(control, left)
         control.sleep(1.0)
     return {"pods": 0, "volumes": 0, "asked_at": empty_at, "engine_complaint": complaint}
 
@@ -161,18 +129,20 @@ def _listed(control: Control, run: Run) -> Live | None:
         return None
 
 
-def _remove(control: Control, left: Live) -> None:
-    try:
-        for pod in left.pods:
-            control.cloud.terminate(pod.id)
-        for volume in left.volumes:
-            control.cloud.delete_volume(volume.id)
-    except CloudError as failure:
-        control.say(f"not removed yet: {failure}")
+def remove(control: Control, left: Live) -> None:
+    """Pods, then volumes. What is refused is said, and keeps nothing else: a volume is let go seconds after its pod."""
+    for delete, resource_id in [
+        *((control.cloud.terminate, pod.id) for pod in left.pods),
+        *((control.cloud.delete_volume, volume.id) for volume in left.volumes),
+    ]:
+        try:
+            delete(resource_id)
+        except CloudError as failure:
+            control.say(f"not removed yet: {failure}")
 
 
 def _leak(control: Control, run: Run, step: Step, left: Live | None, complaint: str) -> LeakError:
-    what = "the cloud does not answer; it may hold anything" if left is None else _names(left)
+    what = "the cloud does not answer; it may hold anything" if left is None else names(left)
     message = f"{run.id}: {what}"
     draft = EventDraft(
         state="leak",
@@ -186,6 +156,12 @@ def _leak(control: Control, run: Run, step: Step, left: Live | None, complaint: 
     return LeakError(f"may still be billed: {message}", hint=f"run `pushtrain sweep --yes`, then look at {CONSOLE}")
 
 
-def _names(left: Live) -> str:
+def names(left: Live) -> str:
+    """Ids and names in one line."""
+    return ", ".join(listed(left))
+
+
+def listed(left: Live) -> list[str]:
+    """Ids and names, for people who look for them in the console."""
     pods = [f"pod {pod.id} ({pod.name})" for pod in left.pods]
-    return ", ".join(pods + [f"network volume {volume.id} ({volume.name})" for volume in left.volumes])
+    return pods + [f"network volume {volume.id} ({volume.name})" for volume in left.volumes]

@@ -14,10 +14,10 @@ import pytest
 from git_world import RUN_ID, Remote, claim, event
 from whole import World, make_world
 
+from pushtrain.claim import claim as claim_job
 from pushtrain.cli import app, main
 from pushtrain.cloud import VolumeRequest
 from pushtrain.desired import desired
-from pushtrain.reconcile import claim as claim_job
 from pushtrain.run import ledger_prefix
 
 SPEC = """\
@@ -29,7 +29,7 @@ compute: {gpus: [NVIDIA A40]}
 budget: {max_hours: 1, max_usd: 1}
 publish: {repo: demo/job}
 """
-VERBS = sorted(command.callback.__name__ for command in app.registered_commands if command.callback)
+VERBS = sorted(command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands)
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def test_every_verb_has_help(shell: Shell, verb: str) -> None:
 
 def test_help_names_every_verb(shell: Shell) -> None:
     done = shell("--help")
-    assert {"check", "plan", "reconcile", "run", "runs", "logs", "cancel", "sweep", "simulator", "demo"} <= set(VERBS)
+    assert {"check", "plan", "reconcile", "retry", "run", "runs", "logs", "cancel", "sweep", "demo"} <= set(VERBS)
     assert done.code == 0
     assert all(verb in done.out for verb in VERBS)
     assert shell("--version").out.startswith("pushtrain ")
@@ -209,6 +209,8 @@ def test_runs_and_logs_are_read_without_a_key(shell: Shell, remote: Remote) -> N
         "attempt": 1,
         "claimed": "",
         "spent_usd": 0.0,
+        "spent_source": "time × price",
+        "steps_lost": 0,
         "cap_usd": 0.0,
         "adapter": "",
     }
@@ -387,7 +389,8 @@ def test_what_no_run_owns_is_exit_code_4_until_it_is_swept(world: World, clouded
     volume = control.cloud.create_volume(VolumeRequest(name=name, size_gb=10, data_center=str(place)))
     listed = clouded("sweep", "--json")
     assert listed.code == 4
-    assert json.loads(listed.out) == {"orphans": [f"network volume {volume.id} ({name})"], "removed": False}
+    found = [f"network volume {volume.id} ({name})"]
+    assert json.loads(listed.out) == {"orphans": found, "owned": [], "ledger": True, "removed": False}
     assert volume.id in clouded("sweep").out
     swept = clouded("sweep", "--yes", "--json")
     assert swept.code == 0

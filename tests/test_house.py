@@ -22,7 +22,20 @@ BARE_MODULES = [it for it in MODULES if str(it.with_suffix("")) in {f"pushtrain/
 BARE_MODULES += [it for it in MODULES if it.is_relative_to("pushtrain/pod")]
 # The only places where the control plane reaches into infra, always inside a function.
 DOORS = ("pushtrain/cli.py", "pushtrain/wiring.py", "pushtrain/plan.py")
-VERBS = ["cancel", "check", "demo", "logs", "plan", "reconcile", "run", "runs", "setup-pulumi", "simulator", "sweep"]
+VERBS = [
+    "cancel",
+    "check",
+    "demo",
+    "logs",
+    "plan",
+    "reconcile",
+    "retry",
+    "run",
+    "runs",
+    "setup-pulumi",
+    "simulator",
+    "sweep",
+]
 
 
 def parsed(path: Path) -> ast.Module:

@@ -1,0 +1,107 @@
+"""The claim: from a spec nobody has run to a branch of the ledger, before anything is created."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from pushtrain.control import Control
+from pushtrain.desired import Desired, Job
+from pushtrain.errors import AlreadyClaimed, NoCapacity, PushtrainError, SpecError
+from pushtrain.events import EventDraft, now_text
+from pushtrain.jsontext import json_bytes
+from pushtrain.placement import Candidate, CostEstimate, cap, ladder
+from pushtrain.refs import Look
+from pushtrain.run import Run
+
+
+def claim_new(
+    control: Control, wanted: Desired, look: Look, failures: list[PushtrainError], only: str | None
+) -> dict[str, str]:
+    """Claim every spec nobody has claimed; returns run id → tip of the new runs, and adds to `failures`."""
+    new: dict[str, str] = {}
+    claimed, unborn = look.claimed, look.unborn
+    jobs = [job for name, job in wanted.jobs.items() if only is None or name == only]
+    fresh = [job for job in jobs if not job.spec.suspend and job.claim not in claimed]
+    for job in jobs:
+        if job.claim in unborn:
+            control.say(f"{job.spec_path}: claimed, but its run has no branch; delete claims/{job.claim} to run it")
+    if not fresh:
+        return new
+    known = control.cloud.gpu_names()
+    for job in fresh:
+        try:
+            candidates = candidates_for(control, job, known)
+        except SpecError as problem:
+            failures.append(SpecError(str(problem), where=job.spec_path, hint=problem.hint))
+            continue
+        run = job.run(control.settings.ledger_url)
+        try:
+            new[run.id] = claim(control, job, candidates, trigger="hand" if only else "push")
+            control.say(f"{run.id}: claimed")
+        except AlreadyClaimed as taken:
+            control.say(f"{run.id}: {taken}")
+    return new
+
+
+def claim(
+    control: Control,
+    job: Job,
+    candidates: Sequence[Candidate],
+    *,
+    trigger: str,
+    retry: int = 1,
+    said: Mapping[str, Any] | None = None,
+) -> str:
+    """Record spec, commit, price and cap before anything is created; returns the tip. `said` goes into the event.
+
+    Raises AlreadyClaimed.
+    """
+    run = replace(job.run(control.settings.ledger_url), retry=retry)
+    event = EventDraft(
+        state="claimed",
+        writer="control",
+        attempt=1,
+        message=f"{job.spec_path} at {job.commit[:8]}, at most ${job.spec.budget.max_usd:g}",
+        data={"trigger": trigger, **(said or {})},
+    )
+    record = _run_json(control, run, job, candidates, trigger)
+    return control.ledger.claim(run.id, files={"spec.yaml": job.text, "run.json": record}, event=event)
+
+
+def candidates_for(control: Control, job: Job, known_gpus: Collection[str]) -> list[Candidate]:
+    """The ladder as of now; none while nothing has capacity. Raises SpecError for a GPU the cloud does not know."""
+    try:
+        return ladder(job.spec, control.cloud.offers(job.spec.compute.count), known_gpus=known_gpus)
+    except NoCapacity:
+        return []
+
+
+def _run_json(control: Control, run: Run, job: Job, candidates: Sequence[Candidate], trigger: str) -> bytes:
+    spec = job.spec
+    estimate = cap(spec, candidates[0]) if candidates else None
+    document: Mapping[str, object] = {
+        "job": spec.name,
+        "spec_path": job.spec_path,
+        "spec_digest": spec.digest,
+        "commit": job.commit,
+        "committed_epoch_s": control.source.committed_epoch_s(job.commit),
+        "source_url": control.settings.source_url,
+        "created": now_text(control.clock()),
+        "trigger": trigger,
+        "model": {"id": spec.model.id, "revision": spec.model.revision},
+        "data": {"path": spec.data.path} if spec.data.path else spec.data.model_dump(mode="json", exclude={"path"}),
+        "lock": control.source.lock_digest(),
+        "image": spec.compute.image,
+        "engine": control.engine.name,
+        "resource_prefix": run.resource_prefix,
+        "candidates": [asdict(candidate) for candidate in candidates],
+        "budget": {"max_usd": spec.budget.max_usd, "max_hours": spec.budget.max_hours},
+        "limits": spec.limits.model_dump(mode="json"),
+        # What the first candidate would cost up to its limit; what it will cost nobody knows before the training.
+        "estimate": estimate and {"usd_per_hour": round(estimate.usd_per_hour, 6), **_rounded(estimate)},
+    }
+    return json_bytes(document)
+
+
+def _rounded(estimate: CostEstimate) -> dict[str, float]:
+    return {"at_most_usd": round(estimate.cap_usd, 4), "at_most_hours": round(estimate.deadline_hours, 4)}
