@@ -50,6 +50,7 @@ def check(paths: Sequence[Path], root: Path, *, gpu_names: Collection[str] = GPU
         wrong = [*file.problems, *_name_taken(file, taken)]
         if file.spec is not None:
             wrong += _unknown_gpus(file, file.spec, gpu_names)
+            warnings += _lost_with_the_pod(file, file.spec)
             data_problems, data_warnings = _data(file, file.spec, root)
             wrong += data_problems
             warnings += data_warnings
@@ -87,6 +88,20 @@ def _unknown_gpus(file: SpecFile, spec: JobSpec, gpu_names: Collection[str]) -> 
             hint = f"{meant}pushtrain/gpus.py has the known ids; at run time the cloud's live list decides"
             message = f"compute.gpus[{index}]: {gpu!r} is not a GPU type of RunPod that is known"
             yield Problem(where=file.where("compute", "gpus", index), message=message, hint=hint)
+
+
+def _lost_with_the_pod(file: SpecFile, spec: JobSpec) -> Iterator[Problem]:
+    """What allowing community machines means, said before anything is rented."""
+    compute = spec.compute
+    if "COMMUNITY" not in compute.tiers:
+        return
+    where = file.where("compute", "tiers")
+    if compute.data_centers:
+        message = "compute.tiers allows COMMUNITY, but its machines are in none of compute.data_centers"
+        yield Problem(where=where, message=message, hint="leave compute.data_centers out, or COMMUNITY")
+        return
+    message = "on COMMUNITY nothing survives a lost pod: the next attempt starts from step 0, within the same budget"
+    yield Problem(where=where, message=message, hint="tiers: [SECURE, COMMUNITY] asks for such a machine last")
 
 
 def _data(file: SpecFile, spec: JobSpec, root: Path) -> tuple[list[Problem], list[Problem]]:

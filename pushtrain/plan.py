@@ -11,7 +11,8 @@ from typing import Any
 
 from pushtrain.check import check
 from pushtrain.errors import CloudError, PushtrainError, SpecError
-from pushtrain.placement import Candidate, hourly_usd, ladder
+from pushtrain.placement import Candidate, hourly_usd, ladder, where
+from pushtrain.prices import HIGH_PERFORMANCE_NOTE
 from pushtrain.spec import JobSpec
 
 
@@ -33,7 +34,8 @@ class Plan:
             ("trains", f"{spec.task}, {spec.method.kind} on {spec.model.id} at {spec.model.revision}"),
             ("data", data),
             ("publishes", f"{spec.publish.repo} ({'private' if spec.publish.private else 'PUBLIC'})"),
-            ("creates", f"network volume {spec.compute.volume.size_gb} GB, pod with {spec.compute.count} GPU"),
+            ("creates", _creates(spec)),
+            ("after a lost pod", _after_a_lost_pod(spec)),
             (
                 "never more than",
                 f"${spec.budget.max_usd:g} and {spec.budget.max_hours:g} h, storage and retries included",
@@ -44,7 +46,7 @@ class Plan:
 
     def candidate_rows(self) -> list[str]:
         return [
-            f"{c.gpu} ({c.gpu_memory_gb} GB) in {c.data_center}: ${usd:.3f}/h with storage, stock {c.stock}"
+            f"{c.gpu} ({c.gpu_memory_gb} GB) {where(c.data_center)}: ${usd:.3f}/h with storage, stock {c.stock}"
             for c, usd in self.candidates or ()
         ]
 
@@ -80,7 +82,24 @@ def _plan(spec: JobSpec, environ: Mapping[str, str]) -> Plan:
         rungs = ladder(spec, cloud.offers(spec.compute.count), known_gpus=cloud.gpu_names())
     except (CloudError, PushtrainError) as failure:
         return Plan(spec=spec, candidates=(), note=f"{failure.reason}: {failure}")
-    return Plan(spec=spec, candidates=tuple((rung, hourly_usd(rung, spec)) for rung in rungs[:6]), note="")
+    shown = rungs[:6]
+    note = HIGH_PERFORMANCE_NOTE if any(rung.volume_kind == "HIGH_PERFORMANCE" for rung in shown) else ""
+    return Plan(spec=spec, candidates=tuple((rung, hourly_usd(rung, spec)) for rung in shown), note=note)
+
+
+def _creates(spec: JobSpec) -> str:
+    """What is rented; a community machine gives its own disk in place of a network volume."""
+    size_gb, tiers = spec.compute.volume.size_gb, spec.compute.tiers
+    storage = [f"network volume {size_gb} GB"] if "SECURE" in tiers else []
+    storage += [f"{size_gb} GB of the community machine's own disk"] if "COMMUNITY" in tiers else []
+    return f"{' or '.join(storage)}, pod with {spec.compute.count} GPU"
+
+
+def _after_a_lost_pod(spec: JobSpec) -> str:
+    goes_on, anew = "the next attempt goes on from the last checkpoint", "the next attempt starts from step 0"
+    if "COMMUNITY" not in spec.compute.tiers:
+        return goes_on
+    return anew if "SECURE" not in spec.compute.tiers else f"{goes_on}; on a community machine {anew}"
 
 
 def _cell(text: str) -> str:

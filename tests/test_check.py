@@ -133,6 +133,44 @@ def test_an_unknown_gpu_is_reported_with_the_nearest_names(root: Path) -> None:
     assert "live list decides" in (problem.hint or "")
 
 
+@pytest.mark.parametrize(
+    ("gpu", "why"),
+    [
+        ("AMD Instinct MI300X OAM", "built for CUDA, this is an AMD GPU"),
+        ("MI300X", "built for CUDA, this is an AMD GPU"),
+        ("Tesla V100-SXM2-32GB", "compute capability 7.5"),
+        ("v100", "compute capability 7.5"),
+    ],
+)
+def test_a_gpu_that_no_run_can_use_is_refused_with_the_reason(root: Path, gpu: str, why: str) -> None:
+    problem = only_problem(root, job(root, "support", gpus=gpu))
+    assert problem.where == "jobs/support.yaml:5:18"
+    assert f"{gpu!r} cannot be used" in str(problem) and why in str(problem)
+
+
+@pytest.mark.parametrize(
+    ("compute", "said"),
+    [
+        ("tiers: [SECURE]", ""),
+        ("tiers: [SECURE, COMMUNITY]", "the next attempt starts from step 0"),
+        ("tiers: [COMMUNITY], data_centers: [EU-SE-1]", "in none of compute.data_centers"),
+    ],
+)
+def test_what_community_machines_mean_is_said_before_anything_is_rented(root: Path, compute: str, said: str) -> None:
+    path = job(root, "support")
+    path.write_text(path.read_text().replace("compute: {", f"compute: {{{compute}, "))
+    report = check([path], root)
+    assert not report.problems
+    warnings = [warning for warning in report.warnings if ":5:" in warning]
+    assert len(warnings) == bool(said) and said in "".join(warnings)
+
+
+def test_a_tier_named_twice_is_refused(root: Path) -> None:
+    path = job(root, "support")
+    path.write_text(path.read_text().replace("compute: {", "compute: {tiers: [SECURE, SECURE], "))
+    assert "names a tier twice" in str(only_problem(root, path))
+
+
 def test_the_clouds_own_list_of_gpus_replaces_the_known_one(root: Path) -> None:
     job(root, "support", gpus="NVIDIA Z900")
     assert not check([], root, gpu_names=["NVIDIA Z900"]).problems

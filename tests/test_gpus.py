@@ -2,7 +2,7 @@
 
 import pytest
 
-from pushtrain.gpus import GPU_NAMES, GPU_TYPES, memory_gb, nearest
+from pushtrain.gpus import GPU_NAMES, GPU_TYPES, USABLE_GPU_NAMES, memory_gb, nearest, unusable
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,16 @@ def test_a_name_like_none_has_no_nearest() -> None:
 def test_at_most_three_names_are_offered_from_any_list() -> None:
     assert len(nearest("NVIDIA H100")) == 3
     assert nearest("a40", ["NVIDIA A40X", "Other"]) == ["NVIDIA A40X"]
+
+
+def test_what_the_trainers_torch_cannot_use_is_known_and_not_offered() -> None:
+    useless = [name for name in GPU_NAMES if unusable(name)]
+    assert useless == ["AMD Instinct MI300X OAM", *(name for name in GPU_NAMES if name.startswith("Tesla V100"))]
+    assert not set(useless) & set(USABLE_GPU_NAMES) and len(useless) + len(USABLE_GPU_NAMES) == len(GPU_NAMES)
+    for name in ("AMD Instinct MI355X", "Tesla P100-PCIE-16GB", "NVIDIA GeForce GTX 1080 Ti", "NVIDIA TITAN V"):
+        assert unusable(name)
+    for name in ("Tesla T4", "NVIDIA GeForce GTX 1650", "NVIDIA TITAN RTX", "NVIDIA RTX A4000", "NVIDIA L40S"):
+        assert unusable(name) is None
 
 
 def test_every_id_is_there_once_with_its_memory() -> None:

@@ -2,10 +2,19 @@ import pytest
 
 from pushtrain.cloud import Offer
 from pushtrain.errors import NoCapacity, SpecError
-from pushtrain.placement import candidate_json, cap, check_gpus, hourly_usd, ladder, storage_usd_per_hour
+from pushtrain.placement import (
+    candidate_json,
+    cap,
+    check_gpus,
+    hourly_usd,
+    ladder,
+    storage_usd_per_hour,
+    volume_usd_per_hour,
+)
 from pushtrain.spec import JobSpec
 
 A40, A6000, H100 = "NVIDIA A40", "NVIDIA RTX A6000", "NVIDIA H100 PCIe"
+BOTH = ("STANDARD", "HIGH_PERFORMANCE")
 KNOWN = (A40, A6000, H100, "NVIDIA GeForce RTX 4090")
 
 
@@ -161,6 +170,43 @@ def test_storage_is_part_of_the_hourly_price_and_of_the_cap():
     assert estimate.cap_usd == 5.0
     assert estimate.deadline_hours < 5.0 / 0.40, "storage must shorten the hours"
     assert estimate.deadline_hours * estimate.usd_per_hour == pytest.approx(5.0)
+
+
+def test_the_dearer_kind_of_volume_is_counted_where_there_is_no_other():
+    wanted = spec(volume={"size_gb": 2000}, disk_gb=5, budget={"max_hours": 100.0, "max_usd": 5.0})
+    dear, both = ladder(
+        wanted, [offer(volume_kinds=("HIGH_PERFORMANCE",)), offer(data_center="EU-RO-1", volume_kinds=BOTH)]
+    )[::-1]
+    assert (dear.volume_kind, both.volume_kind) == ("HIGH_PERFORMANCE", "STANDARD")
+    assert storage_usd_per_hour(wanted, dear) == pytest.approx((2000 * 0.14 + 0.5) / 730)
+    assert storage_usd_per_hour(wanted, both) == pytest.approx((71.68 + 48.8 + 0.5) / 730)
+    assert cap(wanted, dear).deadline_hours < cap(wanted, both).deadline_hours
+
+
+def test_a_community_machine_has_disks_and_no_volume():
+    wanted = spec(volume={"size_gb": 60}, disk_gb=40, tiers=["COMMUNITY"])
+    (here,) = ladder(wanted, [offer(data_center="US-KS-2", tier="COMMUNITY", volume_kinds=()), offer()])
+    assert (here.data_center, here.tier) == (None, "COMMUNITY"), "its place is not known before it runs"
+    assert volume_usd_per_hour(wanted, here) == 0
+    assert storage_usd_per_hour(wanted, here) == pytest.approx((60 + 40) * 0.10 / 730)
+
+
+@pytest.mark.parametrize("gpu", ["AMD Instinct MI300X OAM", "Tesla V100-PCIE-16GB"])
+def test_a_gpu_that_no_run_can_use_is_a_spec_error_whatever_the_cloud_offers(gpu: str):
+    with pytest.raises(SpecError, match=r"cannot be used: the trainer's torch is built for CUDA"):
+        ladder(spec(gpus=[A40, gpu]), [offer(), offer(gpu)], known_gpus=[A40, gpu])
+
+
+def test_an_unusable_gpu_is_never_the_nearest_name():
+    with pytest.raises(SpecError) as caught:
+        check_gpus(spec(gpus=["NVIDIA V-100"]), ["Tesla V100-PCIE-16GB", "NVIDIA A100 80GB PCIe"])
+    assert "Tesla" not in (caught.value.hint or "")
+
+
+def test_a_volume_pins_the_run_also_where_community_is_allowed():
+    wanted = spec(tiers=["COMMUNITY", "SECURE"])
+    offers = [offer(data_center=None, tier="COMMUNITY", volume_kinds=()), offer()]
+    assert places(ladder(wanted, offers, volume_data_center="EU-SE-1")) == [(A40, "EU-SE-1")]
 
 
 def test_the_hours_bind_where_the_dollars_do_not():

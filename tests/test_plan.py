@@ -78,6 +78,29 @@ def test_with_a_key_there_are_candidates_at_live_prices(root: Path, simulator: R
     assert "| candidate 1 | NVIDIA A40" in plan.as_markdown()
 
 
+def test_community_candidates_and_what_they_cost_a_lost_pod_are_shown(root: Path, simulator: RunningSimulator) -> None:
+    file = job(root, gpus="NVIDIA RTX A6000")
+    file.write_text(file.read_text().replace("compute: {", "compute: {tiers: [SECURE, COMMUNITY], "))
+    plan = plan_specs([], root, simulator.env())[0][0]
+    rows = dict(plan.rows())
+    assert rows["creates"].startswith(
+        "network volume 50 GB or 50 GB of the community machine's own disk, pod with 1 GPU"
+    )
+    assert "from the last checkpoint; on a community machine" in rows["after a lost pod"]
+    assert [row for row in plan.candidate_rows() if "on a community machine: $0.342/h with storage" in row]
+    file.write_text(file.read_text().replace("SECURE, COMMUNITY", "COMMUNITY"))
+    rows = dict(plan_specs([], root, {})[0][0].rows())
+    assert rows["after a lost pod"] == "the next attempt starts from step 0"
+
+
+def test_a_volume_whose_price_is_not_certain_is_said_to_be_so(root: Path, simulator: RunningSimulator) -> None:
+    job(root, gpus="NVIDIA H100 80GB HBM3")
+    plan = plan_specs([], root, simulator.env())[0][0]
+    dear = [candidate for candidate, _ in plan.candidates or () if candidate.volume_kind == "HIGH_PERFORMANCE"]
+    assert bool(dear) == ("$0.14 per GB and month" in plan.note)
+    assert dear, "the catalogue has a data center with high-performance volumes only"
+
+
 def test_a_cloud_that_says_no_is_a_note_in_the_plan(root: Path, simulator: RunningSimulator) -> None:
     job(root)
     wrong_key = simulator.env() | {"RUNPOD_API_KEY": "canary-secret-wrong"}

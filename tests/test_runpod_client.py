@@ -1,5 +1,6 @@
 """The RunPod client over real HTTP on loopback: reading, ending, connecting."""
 
+from datetime import datetime
 from http.server import ThreadingHTTPServer
 from typing import Any
 
@@ -8,6 +9,7 @@ from runpod_script import GONE, KEY, PODS, VOLUMES, Reply, Script, Time, pod_jso
 
 from infra.clouds import connect
 from infra.clouds.runpod import RunPod
+from infra.clouds.runpod_http import Limits
 from pushtrain.errors import CloudAuthFailed, CloudUnavailable, RequestRejected, SpecError
 
 pytest_plugins = ("runpod_fixtures",)
@@ -183,6 +185,27 @@ def test_the_bill_sums_the_hours_of_exactly_these_resources(runpod: RunPod, scri
         {**asked, "podId": "p2"},
     ]
     assert script.sent("GET", "/v2/billing/network-volumes")[0].query == {**asked, "networkVolumeId": "v1"}
+
+
+@pytest.mark.parametrize(
+    ("until", "now", "final"),
+    [
+        (None, "2026-11-21T12:30:00Z", False),
+        ("2026-11-20T12:30:00Z", "2026-11-20T12:31:00Z", False),
+        ("2026-11-20T12:30:00Z", "2026-11-20T13:14:59Z", False),
+        ("2026-11-20T12:30:00Z", "2026-11-20T13:15:00Z", True),
+        ("2026-11-20T13:00:00.000Z", "2026-11-20T13:15:00Z", True),
+        ("2026-11-20T13:00:00.001Z", "2026-11-20T13:15:00Z", False),
+    ],
+)
+def test_a_bill_is_final_when_the_hour_of_the_end_is_over_and_settled(
+    scripted_server: ThreadingHTTPServer, script: Script, until: str | None, now: str, final: bool
+):
+    url, now_s = f"http://127.0.0.1:{scripted_server.server_port}", datetime.fromisoformat(now).timestamp()
+    client = RunPod(KEY, url, environ={}, limits=Limits(now=lambda: now_s))
+    script.on(("GET", "/v2/billing/pods"), {"records": [], "metadata": {}})
+    assert client.bill(["p1"], [], "2026-11-20T12:00:00Z", until).final is final
+    client.close()
 
 
 ACTION, DELETE_POD = ("POST", "/v2/pods/pod1/action"), ("DELETE", "/v2/pods/pod1")

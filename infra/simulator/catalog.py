@@ -3,7 +3,7 @@
 GPU ids are RunPod's own. Prices are USD per GPU and hour as seen in August 2026 where known (RTX 4090, RTX PRO 4500),
 otherwise examples of the right size: a rehearsal must never quote money from here as if it were the real price list.
 Which data centers have network volumes, and who has which GPU in stock, is made up to cover every case a client meets:
-stock without storage, storage without stock, several data centers for one GPU, community only.
+stock without storage, storage without stock, dear storage only, several data centers for one GPU, community only.
 """
 
 from collections.abc import Iterable, Mapping
@@ -87,7 +87,7 @@ _DATA_CENTERS = (
         global_network=True,
         compliance=("SOC_2_TYPE_2", "ISO_IEC_27001"),
     ),
-    DataCenter(id="US-CA-2", name="US California 2", region="NORTH_AMERICA"),
+    DataCenter(id="US-CA-2", name="US California 2", region="NORTH_AMERICA", volume_kinds=("HIGH_PERFORMANCE",)),
     DataCenter(id="US-TX-3", name="US Texas 3", region="NORTH_AMERICA", volume_kinds=(), global_network=True),
     DataCenter(id="AP-JP-1", name="AP Japan 1", region="ASIA", volume_kinds=()),
 )
