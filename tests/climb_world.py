@@ -13,13 +13,14 @@ from infra.clouds.runpod_http import Limits
 from infra.engine_embedded import EmbeddedEngine
 from infra.launch import make_launch
 from infra.simulator.state import PodOrder
+from pushtrain.claim import claim
 from pushtrain.climb import record_pod
 from pushtrain.control import Control
 from pushtrain.desired import Desired, Job
 from pushtrain.errors import PushtrainError
 from pushtrain.events import Event, EventDraft
 from pushtrain.ledger import Ledger, RunRecord
-from pushtrain.reconcile import Tick, claim, run_of, tick
+from pushtrain.reconcile import Tick, run_of, tick
 from pushtrain.run import Run
 from pushtrain.rungs import Rung
 from pushtrain.settings import Settings
