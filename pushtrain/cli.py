@@ -218,6 +218,27 @@ def sweep(
 
 
 @app.command()
+def verify(
+    name: Annotated[str, typer.Argument(metavar="RUN", help="Run id, its beginning, or a job: all its runs.")] = "",
+    every: Annotated[bool, typer.Option("--all", help="Every run of the ledger.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Check that nothing in a run's branch was changed, dropped, inserted or reordered; exit code 1 names what was."""
+    from pushtrain.settings import load_settings
+    from pushtrain.verify import verify as verify_runs
+    from pushtrain.wiring import open_ledger
+
+    if bool(name) == every:
+        raise typer.BadParameter("name a run, or say --all")
+    verdicts = verify_runs(open_ledger(load_settings(Path.cwd())), name or None)
+    if as_json:
+        print_json([verdict.as_json() for verdict in verdicts])
+    else:
+        out.print(redact("\n".join(verdict.as_text() for verdict in verdicts)))
+    raise typer.Exit(1 if any(verdict.problems for verdict in verdicts) else 0)
+
+
+@app.command()
 def simulator(
     state: Annotated[Path, typer.Option(help="Folder that keeps its state.")] = Path(".pushtrain/simulator"),
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 0,

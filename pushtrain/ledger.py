@@ -31,6 +31,7 @@ _RACE = re.compile(
 )
 # A receipt moves the spec's claim to itself; after so many refusals it goes without.
 _MARKS = 3
+_WITNESSED = "refs/witnessed/"
 T = TypeVar("T")
 
 
@@ -123,6 +124,11 @@ class Ledger:
         """What the remote holds of these runs, for whoever does not believe it. Raises LedgerError when unknown."""
         return self._mended(lambda: self._evidence(run_ids))
 
+    def witness(self, run_id: str, tip: str) -> None:
+        """Remember that a run was whole up to `tip`: its branch has to hold that commit ever after."""
+        if self._store.seen([_WITNESSED + run_id]) != {_WITNESSED + run_id: tip}:
+            self._store.keep(_WITNESSED + run_id, tip)
+
     def text(self, record: RunRecord, folder: str, after: int = 0) -> tuple[bytes, int]:
         """Chunks of `logs` or `metrics` numbered above `after`, joined, and the last number read."""
         mine = (path for path in record.paths if path.startswith(folder + "/"))
@@ -206,7 +212,10 @@ class Ledger:
         for run_id in run_ids:
             if run_id not in now.runs:
                 raise LedgerError(f"there is no branch {RUNS}{run_id} at {self.url}", reason="UnknownRun")
-        seen = self._store.seen([RUNS + run_id for run_id in run_ids])
+        seen = self._store.seen([name + run_id for name in (RUNS, _WITNESSED) for run_id in run_ids])
+        for run_id in run_ids:  # before the fetch: it takes over whatever is there
+            if RUNS + run_id in seen and _WITNESSED + run_id not in seen:
+                self._store.keep(_WITNESSED + run_id, seen[RUNS + run_id])
         came = self._store.fetch({RUNS + run_id: now.runs[run_id] for run_id in run_ids})
         trees = self._store.trees([came[RUNS + run_id] for run_id in run_ids])
         return [
@@ -214,7 +223,7 @@ class Ledger:
                 run_id=run_id,
                 tip=came[RUNS + run_id],
                 claim=now.claims.get(claim_of(run_id)),
-                seen=seen.get(RUNS + run_id),
+                seen=seen.get(_WITNESSED + run_id) or seen.get(RUNS + run_id),
                 commits=self._store.history(came[RUNS + run_id]),
                 paths=tree,
                 files=read,

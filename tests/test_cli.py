@@ -226,6 +226,24 @@ def test_runs_and_logs_are_read_without_a_key(shell: Shell, remote: Remote) -> N
     assert rows[-1] == {"log": "Größe 1\n"}
 
 
+def test_verify_says_what_was_tampered_with(shell: Shell, remote: Remote) -> None:
+    assert shell("verify").code == shell("verify", "job", "--all").code == 2
+    assert json.loads(shell("verify", "--all", "--json").out) == []
+    ledger = remote.ledger("other", url=remote.file_url)
+    claim(ledger)
+    ledger.append(RUN_ID, events=[event("training")])
+    found = shell("verify", "job", "--json")
+    (row,) = json.loads(found.out)
+    assert (found.code, row["ok"], row["run_id"], row["events"], row["commits"]) == (1, False, RUN_ID, 2, 3)
+    assert [problem["file"] for problem in row["problems"]] == ["run.json", "run.json"], "a claim of the tests' own"
+    remote.show("update-ref", f"refs/heads/runs/{RUN_ID}", f"runs/{RUN_ID}~2")
+    done = shell("verify", "--all")
+    assert done.code == 1 and done.out.startswith(f"{RUN_ID}: TAMPERED, 0 events in 1 commits\n")
+    assert "  events/: dropped (expected events/000001-claimed.json, found nothing)\n" in done.out
+    assert f"runs/{RUN_ID}: the branch was rewritten" in done.out
+    assert shell("verify", "nobody").code == 1
+
+
 def test_a_secret_is_masked_on_its_way_out(shell: Shell, remote: Remote) -> None:
     claim(remote.ledger("other", url=remote.file_url))
     remote.ledger("other", url=remote.file_url).append(RUN_ID, log=b"canary-secret-late\n")
@@ -294,7 +312,16 @@ def test_without_a_key_it_is_exit_code_3_and_where_to_get_one(shell: Shell, args
     assert "https://console.runpod.io" in hint
 
 
-NEED_A_LEDGER = [["runs"], ["runs", "--json"], ["logs", "x"], ["reconcile"], ["run", "x"], ["cancel", "x"], ["sweep"]]
+NEED_A_LEDGER = [
+    ["runs"],
+    ["runs", "--json"],
+    ["logs", "x"],
+    ["verify", "x"],
+    ["reconcile"],
+    ["run", "x"],
+    ["cancel", "x"],
+    ["sweep"],
+]
 
 
 @pytest.mark.parametrize("args", NEED_A_LEDGER)

@@ -35,6 +35,7 @@ VERBS = [
     "setup-pulumi",
     "simulator",
     "sweep",
+    "verify",
 ]
 
 

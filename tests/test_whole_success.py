@@ -29,6 +29,8 @@ def test_a_push_becomes_a_receipt_and_a_second_reconcile_changes_nothing(world: 
     assert record.receipt["outcome"] == "succeeded" and record.receipt["proof"]["pods"] == 0
     assert 0 < record.receipt["billed_usd"] <= record.receipt["cap_usd"]
     world.assert_nothing_left()
+    checked = world.cli("verify", "--all")
+    assert (checked.returncode, checked.stdout.count(": ok, ")) == (0, 1), checked.stdout
     again = world.tick()
     assert again.exit_code == 0 and world.record("job").tip == record.tip
     assert len(world.pods_made(record)) == 1
