@@ -187,7 +187,15 @@ class Cloud(Protocol):
         """Log lines after `last_event_id` (all that are kept when None); ends after `timeout_s` or at the pod's end."""
         ...
 
-    def bill(self, pod_ids: list[str], volume_ids: list[str], since: str, until: str | None = None) -> Bill:
-        """What the billing API says about these ids since an RFC 3339 time. `final` needs `until`, the time (RFC 3339)
-        when the last of them was gone: the cloud has then had time to bill it all."""
+    def bill(
+        self,
+        pod_ids: list[str],
+        volume_ids: list[str],
+        since: str,
+        *,
+        until: str | None = None,
+        now_s: float | None = None,
+    ) -> Bill:
+        """What the billing API says about these ids since an RFC 3339 time. It is final when everything was gone at
+        `until` (RFC 3339) and the cloud has by now (`now_s`, epoch seconds) had the time to bill it all."""
         ...

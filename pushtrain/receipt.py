@@ -1,7 +1,7 @@
 """The receipt: what was rented, for how long, what it cost. A run is over only with this file.
 
-RunPod bills every five minutes or so, and a receipt is written seconds after the end: it says so, and the first tick an
-hour later adds `bill.json`, which is the last file of a run.
+RunPod bills every five minutes or so, and a receipt is written seconds after the end: it says so, and the first tick 75
+minutes later adds `bill.json`, which is the last file of a run.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ from pushtrain.record import BILL
 from pushtrain.run import Run
 
 # By then every bill of the run has been written, also one that came late; after so long nobody will say any more.
-BILL_AFTER_S, BILL_UNTIL_S = 3600.0, 7 * 24 * 3600.0
+BILL_AFTER_S, BILL_UNTIL_S = 75 * 60.0, 7 * 24 * 3600.0
 
 
 def make_receipt(
@@ -56,7 +56,7 @@ def make_receipt(
 
 
 def settle(control: Control, record: RunRecord) -> None:
-    """Add the final bill to a run that has been over for an hour. A cloud or ledger that is away is asked at the next
+    """Add the final bill to a run that has been over long enough. A cloud or ledger that is away is asked at the next
     tick; after a week the receipt's figures stand."""
     receipt = record.receipt
     if receipt is None or record.bill is not None or receipt.get("billed_is_final", True):
@@ -73,7 +73,7 @@ def settle(control: Control, record: RunRecord) -> None:
         "volumes_usd": None if bill is None else round(bill.volumes_usd, 6),
         "total_usd": round(receipt["cost_usd"] if bill is None else bill.total_usd, 6),
         "source": _source(bill, True),
-        "is_final": bill is not None,
+        "is_final": bill is not None and bill.final,
     }
     try:
         control.ledger.append(record.run_id, files={BILL: json_bytes(document)})
@@ -103,7 +103,8 @@ def cost(record: RunRecord) -> tuple[float, str] | None:
 
 def _bill(control: Control, record: RunRecord) -> Bill | None:
     try:
-        return control.cloud.bill(*rented(record), record.events[0].time)
+        until = None if record.receipt is None else str(record.receipt["closed"])
+        return control.cloud.bill(*rented(record), record.events[0].time, until=until, now_s=control.clock())
     except CloudError as failure:
         control.say(f"{record.run_id}: no bill from the cloud: {failure}")
         return None

@@ -86,7 +86,7 @@ class World:
         cloud = RunPod(
             "key",
             environ={},
-            limits=Limits(jitter=lambda: 0.0, now=clock),
+            limits=Limits(jitter=lambda: 0.0),
             sleep=sleep,
             clock=clock,
             transport=self.runpod,

@@ -9,7 +9,6 @@ from runpod_script import GONE, KEY, PODS, VOLUMES, Reply, Script, Time, pod_jso
 
 from infra.clouds import connect
 from infra.clouds.runpod import RunPod
-from infra.clouds.runpod_http import Limits
 from pushtrain.errors import CloudAuthFailed, CloudUnavailable, RequestRejected, SpecError
 
 pytest_plugins = ("runpod_fixtures",)
@@ -199,13 +198,11 @@ def test_the_bill_sums_the_hours_of_exactly_these_resources(runpod: RunPod, scri
     ],
 )
 def test_a_bill_is_final_when_the_hour_of_the_end_is_over_and_settled(
-    scripted_server: ThreadingHTTPServer, script: Script, until: str | None, now: str, final: bool
+    runpod: RunPod, script: Script, until: str | None, now: str, final: bool
 ):
-    url, now_s = f"http://127.0.0.1:{scripted_server.server_port}", datetime.fromisoformat(now).timestamp()
-    client = RunPod(KEY, url, environ={}, limits=Limits(now=lambda: now_s))
     script.on(("GET", "/v2/billing/pods"), {"records": [], "metadata": {}})
-    assert client.bill(["p1"], [], "2026-11-20T12:00:00Z", until).final is final
-    client.close()
+    now_s = datetime.fromisoformat(now).timestamp()
+    assert runpod.bill(["p1"], [], "2026-11-20T12:00:00Z", until=until, now_s=now_s).final is final
 
 
 ACTION, DELETE_POD = ("POST", "/v2/pods/pod1/action"), ("DELETE", "/v2/pods/pod1")

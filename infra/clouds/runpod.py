@@ -125,13 +125,21 @@ class RunPod:
             self._http, path, f"reading the logs of pod {pod_id}", last_event_id=last_event_id, timeout_s=timeout_s
         )
 
-    def bill(self, pod_ids: list[str], volume_ids: list[str], since: str, until: str | None = None) -> Bill:
+    def bill(
+        self,
+        pod_ids: list[str],
+        volume_ids: list[str],
+        since: str,
+        *,
+        until: str | None = None,
+        now_s: float | None = None,
+    ) -> Bill:
         """Hour buckets from the one that holds `since`; final when the bucket of `until` is closed and settled."""
         billed = self._reads.billed_usd
         return Bill(
             pods_usd=sum(billed("pods", "podId", pod_id, since) for pod_id in pod_ids),
             volumes_usd=sum(billed("network-volumes", "networkVolumeId", volume_id, since) for volume_id in volume_ids),
-            final=until is not None and self._limits.now() >= shapes.billed_by_s(until),
+            final=until is not None and now_s is not None and now_s >= shapes.billed_by_s(until),
         )
 
     def _create(self, doing: str, call: Call, read: Callable[[Any], T], adopt: Callable[[T | None], T | None]) -> T:

@@ -8,7 +8,6 @@ import math
 import random
 import re
 import ssl
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -43,8 +42,6 @@ class Limits:
     look_pauses_s: tuple[float, ...] = (1.0, 3.0, 6.0)
     """Waits before each look for a create whose answer was lost."""
     jitter: Callable[[], float] = random.random
-    now: Callable[[], float] = time.time
-    """The time of day in epoch seconds; waits are measured by the client's own clock."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
