@@ -205,10 +205,9 @@ def sweep(
     if as_json:
         print_json({"orphans": orphans, "owned": owned, "ledger": found.failure is None, "removed": yes})
     else:
-        whose = "of active runs" if found.failure is None else "of nobody knows whom"
-        out.print(
-            "\n".join([*orphans, *(f"{name}, {whose}" for name in owned)]) or "nothing is left: pods 0, volumes 0"
-        )
+        whose = "an active run owns it" if found.failure is None else "nobody can tell whose it is"
+        lines = [*orphans, *(f"{name}: {whose}" for name in owned)]
+        out.print("\n".join(lines) or "nothing is left: pods 0, volumes 0")
     if found.failure is not None:
         report(found.failure)
         raise typer.Exit(4)

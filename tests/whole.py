@@ -132,6 +132,9 @@ class World:
             git(command, env=self.env, cwd=self.repository)
         return git(["rev-parse", "HEAD"], env=self.env, cwd=self.repository).stdout.decode().strip()
 
+    def git(self, *args: str) -> str:
+        return git(list(args), env=self.env, cwd=self.repository).stdout.decode().strip()
+
     def tick(self, control: Control | None = None) -> Tick:
         return tick(control or self.control())
 
