@@ -20,11 +20,14 @@ from pulumi.automation import (
 
 from infra import clouds
 from infra.operations import OPERATIONS, kind_of
+from infra.plugin import lend_plugins
+from infra.plugin_guard import beside_state, guarded, informed, patient, refuse_mixture, released
+from infra.plugin_key import renew
 from infra.program import PROJECT, checked_stack_name
 from infra.pulumi_cli import PulumiCli
 from infra.pulumi_lock import Calls, owners
 from infra.pulumi_settings import error_of, is_service, pulumi_environ
-from infra.pulumi_state import half_created, passphrase_salt
+from infra.pulumi_state import Resource, half_created, passphrase_salt, resources_of
 from infra.pulumi_workspace import Workspace, leftovers_unreported, previewed, remove_empty_folders, workspace_of
 from pushtrain.engine import Change, Outputs, Program
 from pushtrain.errors import StackLocked
@@ -62,7 +65,8 @@ class PulumiEngine:
     def preview(self, stack: str, program: Program) -> list[Change]:
         with self._existing(stack, program) as existing:
             if existing is not None:
-                self._read_state(existing)
+                refuse_mixture(program, resources_of(self._read_state(existing)))
+                existing.workspace.program = informed(program, lambda: self._resources(existing))
                 steps = previewed(existing, refresh=True)
                 return [change for change, _ in steps]
         # An unknown stack is previewed in a backend that lives as long as this call: nothing of it stays.
@@ -74,16 +78,23 @@ class PulumiEngine:
             self._folder.mkdir(parents=True, exist_ok=True)
         with self._workspace(program) as workspace:
             try:
-                target, begun = Stack.create(checked_stack_name(stack), workspace), []
+                target, exported = Stack.create(checked_stack_name(stack), workspace), {}
             except StackAlreadyExistsError:
                 target = Stack.select(stack, workspace)
-                begun = half_created(self._read_state(target))
+                exported = self._read_state(target)
+                refuse_mixture(program, resources_of(exported))
+            begun = half_created(exported)
 
-            def work() -> Outputs:
-                if begun:
-                    self._delete_unwanted(target, begun)
+            def carry_out(wanted: Program) -> Outputs:
+                workspace.program = wanted
                 done = target.up(refresh=True, color="never", show_secrets=False)
                 return {name: output.value for name, output in done.outputs.items()}
+
+            def work() -> Outputs:
+                renew(workspace, target.name, exported, self._environ)
+                if begun:
+                    self._delete_unwanted(target, begun)
+                return guarded(program, lambda: self._resources(target), carry_out)
 
             return self._unlocking(target, work)
 
@@ -99,17 +110,20 @@ class PulumiEngine:
         with self._existing(stack) as existing:
             if existing is None:
                 return
-            begun = half_created(self._read_state(existing))
-            self._unlocking(existing, lambda: self._destroy(existing, begun))
+            exported = self._read_state(existing)
+            self._unlocking(existing, lambda: self._destroy(existing, exported))
         if self._is_own_folder:
             remove_empty_folders(self._folder / ".pulumi", stack)
 
-    def _destroy(self, target: Stack, begun: list[Mapping[str, Any]]) -> None:
-        if begun:
-            # Only a refresh asks for the lock: what is half created by a process that lives is not ours to delete.
+    def _destroy(self, target: Stack, exported: Mapping[str, Any]) -> None:
+        begun, beside = half_created(exported), beside_state(resources_of(exported))
+        renew(workspace_of(target), target.name, exported, self._environ)
+        if begun or beside:
+            # Only a refresh asks for the lock: what a process that lives is at work on is not ours to delete.
             target.refresh(color="never", show_secrets=False)
             self._delete_by_name(begun)
-        target.destroy(color="never", show_secrets=False)
+        with released(beside, self._environ):
+            patient(lambda: target.destroy(color="never", show_secrets=False))
         workspace_of(target).forget_stack(target.name)
 
     def _delete_unwanted(self, target: Stack, begun: list[Mapping[str, Any]]) -> None:
@@ -123,6 +137,9 @@ class PulumiEngine:
         for resource in resources:
             cloud = clouds.connect(resource["inputs"].get("cloud", "runpod"), self._environ)
             OPERATIONS[kind_of(resource["type"])].delete_by_name(cloud, resource["inputs"])
+
+    def _resources(self, target: Stack) -> list[Resource]:
+        return resources_of(workspace_of(target).exported(target.name))
 
     def _read_state(self, target: Stack) -> dict[str, Any]:
         """The stack's deployment. The salt in it goes into the workspace's settings: without it the CLI would take any
@@ -158,6 +175,7 @@ class PulumiEngine:
         call, and the provider process, which starts there, imports nothing from the caller's folder."""
         with TemporaryDirectory(prefix="pushtrain-pulumi-") as folder, self._translated(), leftovers_unreported():
             environ = {"PULUMI_HOME": f"{folder}/.pulumi-home", **self._environ}
+            lend_plugins(self._environ, Path(environ["PULUMI_HOME"]))
             if backend_folder is not None:
                 environ["PULUMI_BACKEND_URL"] = Path(backend_folder).as_uri()
             yield Workspace(

@@ -7,6 +7,7 @@ from pathlib import Path
 from infra import clouds
 from infra.engine_embedded import EmbeddedEngine
 from infra.engine_pulumi import PulumiEngine
+from infra.plugin import check_usable
 from pushtrain.engine import Engine
 from pushtrain.errors import EngineError
 
@@ -15,9 +16,11 @@ def select(environ: Mapping[str, str], *, state_dir: Path, say: Callable[[str], 
     """The engine `PUSHTRAIN_ENGINE` names; unset, `pulumi` when its CLI is on PATH, else `embedded`.
 
     Raises EngineError for an unknown name and for `pulumi` without a usable CLI: there is no silent fallback, because
-    the two engines do not know each other's state. `say` hears of each lock that the engine breaks.
+    the two engines do not know each other's state; and where PUSHTRAIN_RUNPOD_PROVIDER asks for what cannot be had.
+    `say` hears of each lock that the engine breaks.
     """
     name = environ.get("PUSHTRAIN_ENGINE") or ("pulumi" if _cli_on(environ) else "embedded")
+    check_usable(environ, name)
     match name:
         case "pulumi":
             return PulumiEngine(state_dir, environ, say)

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from infra.program import StackPlan, program
+from infra.plan import StackPlan
+from infra.program import program
 from infra.start import pod_env, start_args
 from pushtrain.cloud import PodRequest, VolumeRequest
 from pushtrain.control import Launch
@@ -14,14 +15,15 @@ from pushtrain.run import Run
 from pushtrain.settings import Settings
 from pushtrain.spec import JobSpec
 
-# The cloud client reads their values from its own environment at the moment of the create; Pulumi sees only the names.
+# The cloud client reads their values from its own environment at the moment of the create; Pulumi sees only the names
+# (of RunPod's own plugin, encrypted values).
 POD_SECRETS = ("HF_TOKEN", "PUSHTRAIN_LEDGER_TOKEN")
 # torch 2.15's default Linux wheel is built for CUDA 13; a host with an older driver could not run it.
 MIN_CUDA_VERSION = "13.0"
 
 
 def make_launch(settings: Settings, environ: Mapping[str, str]) -> Launch:
-    """The function reconcile hands to the engine. Pure: no cloud call, no secret value."""
+    """The function reconcile hands to the engine. Makes no cloud call."""
 
     def launch(run: Run, spec: JobSpec, candidate: Candidate, *, attempt: int, deadline_epoch_s: float) -> Program:
         env = pod_env(
@@ -34,7 +36,7 @@ def make_launch(settings: Settings, environ: Mapping[str, str]) -> Launch:
             environ=environ,
         )
         env |= limits_env(limits_of(spec.limits.model_dump(), settings))
-        return program(stack_plan(run, spec, candidate, attempt=attempt, env=env))
+        return program(stack_plan(run, spec, candidate, attempt=attempt, env=env), environ)
 
     return launch
 

@@ -17,7 +17,7 @@ Properties = Mapping[str, Any]
 Sleep = Callable[[float], None]
 
 # A volume is held until its pod is really gone: waits of 1, 2, 4, 8 and then 10 s, 85 s in all.
-_BUSY_WAITS_S = (1.0, 2.0, 4.0, 8.0, *(10.0,) * 7)
+BUSY_WAITS_S = (1.0, 2.0, 4.0, 8.0, *(10.0,) * 7)
 
 
 class Operations(Protocol):
@@ -82,7 +82,7 @@ class VolumeOperations:
 
     def delete(self, cloud: Cloud, resource_id: str) -> None:
         """Waits up to 85 s for a pod to let go of it, then raises CloudUnavailable."""
-        for wait_s in _BUSY_WAITS_S:
+        for wait_s in BUSY_WAITS_S:
             try:
                 return cloud.delete_volume(resource_id)
             except CloudUnavailable:

@@ -3,13 +3,15 @@
 A pod of the community tier has a disk of its own instead, and the stack then has no volume.
 """
 
+import os
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import pulumi
 
+from infra.plan import StackPlan
+from infra.plugin import PluginProgram, chosen
 from infra.provider import NetworkVolume, Pod
-from pushtrain.cloud import PodRequest, VolumeRequest
 from pushtrain.engine import Program
 from pushtrain.errors import EngineError
 
@@ -18,26 +20,15 @@ PROJECT = "pushtrain"
 _STACK_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StackPlan:
-    """What one run wants to exist right now. `pod` is None between attempts: the volume alone stays. `volume` is None
-    where the pod takes none.
-
-    `cloud` is a name `infra.clouds.connect` knows. A new attempt is the same plan with another pod name.
-    """
-
-    run_id: str
-    cloud: str
-    volume: VolumeRequest | None
-    pod: PodRequest | None
-
-
-def program(plan: StackPlan) -> Program:
+def program(plan: StackPlan, environ: Mapping[str, str] = os.environ) -> Program:
     """The program that declares `plan`; makes no cloud call itself.
 
     Exports `run_id`; with a volume `volume_id` and `volume_data_center`; with a pod `pod_id`, `pod_name`,
-    `usd_per_hour` and `data_center` (where the pod really is).
+    `usd_per_hour` and `data_center` (where the pod really is). PUSHTRAIN_RUNPOD_PROVIDER in `environ` says whose
+    resources it declares: ours, or those of RunPod's own plugin. Raises EngineError for a name that is neither.
     """
+    if chosen(environ):
+        return PluginProgram(plan=plan, environ=environ)
 
     def declare() -> None:
         pulumi.export("run_id", plan.run_id)

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from infra import plugin_errors
 from infra.border import decode
 from pushtrain.errors import EngineError, PushtrainError
 from pushtrain.redact import redact
@@ -76,7 +77,7 @@ def is_service(backend_url: str) -> bool:
 
 def error_of(text: str, environ: Mapping[str, str]) -> PushtrainError:
     """What a failed command printed, as an error of ours: the cloud's own where one crossed the CLI."""
-    crossed = decode(text)
+    crossed = decode(text) or plugin_errors.decode(text)
     if crossed is not None:
         return crossed
     said = redact(f"pulumi: {_said(text)}", environ)

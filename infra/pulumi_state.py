@@ -14,10 +14,15 @@ def half_created(exported: Mapping[str, Any]) -> list[Resource]:
     Pulumi forgets them at the next update but one; they may exist, and be billed. One that was adopted since, that is a
     resource of the same kind and name which has an id, is left out.
     """
-    known = {_identity(it) for it in _resources(exported) if it.get("id")}
+    known = {_identity(it) for it in resources_of(exported) if it.get("id")}
     pending = (exported.get("deployment") or {}).get("pending_operations") or ()
     begun = [it["resource"] for it in pending if it["type"] == "creating"]
     return [it for it in reversed(begun) if kind_of(it["type"]) in OPERATIONS and _identity(it) not in known]
+
+
+def resources_of(exported: Mapping[str, Any]) -> list[Resource]:
+    """What a deployment holds, in the order it was made."""
+    return list((exported.get("deployment") or {}).get("resources") or ())
 
 
 def passphrase_salt(exported: Mapping[str, Any]) -> str | None:
@@ -27,10 +32,6 @@ def passphrase_salt(exported: Mapping[str, Any]) -> str | None:
         return None
     salt = (provider.get("state") or {}).get("salt")
     return str(salt) if salt else None
-
-
-def _resources(exported: Mapping[str, Any]) -> list[Resource]:
-    return list((exported.get("deployment") or {}).get("resources") or ())
 
 
 def _identity(resource: Resource) -> tuple[str, str]:

@@ -1,6 +1,8 @@
 """What the engine remembered of a run, as a file of the ledger: kept before the stack is removed, free of secrets.
 
-Pure: no engine, no ledger. A secret in the state is refused, not only cut out: readers of the state have it.
+Pure: no engine, no ledger. A secret in the state is refused, not only cut out: readers of the state have it. What the
+state holds encrypted (with RunPod's own plugin the key and the pod's environment) is left out all the same: the ledger
+may be public, and then the passphrase could be guessed at leisure.
 """
 
 import hashlib
@@ -16,6 +18,8 @@ NAME = "deployment.json"
 MAX_BYTES = 256 * 1024
 # 24 KB of base64 that the run's commit gives again.
 _ARCHIVE = "PUSHTRAIN_BOOT"
+# How Pulumi marks a value as a secret, and where it keeps what the passphrase is checked against.
+_SECRET, _SECRETS_PROVIDER = "4dabf18193072939515e22adb298388d", "secrets_providers"
 
 
 def deployment_file(
@@ -41,9 +45,12 @@ def deployment_file(
 
 def _slim(value: Any) -> Any:
     if isinstance(value, Mapping):
+        if _SECRET in value:
+            return "[secret]"
         return {
             key: _digest(item) if key == _ARCHIVE and isinstance(item, str) else _slim(item)
             for key, item in value.items()
+            if key != _SECRETS_PROVIDER
         }
     return [_slim(item) for item in value] if isinstance(value, list | tuple) else value
 

@@ -41,6 +41,8 @@ def destroy(control: Control, run: Run, record: RunRecord, step: Step) -> str:
         control.ledger.append(run.id, events=[draft], files=_deployment(control, run, record))
     complaint = _destroy_stack(control, run)
     proof = _prove_empty(control, run, step, complaint)
+    if complaint:  # nothing is left that could refuse: now the engine may forget the stack, too
+        _destroy_stack(control, run)
     record = control.ledger.read(run.id)
     if record.is_over:  # another reconcile was here at the same time; its receipt stands
         return str((record.receipt or {}).get("outcome", ""))

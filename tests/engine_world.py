@@ -4,12 +4,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from infra import clouds
-from infra.program import StackPlan
+from infra.plan import StackPlan
+from infra.program import program
 from infra.simulator.server import RunningSimulator
 from pushtrain.cloud import Cloud, Live, PodRequest, VolumeRequest
+from pushtrain.engine import Program
 
 HF_CANARY = "canary-secret-hf-token"
 LEDGER_CANARY = "canary-secret-ledger-token"
+# What choosing RunPod's own plugin takes, besides its being installed.
+PLUGIN = {"PUSHTRAIN_RUNPOD_PROVIDER": "pulumi-runpod", "PULUMI_CONFIG_PASSPHRASE": "canary-secret-passphrase"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +34,10 @@ class World:
 
     def plan(self, attempt: int = 1, **pod: Any) -> StackPlan:
         return stack_plan(self.prefix, attempt, **pod)
+
+    def program(self, plan: StackPlan | None = None) -> Program:
+        """The program of `plan` over the provider that `environ` chooses."""
+        return program(plan or self.plan(), self.environ)
 
     def live(self) -> Live:
         return self.cloud.find(self.prefix)

@@ -43,6 +43,18 @@ def test_a_state_that_holds_a_secret_is_refused_by_the_name_of_the_secret(name: 
     assert SECRETS[name] not in f"{refused.value} {refused.value.hint}"
 
 
+def test_what_is_encrypted_stays_out_and_so_does_what_a_passphrase_could_be_tried_on() -> None:
+    secret = {"4dabf18193072939515e22adb298388d": "1b47061264138c4ac30d75fd1eb44270", "ciphertext": "v1:abc:def"}
+    state = {
+        "deployment": {
+            "secrets_providers": {"type": "passphrase", "state": {"salt": "v1:salt:salted"}},
+            "resources": [{"inputs": {"apiKey": secret, "name": "pod"}}],
+        }
+    }
+    written = json.loads(deployment_file("pulumi", "run-x", state, {}))
+    assert written["state"] == {"deployment": {"resources": [{"inputs": {"apiKey": "[secret]", "name": "pod"}}]}}
+
+
 def test_what_only_looks_like_a_secret_is_masked_and_too_much_is_refused() -> None:
     raw = deployment_file("pulumi", "run-x", exported(URL="https://me:hunter22@host/x"), {})
     assert json.loads(raw)["state"]["resources"][0]["inputs"]["env"]["URL"] == "https://***@host/x"

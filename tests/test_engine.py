@@ -1,25 +1,34 @@
-"""One contract, two engines. The pulumi half needs the CLI on PATH."""
+"""One contract over two engines, and over RunPod's own plugin. What is not on PATH is skipped."""
 
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from engine_world import HF_CANARY, LEDGER_CANARY, World
+from engine_world import HF_CANARY, LEDGER_CANARY, PLUGIN, World
 
 from infra.engines import engine_line, select
-from infra.program import program
 from pushtrain.engine import Change, Engine
 from pushtrain.errors import CloudAuthFailed, EngineError, NoCapacity
 
 pytest_plugins = ("engine_fixtures",)
 
 
-@pytest.fixture(params=["embedded", "pulumi"])
-def engine_name(request: pytest.FixtureRequest) -> str:
-    if request.param == "pulumi" and shutil.which("pulumi") is None:
+@pytest.fixture(params=["embedded", "pulumi", "pulumi-runpod"])
+def member(request: pytest.FixtureRequest) -> str:
+    if request.param != "embedded" and shutil.which("pulumi") is None:
         pytest.skip("pulumi CLI not on PATH: the contract was checked for the embedded engine only")
+    if request.param == "pulumi-runpod" and shutil.which("pulumi-resource-runpod") is None:
+        pytest.skip("pulumi-resource-runpod not on PATH: the contract was not checked for RunPod's own plugin")
     return str(request.param)
+
+
+@pytest.fixture
+def stack_world(stack_world: World, member: str) -> World:
+    chosen = {"PUSHTRAIN_ENGINE": "embedded" if member == "embedded" else "pulumi"}
+    if member == "pulumi-runpod":
+        chosen |= PLUGIN
+    return replace(stack_world, environ={**stack_world.environ, **chosen})
 
 
 @pytest.fixture
@@ -28,14 +37,14 @@ def state_dir(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def engine(engine_name: str, stack_world: World, state_dir: Path) -> Engine:
-    return select({**stack_world.environ, "PUSHTRAIN_ENGINE": engine_name}, state_dir=state_dir)
+def engine(stack_world: World, state_dir: Path) -> Engine:
+    return select(stack_world.environ, state_dir=state_dir)
 
 
 def test_up_makes_what_preview_promised_and_a_second_up_writes_nothing(
     engine: Engine, stack_world: World, state_dir: Path
 ) -> None:
-    declared = program(stack_world.plan())
+    declared = stack_world.program()
     both_new = [
         Change(action="create", kind="NetworkVolume", urn_name="volume"),
         Change(action="create", kind="Pod", urn_name="pod"),
@@ -66,15 +75,15 @@ def test_up_makes_what_preview_promised_and_a_second_up_writes_nothing(
 
 
 def test_a_new_attempt_replaces_the_pod_and_keeps_the_volume(engine: Engine, stack_world: World) -> None:
-    first = engine.up(stack_world.stack, program(stack_world.plan(attempt=1)))
+    first = engine.up(stack_world.stack, stack_world.program(stack_world.plan(attempt=1)))
     kept = Change(action="same", kind="NetworkVolume", urn_name="volume")
-    assert engine.preview(stack_world.stack, program(stack_world.plan(attempt=2))) == [
+    assert engine.preview(stack_world.stack, stack_world.program(stack_world.plan(attempt=2))) == [
         kept,
         Change(action="replace", kind="Pod", urn_name="pod"),
     ]
     assert [pod.id for pod in stack_world.live().pods] == [first["pod_id"]], "preview touched the pod"
 
-    second = engine.up(stack_world.stack, program(stack_world.plan(attempt=2)))
+    second = engine.up(stack_world.stack, stack_world.program(stack_world.plan(attempt=2)))
     assert second["volume_id"] == first["volume_id"]
     assert second["pod_name"] == f"{stack_world.prefix}-a2"
     assert [pod.id for pod in stack_world.live().pods] == [second["pod_id"]]
@@ -83,11 +92,11 @@ def test_a_new_attempt_replaces_the_pod_and_keeps_the_volume(engine: Engine, sta
     assert pods[first["pod_id"]]["ended_at"] <= pods[second["pod_id"]]["created_at"], "two pods were billed at once"
 
     between = replace(stack_world.plan(), pod=None)
-    assert engine.preview(stack_world.stack, program(between)) == [
+    assert engine.preview(stack_world.stack, stack_world.program(between)) == [
         kept,
         Change(action="delete", kind="Pod", urn_name="pod"),
     ]
-    outputs = engine.up(stack_world.stack, program(between))
+    outputs = engine.up(stack_world.stack, stack_world.program(between))
     assert not stack_world.live().pods
     assert set(outputs) == {"run_id", "volume_id", "volume_data_center"}
 
@@ -97,7 +106,7 @@ def test_destroy_removes_everything_twice_is_once_and_an_unknown_stack_is_succes
 ) -> None:
     assert engine.outputs(stack_world.stack) == {}
     engine.destroy(stack_world.stack)
-    engine.up(stack_world.stack, program(stack_world.plan()))
+    engine.up(stack_world.stack, stack_world.program())
     engine.destroy("run-nobody-ever-made")
     assert stack_world.live()
     engine.destroy(stack_world.stack)
@@ -111,31 +120,31 @@ def test_no_capacity_for_the_pod_keeps_its_class_and_leaves_the_volume_to_destro
 ) -> None:
     stack_world.simulator.fault("no_capacity", times=None, pod_name=f"{stack_world.prefix}-*")
     with pytest.raises(NoCapacity) as refused:
-        engine.up(stack_world.stack, program(stack_world.plan()))
+        engine.up(stack_world.stack, stack_world.program())
     assert "A40" in str(refused.value)
     assert refused.value.hint
     assert len(stack_world.live().volumes) == 1 and not stack_world.live().pods
 
     stack_world.clear_faults()
-    outputs = engine.up(stack_world.stack, program(stack_world.plan(gpu="NVIDIA RTX A6000")))
+    outputs = engine.up(stack_world.stack, stack_world.program(stack_world.plan(gpu="NVIDIA RTX A6000")))
     assert [pod.id for pod in stack_world.live().pods] == [outputs["pod_id"]]
     assert len(stack_world.live().volumes) == 1
 
     stack_world.simulator.fault("no_capacity", times=None, pod_name=f"{stack_world.prefix}-*")
     with pytest.raises(NoCapacity):
-        engine.up(stack_world.stack, program(stack_world.plan(attempt=2)))
+        engine.up(stack_world.stack, stack_world.program(stack_world.plan(attempt=2)))
     engine.destroy(stack_world.stack)
     assert not stack_world.live()
 
 
 def test_a_pod_deleted_behind_its_back_is_created_again_by_up(engine: Engine, stack_world: World) -> None:
-    first = engine.up(stack_world.stack, program(stack_world.plan()))
+    first = engine.up(stack_world.stack, stack_world.program())
     stack_world.cloud.terminate(first["pod_id"])
-    assert engine.preview(stack_world.stack, program(stack_world.plan())) == [
+    assert engine.preview(stack_world.stack, stack_world.program()) == [
         Change(action="same", kind="NetworkVolume", urn_name="volume"),
         Change(action="create", kind="Pod", urn_name="pod"),
     ]
-    second = engine.up(stack_world.stack, program(stack_world.plan()))
+    second = engine.up(stack_world.stack, stack_world.program())
     assert [pod.id for pod in stack_world.live().pods] == [second["pod_id"]]
     assert second["pod_id"] != first["pod_id"]
     assert second["volume_id"] == first["volume_id"]
@@ -146,22 +155,22 @@ def test_a_pod_deleted_behind_its_back_is_created_again_by_up(engine: Engine, st
 
 def test_the_volume_never_becomes_another_one(engine: Engine, stack_world: World) -> None:
     plan = replace(stack_world.plan(), pod=None)
-    engine.up(stack_world.stack, program(plan))
+    engine.up(stack_world.stack, stack_world.program(plan))
     before = stack_world.ever()
     moved = replace(plan, volume=replace(plan.volume, data_center="US-KS-2"))
     with pytest.raises(EngineError, match="data_center 'EU-SE-1' → 'US-KS-2'") as refused:
-        engine.up(stack_world.stack, program(moved))
+        engine.up(stack_world.stack, stack_world.program(moved))
     assert "new run" in (refused.value.hint or "")
     assert stack_world.ever() == before
 
 
 def test_a_wrong_key_is_said_as_such_and_no_secret_stays_behind(
-    engine: Engine, engine_name: str, stack_world: World, state_dir: Path
+    engine: Engine, stack_world: World, state_dir: Path
 ) -> None:
-    stranger = {**stack_world.environ, "PUSHTRAIN_ENGINE": engine_name, "RUNPOD_API_KEY": "canary-secret-wrong-key"}
+    stranger = replace(stack_world, environ={**stack_world.environ, "RUNPOD_API_KEY": "canary-secret-wrong-key"})
     with pytest.raises(CloudAuthFailed) as refused:
-        select(stranger, state_dir=state_dir).up(stack_world.stack, program(stack_world.plan()))
-    outputs = engine.up(stack_world.stack, program(stack_world.plan()))
+        select(stranger.environ, state_dir=state_dir).up(stack_world.stack, stranger.program())
+    outputs = engine.up(stack_world.stack, stack_world.program())
     said = f"{refused.value} {refused.value.hint} {outputs} {engine_line(engine)}"
 
     pod = stack_world.simulator.request("GET", f"/v2/pods/{outputs['pod_id']}").json()
@@ -183,6 +192,6 @@ def test_a_program_that_fails_is_an_engine_error(engine: Engine, stack_world: Wo
 
 
 def test_a_stack_name_that_is_no_file_name_is_refused(engine: Engine, stack_world: World) -> None:
-    for call in (engine.outputs, engine.destroy, lambda name: engine.up(name, program(stack_world.plan()))):
+    for call in (engine.outputs, engine.destroy, lambda name: engine.up(name, stack_world.program())):
         with pytest.raises(EngineError, match="stack name"):
             call("../elsewhere")
