@@ -1,5 +1,9 @@
 """The contract of `pushtrain.cloud.Cloud`, as tests over any member.
 
+Held here: adopt by name before and after, also when nobody knows whether a create was carried out and when two create
+at once; absent is success; a volume that is held is not deleted; every page of every list; failures sorted by what to
+do next; a limit on requests is waited for.
+
     pytest.register_assert_rewrite("cloud_contract")
     from cloud_contract import CloudContract, Facts
 
@@ -8,20 +12,31 @@
         def cloud(self) -> Cloud: ...
 
         @pytest.fixture
+        def twin(self) -> Cloud: ...        # another client of the same account
+
+        @pytest.fixture
         def facts(self) -> Facts: ...
+
+        @pytest.fixture
+        def trouble(self) -> Trouble: ...   # where the cloud can be made to fail; tests that need it skip without
 
 Each test rents under a prefix of its own and removes what it rented, whatever happened.
 """
 
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
 
 import pytest
 
 from pushtrain.cloud import Cloud, Live, PodRequest, VolumeRequest
 from pushtrain.errors import CloudError, CloudUnavailable, NoCapacity
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +44,7 @@ class Facts:
     """Where the account can really place something. `gpu` has stock in `data_center`, which has network volumes.
 
     `sold_out`: (gpu, data center) that the cloud knows and cannot place now. `absent_id` was never given to anything.
+    `community_gpu`: a GPU type that can be had on a community machine now.
     `settle_s`: how long a volume may stay busy, or a pod visible, after its pod was terminated.
     """
 
@@ -37,20 +53,49 @@ class Facts:
     image: str
     args: str = "sleep 600"
     sold_out: tuple[str, str] | None = None
+    community_gpu: str | None = None
     absent_id: str = "absent0000000"
     settle_s: float = 15.0
 
 
+class Trouble(Protocol):
+    """Makes the cloud fail on the very next request of a kind (`create_pod`, `create_volume`, `list_pods`)."""
+
+    def lose_answer(self, operation: str) -> None:
+        """It is carried out, and no answer comes."""
+        ...
+
+    def fail_after(self, operation: str) -> None:
+        """It is carried out, and the answer is a fault of the server."""
+        ...
+
+    def say_no_capacity(self) -> None:
+        """The next pod is not made; what is said is what the cloud says when it is full."""
+        ...
+
+    def limit(self, operation: str, seconds: float) -> None:
+        """It is refused, as one request too many; the next one is welcome after `seconds`."""
+        ...
+
+
 class CloudContract:
-    """Subclass as Test…, with fixtures `cloud` and `facts`."""
+    """Subclass as Test…, with fixtures `cloud`, `twin` and `facts`."""
 
     @pytest.fixture
     def cloud(self) -> Cloud:
         raise NotImplementedError("the subclass says which cloud")
 
     @pytest.fixture
+    def twin(self) -> Cloud:
+        raise NotImplementedError("the subclass says how the same account is reached a second time")
+
+    @pytest.fixture
     def facts(self) -> Facts:
         raise NotImplementedError("the subclass says where there is stock")
+
+    @pytest.fixture
+    def trouble(self) -> Trouble:
+        pytest.skip("this cloud cannot be made to fail")
 
     @pytest.fixture
     def prefix(self, cloud: Cloud, facts: Facts) -> Iterator[str]:
@@ -85,6 +130,7 @@ class CloudContract:
         assert mine[0].tier == "SECURE" and mine[0].has_network_volumes and mine[0].stock != "NONE"
         assert mine[0].usd_per_gpu_hour > 0 and mine[0].gpu_memory_gb > 0 and mine[0].max_count >= 1
         assert all(not offer.has_network_volumes for offer in offers if offer.data_center is None)
+        assert all(offer.tier == "COMMUNITY" for offer in offers if offer.data_center is None)
 
     def test_a_volume_reads_back_as_it_was_made(self, cloud: Cloud, volume: VolumeRequest):
         made = cloud.create_volume(volume)
@@ -116,6 +162,82 @@ class CloudContract:
     def test_a_pod_of_that_name_is_adopted(self, cloud: Cloud, pod: PodRequest, prefix: str):
         assert cloud.create_pod(pod).id == cloud.create_pod(pod).id
         assert len(cloud.find(prefix).pods) == 1
+
+    def test_an_adopted_pod_is_told_as_it_is_not_as_it_was_asked_for(self, cloud: Cloud, pod: PodRequest):
+        made = cloud.create_pod(pod)
+        adopted = cloud.create_pod(replace(pod, gpu="Nobody Sells This 9000"))
+        assert (adopted.id, adopted.gpu) == (made.id, pod.gpu)
+
+    @pytest.mark.parametrize("way", ["lose_answer", "fail_after"])
+    def test_a_pod_whose_creator_got_no_answer_is_found_and_is_the_only_one(
+        self, cloud: Cloud, pod: PodRequest, prefix: str, trouble: Trouble, way: str
+    ):
+        getattr(trouble, way)("create_pod")
+        made = cloud.create_pod(pod)
+        assert [each.id for each in cloud.find(prefix).pods] == [made.id]
+
+    @pytest.mark.parametrize("way", ["lose_answer", "fail_after"])
+    def test_a_volume_whose_creator_got_no_answer_is_found_and_is_the_only_one(
+        self, cloud: Cloud, volume: VolumeRequest, prefix: str, trouble: Trouble, way: str
+    ):
+        getattr(trouble, way)("create_volume")
+        made = cloud.create_volume(volume)
+        assert [each.id for each in cloud.find(prefix).volumes] == [made.id]
+
+    def test_two_who_create_the_same_pod_at_once_leave_one(
+        self, cloud: Cloud, twin: Cloud, pod: PodRequest, prefix: str, facts: Facts
+    ):
+        made = at_once(lambda: cloud.create_pod(pod), lambda: twin.create_pod(pod))
+        assert {each.name for each in made} == {pod.name}
+        assert within(facts.settle_s, lambda: len(cloud.find(prefix).pods) == 1)
+        assert cloud.find(prefix).pods[0].id in {each.id for each in made}
+        assert cloud.create_pod(pod).id == twin.create_pod(pod).id
+
+    def test_two_who_create_the_same_volume_at_once_leave_one(
+        self, cloud: Cloud, twin: Cloud, volume: VolumeRequest, prefix: str
+    ):
+        made = at_once(lambda: cloud.create_volume(volume), lambda: twin.create_volume(volume))
+        (left,) = cloud.find(prefix).volumes
+        assert left.id in {each.id for each in made}
+
+    def test_what_one_client_made_another_one_sees_adopts_and_ends(
+        self, cloud: Cloud, twin: Cloud, pod: PodRequest, volume: VolumeRequest, prefix: str, facts: Facts
+    ):
+        held, made = cloud.create_volume(volume), cloud.create_pod(pod)
+        assert (twin.create_volume(volume).id, twin.create_pod(pod).id) == (held.id, made.id)
+        twin.terminate(made.id)
+        twin.delete_volume(held.id)
+        assert within(facts.settle_s, lambda: not cloud.find(prefix))
+        cloud.terminate(made.id)
+        cloud.delete_volume(held.id)
+
+    def test_find_lists_everything_however_many_there_are(self, cloud: Cloud, volume: VolumeRequest, prefix: str):
+        made = {cloud.create_volume(replace(volume, name=f"{prefix}{number}")).id for number in range(5)}
+        assert {each.id for each in cloud.find(prefix).volumes} == made
+        cloud.delete_volume(sorted(made)[0])
+        assert len(cloud.find(prefix).volumes) == 4
+
+    def test_a_limit_on_requests_is_waited_for(self, cloud: Cloud, pod: PodRequest, prefix: str, trouble: Trouble):
+        begun = time.monotonic()
+        trouble.limit("create_pod", 1.0)
+        made = cloud.create_pod(pod)
+        assert time.monotonic() - begun >= 1.0
+        trouble.limit("list_pods", 1.0)
+        assert [each.id for each in cloud.find(prefix).pods] == [made.id]
+
+    def test_a_pod_with_a_disk_of_its_own_on_a_community_machine(
+        self, cloud: Cloud, pod: PodRequest, volume: VolumeRequest, prefix: str, facts: Facts
+    ):
+        if facts.community_gpu is None:
+            pytest.skip("this account has no community machine for sure")
+        there = replace(pod, gpu=facts.community_gpu, tier="COMMUNITY", data_center=None, persistent_gb=10)
+        made = cloud.create_pod(there)
+        assert (made.tier, made.data_center) == ("COMMUNITY", None)
+        assert cloud.find(prefix).volumes == ()
+        held = cloud.create_volume(volume)
+        with pytest.raises(CloudError):
+            cloud.create_pod(replace(there, name=f"{prefix}a2", persistent_gb=None, volume_id=held.id))
+        assert [each.id for each in cloud.find(prefix).pods] == [made.id]
 
     def test_another_name_is_another_pod(self, cloud: Cloud, pod: PodRequest, prefix: str):
         first, second = cloud.create_pod(pod), cloud.create_pod(replace(pod, name=f"{prefix}a11"))
@@ -174,6 +296,14 @@ class CloudContract:
         assert caught.value.hint
         assert not cloud.find(prefix)
 
+    def test_what_the_cloud_says_when_it_is_full_is_understood(
+        self, cloud: Cloud, pod: PodRequest, prefix: str, trouble: Trouble
+    ):
+        trouble.say_no_capacity()
+        with pytest.raises(NoCapacity):
+            cloud.create_pod(pod)
+        assert not cloud.find(prefix)
+
     def test_a_gpu_nobody_sells_is_refused_and_leaves_nothing(self, cloud: Cloud, pod: PodRequest, prefix: str):
         with pytest.raises(CloudError):
             cloud.create_pod(replace(pod, gpu="Nobody Sells This 9000"))
@@ -194,6 +324,21 @@ class CloudContract:
         assert 0 <= bill.pods_usd < 1 and bill.volumes_usd == 0
         assert cloud.bill([facts.absent_id], [facts.absent_id], since).total_usd == 0
         assert cloud.bill([], [], since).total_usd == 0
+        now_s, until = time.time(), since
+        assert not bill.final and not cloud.bill([made.id], [], since, until=until, now_s=now_s).final
+        assert cloud.bill([made.id], [], since, until=until, now_s=now_s + 2 * 3600).final
+
+
+def at_once(*calls: Callable[[], T]) -> list[T]:
+    """Each call in a thread of its own, begun together; what they returned. A call that raises fails the test."""
+    start = threading.Barrier(len(calls))
+
+    def one(call: Callable[[], T]) -> T:
+        start.wait(30)
+        return call()
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return [begun.result(60) for begun in [pool.submit(one, call) for call in calls]]
 
 
 def sweep(cloud: Cloud, prefix: str, settle_s: float) -> None:

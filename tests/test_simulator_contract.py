@@ -6,20 +6,53 @@ import pytest
 from simulator_client import Client
 
 from infra.clouds.runpod import RunPod
+from infra.clouds.runpod_http import Limits
 from infra.simulator.server import RunningSimulator
 
 pytest.register_assert_rewrite("cloud_contract")
-from cloud_contract import CloudContract, Facts  # noqa: E402
+from cloud_contract import CloudContract, Facts, Trouble  # noqa: E402
 
 pytest_plugins = ("simulator_fixtures",)
+
+# Lists of more than two have pages; whoever looks for a lost create does not wait ten seconds for it.
+LIMITS = Limits(page=2, look_pauses_s=(0.05, 0.1, 0.2))
+
+
+class Faults:
+    """The simulator's board of faults, as the contract asks for them."""
+
+    def __init__(self, simulator: RunningSimulator) -> None:
+        self._simulator = simulator
+
+    def lose_answer(self, operation: str) -> None:
+        self._simulator.fault("lost_answer", operation=operation)
+
+    def fail_after(self, operation: str) -> None:
+        self._simulator.fault("error_after_create", operation=operation)
+
+    def say_no_capacity(self) -> None:
+        self._simulator.fault("no_capacity")
+
+    def limit(self, operation: str, seconds: float) -> None:
+        self._simulator.fault("http_429", seconds=seconds, operation=operation)
 
 
 class TestRunPodOnTheSimulator(CloudContract):
     @pytest.fixture
     def cloud(self, api: Client, simulator: RunningSimulator) -> Iterator[RunPod]:
-        client = RunPod(simulator.api_key, simulator.url)
+        client = RunPod(simulator.api_key, simulator.url, limits=LIMITS)
         yield client
         client.close()
+
+    @pytest.fixture
+    def twin(self, api: Client, simulator: RunningSimulator) -> Iterator[RunPod]:
+        client = RunPod(simulator.api_key, simulator.url, limits=LIMITS)
+        yield client
+        client.close()
+
+    @pytest.fixture
+    def trouble(self, api: Client, simulator: RunningSimulator) -> Trouble:
+        return Faults(simulator)
 
     @pytest.fixture
     def facts(self) -> Facts:
@@ -28,4 +61,5 @@ class TestRunPodOnTheSimulator(CloudContract):
             data_center="EU-SE-1",
             image="acme/train:1",
             sold_out=("NVIDIA B200", "US-CA-2"),
+            community_gpu="NVIDIA RTX A6000",
         )

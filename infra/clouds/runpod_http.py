@@ -41,6 +41,8 @@ class Limits:
     create_attempts: int = 3
     look_pauses_s: tuple[float, ...] = (1.0, 3.0, 6.0)
     """Waits before each look for a create whose answer was lost."""
+    page: int = 1000
+    """Items in one page of a list: the most RunPod gives, since every page is a request."""
     jitter: Callable[[], float] = random.random
 
 

@@ -12,8 +12,6 @@ from pushtrain.errors import CloudUnavailable
 PODS, VOLUMES = "/v2/pods", "/v2/network-volumes"
 T = TypeVar("T")
 
-# The most that a page of a list may hold, since lists have pages (October 2026): the fewer requests, the better.
-_PAGE = "1000"
 # A catalogue read reserves nothing, however fresh: all runs of a tick share one. Names of GPU types hardly change.
 _OFFERS_FRESH_S, _NAMES_FRESH_S = 30.0, 600.0
 
@@ -119,7 +117,9 @@ class Reads:
         """
         doing, items, cursor, asked = f"listing {path.rpartition('/')[2]}", list[Any](), "", set[str]()
         while True:
-            page = self._get(doing, path, {"limit": _PAGE} | ({"cursor": cursor} if cursor else {}))
+            page = self._get(
+                doing, path, {"limit": str(self._http.limits.page)} | ({"cursor": cursor} if cursor else {})
+            )
             with expected_shape(doing):
                 items += page[key] or []
                 pages = page.get("pagination") or {}
