@@ -76,6 +76,7 @@ def request(**changes: Any) -> PodRequest:
 def test_everything_the_client_can_ask_is_in_the_document(client: RunPod, examiner: Examiner):
     assert client.offers(4) and client.gpu_names()
     client.create_volume(VolumeRequest(name="pt-1-v", size_gb=10, data_center="US-KS-2"))
+    client.create_volume(VolumeRequest(name="pt-2-v", size_gb=10, data_center="US-KS-2", kind="STANDARD"))
     client.create_pod(request())
     full = request(
         data_center="EU-SE-1",
@@ -86,7 +87,7 @@ def test_everything_the_client_can_ask_is_in_the_document(client: RunPod, examin
         min_cuda_version="12.8",
     )
     client.create_pod(full)
-    client.create_pod(request(tier="COMMUNITY"))
+    client.create_pod(request(tier="COMMUNITY", persistent_gb=10))
     assert client.read_volume("2q9m7x4c") and client.read_pod("7h9k2m4n6p")
     client.find("pt-")
     assert [line.line for line in client.logs("7h9k2m4n6p", "2026-06-01T12:02:02Z/000000000009")] == ["Model loaded."]
