@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from pod_bench import Api, Bench
+from whole import end, make_world
 
 
 @dataclass(frozen=True)
@@ -99,3 +100,20 @@ def test_silence_is_a_stall_unless_bytes_move(tmp_path: Path, steps: str, end: t
         assert (bench.record().last.state, bench.record().last.reason) == end
     finally:
         bench.close()
+
+
+def test_a_hang_between_steps_is_another_attempt_from_where_the_first_one_stood(tmp_path: Path) -> None:
+    world = make_world(tmp_path, steps=8)
+    try:
+        world.orders(steps=8, step_s=0.05, hang_at=4)
+        world.write_job(more="limits: {step_gap_minutes: 0.05}\n")
+        world.push()
+        record = world.until(lambda record: record.is_over)
+        assert end(record) == ("succeeded", "") and len(world.pods_made(record)) == 2
+        (failed,) = (event for event in record.events if event.state == "failed")
+        assert (failed.attempt, failed.writer, failed.reason) == (1, "pod", "StepGap")
+        resumed = [event.data["resumed_from_step"] for event in record.events if event.state == "training"]
+        assert resumed == [0, 4]
+        world.assert_nothing_left()
+    finally:
+        world.close()

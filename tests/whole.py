@@ -63,6 +63,9 @@ for step in range(first + 1, orders["steps"] + 1):
     time.sleep(orders["step_s"])
     note("metrics.jsonl", step=step, total_steps=orders["steps"], loss=5.0 / step)
     saved.write_text(str(step))
+    while step == orders.get("hang_at") and attempt == 1:
+        print("still here", flush=True)
+        time.sleep(0.1)
     if step == orders.get("kill_at"):
         os.kill(os.getpid(), 9)
     if step == orders.get("fail_at") and attempt <= orders.get("fails", 99):
