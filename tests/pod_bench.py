@@ -128,6 +128,7 @@ class Api:
         *,
         ahead_s: float = 0.0,
         answer: bytes = b"",
+        location: str = "",
     ) -> None:
         self.is_open = threading.Event()
         self.is_open.set()
@@ -145,6 +146,8 @@ class Api:
                 api.calls.append((self.command, self.path, body))
                 self.send_response(statuses(len(api.calls)))
                 self.send_header("Content-Length", str(len(answer)))
+                if location:
+                    self.send_header("Location", location)
                 self.end_headers()
                 if answer:
                     self.wfile.write(answer)

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +11,9 @@ from pathlib import Path
 import pytest
 from pod_bench import Bench
 
+from infra.start import boot_archive
 from pushtrain.pod.child import Heartbeat, LogFile, StopRequest, Watch, run_child
+from pushtrain.pod.context import FIRST_PID
 from pushtrain.pod.watchdog import MOST_STARTS
 
 MakeBench = Callable[..., Bench]
@@ -48,18 +52,41 @@ def test_bash_takes_over_from_a_watchdog_that_has_stopped_looking(make_bench: Ma
     first = bench.start(PUSHTRAIN_POD_TICK_S="0.01")
     bench.wait(lambda: bench.said("trainer pid"), "word of the trainer")
     watchdog = watchdog_of(bench)
-    bench.wait(lambda: _caught(first.pid, signal.SIGUSR1), "bash that listens")
-    time.sleep(1)
-    assert not bench.terminations, "a watchdog that looks is left alone"
     os.kill(watchdog, signal.SIGSTOP)
     bench.wait_until_terminated()
     assert Path(f"/proc/{watchdog}/stat").read_text().rpartition(")")[2].split()[0] == "T"
     assert first.poll() is None
 
 
-def _caught(pid: int, signum: signal.Signals) -> bool:
-    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    return bool(int(status["SigCgt"], 16) >> (signum - 1) & 1)
+def test_the_watchdog_says_that_it_still_looks_to_its_parent_alone(make_bench: MakeBench, tmp_path: Path) -> None:
+    bench, heard = make_bench("event training\nsleep 60"), list[int]()
+    archive = tmp_path / "app"
+    archive.write_bytes(boot_archive())
+    before = signal.signal(signal.SIGUSR1, lambda signum, _: heard.append(signum))
+    try:
+        for parent, is_heard in ((os.getpid(), True), (os.getppid(), False)):
+            env = bench.env | {FIRST_PID: str(parent), "PUSHTRAIN_DEADLINE_EPOCH_S": str(time.time() + 60)}
+            watchdog = subprocess.Popen([sys.executable, str(archive)], env=env, stdout=subprocess.DEVNULL)
+            bench.wait(lambda: len(heard) >= 2 or bench.states().count("training") == 2, "sign of the watchdog")
+            bench.kill_container()
+            watchdog.wait()
+            assert bool(heard) == is_heard
+            heard.clear()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_bash_counts_its_looks_anew_at_every_sign(make_bench: MakeBench, tmp_path: Path) -> None:
+    """A program of the shell stands for the watchdog: three seconds of signs, and then it lives on in silence."""
+    bench, tools = make_bench("result"), tmp_path / "tools"
+    tools.mkdir()
+    signs = "for n in $(seq 60); do kill -USR1 $PUSHTRAIN_FIRST_PID; sleep 0.05; done; echo silent now; exec sleep 60"
+    (tools / "python3").write_text(f'#!/bin/sh\n[ -n "$2" ] || {{ {signs}; }}\n')
+    (tools / "python3").chmod(0o755)
+    bench.start(PATH=f"{tools}:{bench.env['PATH']}", PUSHTRAIN_POD_TICK_S="0.005")
+    bench.wait(lambda: bench.said("silent now"), "end of the signs")
+    assert not bench.api.calls, "a watchdog that looks is left alone"
+    bench.wait(lambda: bench.api.calls, "bash's own request")
 
 
 def test_without_its_first_process_the_watchdog_goes_on(make_bench: MakeBench) -> None:

@@ -12,7 +12,7 @@ import pytest
 from pod_bench import POD_KEY, Api
 
 from pushtrain.pod import terminate
-from pushtrain.pod.terminate import Target, cloud_epoch_s, read_target, terminate_once
+from pushtrain.pod.terminate import Target, cloud_epoch_s, read_target, terminate_for_ever, terminate_once
 
 
 @pytest.fixture
@@ -139,10 +139,30 @@ def test_a_name_server_or_an_api_that_never_answers_holds_up_nothing(make_api: C
     assert POD_KEY not in str(said) + repr(hanging)
 
 
-def test_the_key_does_not_follow_a_redirect(make_api: Callable[..., Api]) -> None:
-    api, said = make_api(statuses=lambda number: 307), list[str]()
+def test_no_request_follows_a_redirect(make_api: Callable[..., Api]) -> None:
+    elsewhere, said = make_api(), list[str]()
+    api = make_api(statuses=lambda number: 302, location=f"{elsewhere.url}/v2/pods/pod1")
     assert not terminate_once(target(api), said.append)
-    assert len(api.calls) == 4 and ways(said)["delete"] == "HTTP 307"
+    assert len(api.calls) == 4 and not elsewhere.calls and ways(said)["delete"] == "HTTP 302"
+
+
+class Enough(BaseException):
+    pass
+
+
+def test_whatever_goes_wrong_it_is_tried_again(make_api: Callable[..., Api]) -> None:
+    api, said = make_api(statuses=lambda number: 500), list[str]()
+
+    def say(text: str) -> None:
+        said.append(text)
+        if len(said) == 1:
+            raise MemoryError("nothing at all works")
+        if len(said) == 8:
+            raise Enough
+
+    with pytest.raises(Enough):
+        terminate_for_ever(target(api), say, tick_s=0.001)
+    assert said[1] == "terminate: MemoryError: nothing at all works" and len(api.calls) >= 4
 
 
 def test_the_clouds_time_is_in_any_answer_and_none_is_none(make_api: Callable[..., Api]) -> None:
