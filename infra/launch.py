@@ -8,6 +8,7 @@ from infra.start import pod_env, start_args
 from pushtrain.cloud import PodRequest, VolumeRequest
 from pushtrain.control import Launch
 from pushtrain.engine import Program
+from pushtrain.gpus import MIN_CUDA_VERSION
 from pushtrain.limits import limits_of
 from pushtrain.limits import pod_env as limits_env
 from pushtrain.placement import Candidate
@@ -18,8 +19,6 @@ from pushtrain.spec import JobSpec
 # The cloud client reads their values from its own environment at the moment of the create; Pulumi sees only the names
 # (of RunPod's own plugin, encrypted values).
 POD_SECRETS = ("HF_TOKEN", "PUSHTRAIN_LEDGER_TOKEN")
-# torch 2.15's default Linux wheel is built for CUDA 13; a host with an older driver could not run it.
-MIN_CUDA_VERSION = "13.0"
 
 
 def make_launch(settings: Settings, environ: Mapping[str, str]) -> Launch:

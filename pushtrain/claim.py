@@ -8,6 +8,7 @@ from pushtrain.control import Control
 from pushtrain.desired import Desired, Job
 from pushtrain.errors import AlreadyClaimed, NoCapacity, PushtrainError, SpecError
 from pushtrain.events import EventDraft, now_text
+from pushtrain.gpus import MIN_CUDA_VERSION
 from pushtrain.jsontext import json_bytes
 from pushtrain.placement import Candidate, CostEstimate, cap, ladder
 from pushtrain.refs import Look
@@ -71,7 +72,7 @@ def claim(
 def candidates_for(control: Control, job: Job, known_gpus: Collection[str]) -> list[Candidate]:
     """The ladder as of now; none while nothing has capacity. Raises SpecError for a GPU the cloud does not know."""
     try:
-        return ladder(job.spec, control.cloud.offers(job.spec.compute.count), known_gpus=known_gpus)
+        return ladder(job.spec, control.cloud.offers(job.spec.compute.count, MIN_CUDA_VERSION), known_gpus=known_gpus)
     except NoCapacity:
         return []
 

@@ -25,6 +25,7 @@ from pushtrain.errors import (
     RequestRejected,
 )
 from pushtrain.events import EventDraft, now_text
+from pushtrain.gpus import MIN_CUDA_VERSION
 from pushtrain.ledger import RunRecord
 from pushtrain.placement import Candidate, ladder
 from pushtrain.run import Run
@@ -57,7 +58,7 @@ def climb(
     make_way(control, run, attempt, live)
     candidates: Sequence[Candidate] = ladder(
         spec,
-        control.cloud.offers(spec.compute.count),
+        control.cloud.offers(spec.compute.count, MIN_CUDA_VERSION),
         known_gpus=control.cloud.gpu_names(),
         volume_data_center=pinned_data_center(record),
     )

@@ -147,8 +147,9 @@ class Cloud(Protocol):
 
     name: str
 
-    def offers(self, gpu_count: int = 1) -> list[Offer]:
-        """Everything rentable by type, data center and tier, with live price and stock. Needs a valid key."""
+    def offers(self, gpu_count: int = 1, min_cuda_version: str | None = None) -> list[Offer]:
+        """Everything rentable by type, data center and tier, with live price and the stock of hosts whose driver is
+        new enough. Needs a valid key."""
         ...
 
     def gpu_names(self) -> list[str]:

@@ -74,6 +74,8 @@ GPU_TYPES = (
     GpuType("Tesla V100-SXM2-32GB", 32),
 )
 GPU_NAMES = tuple(gpu.name for gpu in GPU_TYPES)
+# torch 2.15's default Linux wheel is built for CUDA 13; a host with an older driver could not run it.
+MIN_CUDA_VERSION = "13.0"
 # The trainer's torch is the CUDA 13 wheel: nothing of AMD's, no kernels below compute capability 7.5
 # (pytorch/pytorch#172352 and #190385).
 _AMD = re.compile(r"\b(AMD|Instinct|MI\d{2,3}X?)\b", re.IGNORECASE)

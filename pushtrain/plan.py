@@ -11,6 +11,7 @@ from typing import Any
 
 from pushtrain.check import check
 from pushtrain.errors import CloudError, PushtrainError, SpecError
+from pushtrain.gpus import MIN_CUDA_VERSION
 from pushtrain.placement import Candidate, hourly_usd, ladder, where
 from pushtrain.prices import HIGH_PERFORMANCE_NOTE
 from pushtrain.spec import JobSpec
@@ -79,7 +80,7 @@ def _plan(spec: JobSpec, environ: Mapping[str, str]) -> Plan:
 
     try:
         cloud = connect(spec.compute.cloud, environ)
-        rungs = ladder(spec, cloud.offers(spec.compute.count), known_gpus=cloud.gpu_names())
+        rungs = ladder(spec, cloud.offers(spec.compute.count, MIN_CUDA_VERSION), known_gpus=cloud.gpu_names())
     except (CloudError, PushtrainError) as failure:
         return Plan(spec=spec, candidates=(), note=f"{failure.reason}: {failure}")
     shown = rungs[:6]

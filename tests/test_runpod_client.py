@@ -76,7 +76,9 @@ def test_the_catalogue_is_read_once_for_all_who_ask_within_half_a_minute(runpod:
         asked.append(len(script.seen))
     assert asked == [4, 4, 7, 7, 11]
     runpod.offers(8)
-    assert len(script.seen) == 14, "another count is another question"
+    runpod.offers(8, "13.0")
+    assert len(script.seen) == 17, "another count, or another driver, is another question"
+    assert script.sent("GET", "/v2/catalog/gpus")[-1].query["minCudaVersion"] == "13.0"
 
 
 def test_gpu_names_are_all_types_in_stock_or_not(runpod: RunPod, script: Script):

@@ -74,7 +74,7 @@ def request(**changes: Any) -> PodRequest:
 
 
 def test_everything_the_client_can_ask_is_in_the_document(client: RunPod, examiner: Examiner):
-    assert client.offers(4) and client.gpu_names()
+    assert client.offers(4, "13.0") and client.gpu_names()
     client.create_volume(VolumeRequest(name="pt-1-v", size_gb=10, data_center="US-KS-2"))
     client.create_volume(VolumeRequest(name="pt-2-v", size_gb=10, data_center="US-KS-2", kind="STANDARD"))
     client.create_pod(request())

@@ -51,8 +51,8 @@ class RunPod:
     def close(self) -> None:
         self._http.close()
 
-    def offers(self, gpu_count: int = 1) -> list[Offer]:
-        return self._reads.offers(gpu_count)
+    def offers(self, gpu_count: int = 1, min_cuda_version: str | None = None) -> list[Offer]:
+        return self._reads.offers(gpu_count, min_cuda_version)
 
     def gpu_names(self) -> list[str]:
         return self._reads.gpu_names()

@@ -23,9 +23,12 @@ class Reads:
         self._http = http
         self._kept: dict[str, tuple[float, Any]] = {}
 
-    def offers(self, gpu_count: int) -> list[Offer]:
+    def offers(self, gpu_count: int, min_cuda_version: str | None) -> list[Offer]:
         """Secure offers by data center, then community offers; up to 30 s old."""
-        return self._fresh(f"offers {gpu_count}", _OFFERS_FRESH_S, lambda: self._offers(gpu_count))
+        stock = {"include": "AVAILABILITY", "product": "POD", "count": str(gpu_count)}
+        if min_cuda_version is not None:
+            stock["minCudaVersion"] = min_cuda_version
+        return self._fresh(f"offers {stock}", _OFFERS_FRESH_S, lambda: self._offers(stock))
 
     def gpu_names(self) -> list[str]:
         """Up to ten minutes old."""
@@ -88,9 +91,8 @@ class Reads:
             )
         )
 
-    def _offers(self, gpu_count: int) -> list[Offer]:
+    def _offers(self, stock: dict[str, str]) -> list[Offer]:
         doing = "reading RunPod's catalogue"
-        stock = {"include": "AVAILABILITY", "product": "POD", "count": str(gpu_count)}
         secure = self._get(doing, "/v2/catalog/gpus", {**stock, "cloud": "SECURE"})
         community = self._get(doing, "/v2/catalog/gpus", {**stock, "cloud": "COMMUNITY"})
         centers = self._get(doing, "/v2/catalog/datacenters")
