@@ -173,7 +173,7 @@ def test_a_stopped_reconcile_leaves_the_pod_at_work_and_the_next_one_closes(worl
             assert process.stderr is not None and process.stderr.readline().startswith("engine:")  # it is at work
         process.send_signal(number)
         _, said = process.communicate(timeout=30)
-        assert process.returncode != 0 and "Traceback" not in said, said
+        assert process.returncode == 130 and f"{number.name}: stopped" in said and "Traceback" not in said, said
         assert not world.record("job").is_over
     done = world.cli("reconcile", "--follow")
     assert done.returncode == 0, done.stderr
