@@ -7,18 +7,21 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from pushtrain.clock import cloud_clock
 from pushtrain.control import Control
 from pushtrain.ledger import Ledger
+from pushtrain.pod.terminate import PUBLIC_API
 from pushtrain.redact import redact
 from pushtrain.settings import Settings, load_settings
 from pushtrain.source import GitSource
 
 
-def open_ledger(settings: Settings, environ: Mapping[str, str] | None = None) -> Ledger:
+def open_ledger(
+    settings: Settings, environ: Mapping[str, str] | None = None, clock: Callable[[], float] = time.time
+) -> Ledger:
     """The ledger alone: enough for the verbs that only read."""
-    return Ledger(
-        settings.ledger_url, cache_dir=settings.state_dir / "ledger", token=settings.ledger_token, environ=environ
-    )
+    cache_dir = settings.state_dir / "ledger"
+    return Ledger(settings.ledger_url, cache_dir=cache_dir, token=settings.ledger_token, environ=environ, clock=clock)
 
 
 def open_control(root: Path, say: Callable[[str], None], environ: Mapping[str, str] | None = None) -> Control:
@@ -34,15 +37,17 @@ def open_control(root: Path, say: Callable[[str], None], environ: Mapping[str, s
     settings = load_settings(root, environ)
     engine = select(environ, state_dir=settings.state_dir / "stacks", say=say)
     say(engine_line(engine))
+    cloud = connect("runpod", environ)
+    clock = cloud_clock(environ.get("RUNPOD_API_BASE_URL") or PUBLIC_API, say)
     return Control(
         settings=settings,
         source=GitSource(settings.root, settings.source_url, token=settings.ledger_token),
-        ledger=open_ledger(settings, environ),
-        cloud=connect("runpod", environ),
+        ledger=open_ledger(settings, environ, clock),
+        cloud=cloud,
         engine=engine,
         launch=make_launch(settings, environ),
         say=lambda text: say(redact(text, environ)),
-        clock=time.time,
+        clock=clock,
         sleep=time.sleep,
     )
 

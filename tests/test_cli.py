@@ -29,7 +29,7 @@ compute: {gpus: [NVIDIA A40]}
 budget: {max_hours: 1, max_usd: 1}
 publish: {repo: demo/job}
 """
-VERBS = sorted(command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands)
+VERBS = sorted(it.name or it.callback.__name__.replace("_", "-") for it in app.registered_commands if it.callback)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,51 @@
+"""The clock of the control plane: its own, unless the cloud's says something else."""
+
+import threading
+from collections.abc import Iterator
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from pushtrain.clock import cloud_clock
+
+CLOUD_S = 1_790_000_000
+
+
+class Answer(BaseHTTPRequestHandler):
+    def do_HEAD(self) -> None:
+        assert "Authorization" not in self.headers
+        self.send_response_only(404)
+        self.send_header("Date", formatdate(CLOUD_S, usegmt=True))
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Nothing on the terminal."""
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("off_s", "words"), [(0, ""), (5, ""), (-5, ""), (7200, "7200 s ahead of"), (-7200, "7200 s behind")]
+)
+def test_a_clock_that_is_off_the_clouds_does_not_count(url: str, off_s: float, words: str) -> None:
+    said: list[str] = []
+    now_s = [CLOUD_S + off_s]
+    clock = cloud_clock(url, said.append, local=lambda: now_s[0])
+    assert clock() == (CLOUD_S if words else CLOUD_S + off_s)
+    assert len(said) == bool(words) and all(words in text for text in said)
+    now_s[0] += 100.0
+    assert clock() == (CLOUD_S if words else CLOUD_S + off_s) + 100.0
+
+
+def test_a_cloud_that_does_not_answer_leaves_this_machines_clock() -> None:
+    said: list[str] = []
+    assert cloud_clock("http://127.0.0.1:9", said.append, local=lambda: 7.0)() == 7.0
+    assert said == []
