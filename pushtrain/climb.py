@@ -11,7 +11,7 @@ from typing import Any
 
 from pushtrain.budget import Left
 from pushtrain.cloud import Live, Pod, Volume
-from pushtrain.control import SOLD_OUT_S, Control
+from pushtrain.control import Control
 from pushtrain.errors import (
     ACCESS_DENIED,
     API_RETIRED,
@@ -30,6 +30,7 @@ from pushtrain.ledger import RunRecord
 from pushtrain.placement import Candidate, ladder
 from pushtrain.run import Run
 from pushtrain.rungs import Rung, recorded_rungs, rung_of, rungs_in
+from pushtrain.soldout import remember, sold_out
 from pushtrain.spec import JobSpec
 
 # Below this a pod could not even boot: nothing is rented for it.
@@ -72,7 +73,7 @@ def climb(
     for candidate, rung in zip(candidates, rungs, strict=True):
         if rung.deadline_epoch_s < control.clock() + LEAST_USEFUL_S:
             continue
-        refusal = _sold_out(control, spec, rung) or _ask(control, run, spec, candidate, rung, attempt, pinned)
+        refusal = sold_out(control, spec, candidate) or _ask(control, run, spec, candidate, rung, attempt, pinned)
         if refusal is None:
             return True
         refusals.append(refusal)
@@ -168,14 +169,6 @@ def pinned_data_center(record: RunRecord) -> str | None:
     return next((str(place) for place in places if place), None)
 
 
-def _sold_out(control: Control, spec: JobSpec, rung: Rung) -> NoCapacity | None:
-    """What another run was told there within the last minute: a hundred waiting runs ask once."""
-    told_s = control.sold_out.get((*rung.key, spec.compute.count))
-    if told_s is None or control.clock() >= told_s + SOLD_OUT_S:
-        return None
-    return NoCapacity(f"{rung.place} was sold out {control.clock() - told_s:.0f} s ago")
-
-
 def _ask(
     control: Control, run: Run, spec: JobSpec, candidate: Candidate, rung: Rung, attempt: int, pinned: bool
 ) -> CloudError | None:
@@ -186,14 +179,14 @@ def _ask(
         outputs = control.engine.up(run.stack, program)
     except (NoCapacity, CloudAuthFailed, RequestRejected, NoBalance) as refusal:
         control.say(f"{run.id}: {rung.place}: {refusal.reason}: {refusal}")
-        if isinstance(refusal, NoCapacity):
-            control.sold_out[*rung.key, spec.compute.count] = control.clock()
+        remember(control, spec, candidate, refusal)
         for_all = _is_for_all(refusal)
         if not pinned:
             _take_back(control, run, must=not for_all)
         if for_all:
             raise
         return refusal
+    remember(control, spec, candidate, None)
     _settle(control, run, attempt, rung, outputs, began)
     return None
 
@@ -206,9 +199,12 @@ def _is_for_all(refusal: CloudError) -> bool:
 
 
 def _take_back(control: Control, run: Run, *, must: bool) -> None:
-    """Remove the volume just made: it would be billed while the run waits, and pin the next rung to its data center."""
+    """Remove the volume just made: it would be billed while the run waits, and pin the next rung to its data center.
+
+    It is in this engine's state, adopted ones too: the cloud need not be asked.
+    """
     try:
-        remove_volume(control, run)
+        control.engine.destroy(run.stack)
     except (CloudError, EngineError) as failure:
         if must:
             raise

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from pushtrain.cloud import Cloud
+from pushtrain.cloud import Cloud, Stock
 from pushtrain.engine import Engine, Program
 from pushtrain.ledger import Ledger, RunRecord
 from pushtrain.limits import Limits, limits_of
@@ -14,8 +14,14 @@ from pushtrain.settings import Settings
 from pushtrain.source import Source
 from pushtrain.spec import JobSpec
 
-# How long what one run was told about a place is believed by the others.
-SOLD_OUT_S = 60.0
+
+class SoldOut(NamedTuple):
+    """What a place (GPU, data center, tier, count of GPUs) said last: when, how long that is believed, and the stock
+    the catalogue showed at that moment."""
+
+    told_s: float
+    for_s: float
+    stock: Stock
 
 
 class Launch(Protocol):
@@ -43,8 +49,8 @@ class Control:
     """When this process last looked for capacity, by run id: within a minute nothing changes."""
     waiting_s: dict[str, float] = field(default_factory=dict)
     """Since when a run has been waiting for a place, by run id, for those that this process tried to place."""
-    sold_out: dict[tuple[str, str | None, str, int], float] = field(default_factory=dict)
-    """When a place (GPU, data center, tier, count of GPUs) last said that it has no capacity, to whichever run."""
+    sold_out: dict[tuple[str, str | None, str, int], SoldOut] = field(default_factory=dict)
+    """The places that said that they have no capacity, to whichever run."""
 
     looked_s: dict[str, float] = field(default_factory=dict)
     """When this process last read a silent pod's log, by run id: it takes seconds, so once a minute at most."""

@@ -1,11 +1,13 @@
 """The ladder against RunPod in memory: what is asked, what is left, what is said, and how many requests it takes."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from climb_world import World
 
+from infra.simulator.catalog import Stock
 from infra.simulator.state import PodOrder
 from pushtrain.cloud import VolumeRequest
 from pushtrain.errors import CloudUnavailable, NoBalance, RequestRejected
@@ -45,6 +47,14 @@ def make_pod(world: World, run: Run, attempt: int = 1, **order: Any) -> str:
     return made.id
 
 
+def _restock(world: World, level: Stock) -> None:
+    catalog = world.runpod.account.catalog
+    gpu = catalog.gpus["NVIDIA A40"]
+    world.runpod.account.catalog = replace(
+        catalog, gpus={**catalog.gpus, gpu.id: replace(gpu, stock={**gpu.stock, "EU-SE-1": level})}
+    )
+
+
 def alive(world: World) -> list[str]:
     return [pod.id for pod in world.runpod.account.live_pods()]
 
@@ -75,8 +85,16 @@ def test_thirty_runs_that_wait_for_one_gpu_ask_for_it_once_a_minute(world: World
     assert world.requests(lambda: world.tick(control)) == 2, "nobody asks again within the minute"
     world.runpod.now_s += 60
     assert world.requests(lambda: world.tick(control)) <= 20 and len(asked) == 2
-    assert world.runpod.account.live_volumes() == [], "whoever waits holds nothing"
     assert all(len(world.events("waiting", f"job-{number}")) == 1 for number in (0, 29))
+    for minutes, times in ((1, 2), (2, 3), (3, 3), (5, 4)):
+        world.runpod.now_s += 60 * minutes
+        world.tick(control)
+        assert len(asked) == times, "less often each time it says no"
+    _restock(world, "LOW")
+    world.runpod.now_s += 60
+    world.tick(control)
+    assert len(asked) == 5, "the catalogue shows something new"
+    assert world.runpod.account.live_volumes() == [], "whoever waits holds nothing"
 
 
 def test_what_one_run_costs_in_requests(world: World):
