@@ -27,13 +27,17 @@ _MODULES = ("__init__", "errors", "gitcmd", "redact", *(f"pod/{name}" for name i
 _MAIN = """import os
 import sys
 
+if sys.version_info < (3, 10):
+    sys.exit("the image's python3 is too old for pushtrain, which needs 3.10: " + sys.version)
+
 from pushtrain.pod import boot, console, terminate, watchdog
 
 verb = sys.argv[1:]
 if verb == ["boot"]:
     sys.exit(boot.main())
 if verb == ["terminate"]:
-    sys.exit(not terminate.terminate_once(terminate.read_target(os.environ), lambda text: print(console.clean(text))))
+    target = terminate.read_target(os.environ)
+    sys.exit(not terminate.terminate_once(target, lambda text: print(console.clean(text)), last_resorts=True))
 watchdog.main()
 """
 

@@ -219,6 +219,12 @@ def test_an_endless_line_is_cut_at_white_space_so_that_no_secret_is_cut() -> Non
     assert out == ["x" * 65_000, (secret[:20] + b"z" * 2_000 + secret[20:]).decode()]
 
 
+def test_a_line_longer_than_the_console_holds_is_said_when_nothing_else_waits() -> None:
+    seen: list[bytes] = []
+    Console({}, seen.append, capacity_bytes=10).say("x" * 100)
+    wait_for(lambda: seen == [b"x" * 100 + b"\n"])
+
+
 def test_a_console_nobody_reads_drops_lines_and_says_how_many() -> None:
     gate, seen = threading.Event(), []
 
@@ -226,7 +232,7 @@ def test_a_console_nobody_reads_drops_lines_and_says_how_many() -> None:
         gate.wait(5)
         seen.append(raw)
 
-    console = Console({"HF_TOKEN": "canary-secret-1"}, write, capacity=3)
+    console = Console({"HF_TOKEN": "canary-secret-1"}, write, capacity_bytes=30)
     began = time.monotonic()
     for number in range(100):
         console.say(f"line {number} canary-secret-1")
@@ -236,6 +242,7 @@ def test_a_console_nobody_reads_drops_lines_and_says_how_many() -> None:
     while len(seen) < 3 and time.monotonic() < give_up:
         time.sleep(0.01)
     text = b"".join(seen).decode()
+    assert len(text) < 200, "what waits is bounded in bytes, not in lines"
     assert "line 0 ***" in text and "lines were not shown here" in text and "canary" not in text
 
 

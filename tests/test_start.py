@@ -86,6 +86,15 @@ def _without_words(tree: ast.Module) -> str:
     return f"{ast.dump(tree)} {places}"
 
 
+def test_an_image_whose_python_is_too_old_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "app").write_bytes(boot_archive())
+    code = "import runpy, sys; sys.version_info = (3, 9); runpy.run_path(sys.argv[1], run_name='__main__')"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "app")], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 1 and done.stderr.startswith("the image's python3 is too old for pushtrain")
+
+
 def test_everything_on_the_pod_is_standard_library_and_python_3_10() -> None:
     for path in (*(ROOT / "pushtrain" / "pod").glob("*.py"), ROOT / "pushtrain" / "ledger.py"):
         tree = ast.parse(path.read_text(), feature_version=(3, 10))

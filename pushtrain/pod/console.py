@@ -1,8 +1,8 @@
 """Text on its way out of the pod: cut into lines, redacted, and never able to hold up what it tells about."""
 
 import os
-import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 
 from pushtrain.pod.context import SOURCE_TOKEN
@@ -36,21 +36,29 @@ def lines(read: Callable[[int], bytes]) -> Iterator[str]:
 
 
 class Console:
-    """Standard output of the watchdog. A reader that has stopped reading costs lines, never time."""
+    """Standard output of the watchdog. A reader that has stopped reading costs lines, never time, and little memory."""
 
-    def __init__(self, environ: Mapping[str, str], write: Callable[[bytes], object], capacity: int = 10_000) -> None:
+    def __init__(
+        self, environ: Mapping[str, str], write: Callable[[bytes], object], capacity_bytes: int = 4 * 1024 * 1024
+    ) -> None:
         self._environ = dict(environ)
         self._write = write
-        self._queue: queue.Queue[bytes] = queue.Queue(capacity)
-        self._dropped = 0
+        self._capacity_bytes = capacity_bytes
+        self._waiting: deque[bytes] = deque()
+        self._waiting_bytes = self._dropped = 0
+        self._news = threading.Condition()
         threading.Thread(target=self._drain, daemon=True).start()
 
     def say(self, text: str) -> None:
-        """One line, redacted; dropped (and counted) when the reader is `capacity` lines behind."""
-        try:
-            self._queue.put_nowait(clean(text, self._environ).encode() + b"\n")
-        except queue.Full:
-            self._dropped += 1
+        """One line, redacted; dropped (and counted) when the reader is `capacity_bytes` behind."""
+        line = clean(text, self._environ).encode(errors="replace") + b"\n"
+        with self._news:
+            if self._waiting and self._waiting_bytes + len(line) > self._capacity_bytes:
+                self._dropped += 1
+                return
+            self._waiting.append(line)
+            self._waiting_bytes += len(line)
+            self._news.notify()
 
     def copy(self, read: Callable[[int], bytes]) -> None:
         """Say every line of a stream until it ends."""
@@ -59,11 +67,16 @@ class Console:
 
     def _drain(self) -> None:
         while True:
-            line = self._queue.get()
-            if self._dropped:
+            with self._news:
+                while not self._waiting:
+                    self._news.wait()
+                line = self._waiting.popleft()
+                self._waiting_bytes -= len(line)
                 count, self._dropped = self._dropped, 0
+            if count:
                 line = b"(%d lines were not shown here)\n" % count + line
             try:
                 self._write(line)
             except OSError:
-                self._dropped += 1
+                with self._news:
+                    self._dropped += 1

@@ -189,7 +189,8 @@ def guard(environ: Mapping[str, str], console: Console) -> Reason:
     limits = _limits(context, environ, console)
     if time.time() >= limits.stop_epoch_s or time.monotonic() >= limits.stop_monotonic_s:
         return Reason.DEADLINE
-    found = within(VOLUME_PATIENCE_TICKS * context.tick_s, lambda: arrive(context), Found())
+    patience_s = min(VOLUME_PATIENCE_TICKS * context.tick_s, limits.stop_monotonic_s - time.monotonic())
+    found = within(patience_s, lambda: arrive(context), Found())
     if found.is_over:
         return Reason.ALREADY_ENDED
     if found.vain_starts > MOST_STARTS:
