@@ -1,5 +1,6 @@
 """Desired state: every job spec in jobs/ at the HEAD commit. Read from git objects, never from the work tree."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +22,18 @@ class Job:
     text: bytes
     commit: str
 
+    @functools.cached_property
+    def digest(self) -> str:
+        """The spec's, computed once: every tick compares it."""
+        return self.spec.digest
+
     def run(self, ledger_url: str) -> Run:
-        return Run(job=self.spec.name, commit=self.commit, spec_digest=self.spec.digest, ledger_url=ledger_url)
+        return Run(job=self.spec.name, commit=self.commit, spec_digest=self.digest, ledger_url=ledger_url)
 
     @property
     def claim(self) -> str:
         """The name under which this spec is claimed, whatever the commit."""
-        return f"{self.spec.name}-{self.spec.digest[:8]}"
+        return f"{self.spec.name}-{self.digest[:8]}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +46,16 @@ class Desired:
     problems: tuple[SpecError, ...]
 
 
-def desired(root: Path) -> Desired:
-    """Every jobs/*.yaml at HEAD. Raises SpecError when there is no commit yet, LedgerError when git cannot read it."""
+def desired(root: Path, known: Desired | None = None) -> Desired:
+    """Every jobs/*.yaml at HEAD; `known` again when it is of that very commit.
+
+    Raises SpecError when there is no commit yet, LedgerError when git cannot read it.
+    """
     try:
         with Repo(root) as repo:
             repo.git.rev_parse("--git-dir")  # GitPython takes a repository that git refuses to read for an empty one
+            if known is not None and repo.head.is_valid() and repo.head.commit.hexsha == known.commit:
+                return known
             return _desired(repo, root)
     except GitError as error:
         said = str(getattr(error, "stderr", "") or error).strip().splitlines()

@@ -140,6 +140,7 @@ def _guarded(control: Control, record: RunRecord, wanted: Desired, live: Live, r
 def _advance(control: Control, record: RunRecord, wanted: Desired, live: Live) -> str | None:
     """Carry out steps until the run has to wait (None) or is closed (its outcome)."""
     run = run_of(record, control.settings.ledger_url)
+    live = _under(live, run.resource_prefix + "-")
     while True:
         if not record.is_over and adopt(control, run, record, live):
             record = control.ledger.read(record.run_id)
@@ -157,6 +158,13 @@ def _advance(control: Control, record: RunRecord, wanted: Desired, live: Live) -
             return None
         live = control.cloud.find(run.resource_prefix + "-")
         record = control.ledger.read(record.run_id)
+
+
+def _under(live: Live, prefix: str) -> Live:
+    return Live(
+        pods=tuple(pod for pod in live.pods if pod.name.startswith(prefix)),
+        volumes=tuple(volume for volume in live.volumes if volume.name.startswith(prefix)),
+    )
 
 
 def _next(control: Control, run: Run, record: RunRecord, wanted: Desired, live: Live) -> Step:
@@ -234,4 +242,4 @@ def _unwanted(record: RunRecord, wanted: Desired) -> str | None:
         return None if run["job"] in wanted.named else "SpecDeleted"
     if job.spec.suspend:
         return "Suspended"
-    return None if job.spec.digest == run["spec_digest"] else "SpecChanged"
+    return None if job.digest == run["spec_digest"] else "SpecChanged"

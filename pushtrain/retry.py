@@ -81,7 +81,7 @@ def _still_wanted(control: Control, record: RunRecord) -> Job:
         else "Suspended"
         if job.spec.suspend
         else "SpecChanged"
-        if job.spec.digest != record.run["spec_digest"]
+        if job.digest != record.run["spec_digest"]
         else ""
     )
     if reason or job is None:

@@ -1,5 +1,6 @@
 """A run: one spec digest at one commit. Every name it uses anywhere is computed here, never passed back."""
 
+import functools
 import hashlib
 import json
 import re
@@ -52,6 +53,7 @@ class Run:
         return f"{self.resource_prefix}-a{attempt}"
 
 
+@functools.lru_cache(maxsize=64)
 def ledger_prefix(ledger_url: str) -> str:
     """First characters of every resource this ledger owns: our prefix, then six digits that mark the ledger.
 
@@ -61,6 +63,7 @@ def ledger_prefix(ledger_url: str) -> str:
     return f"{RESOURCE_PREFIX}{hashlib.sha256(_place(ledger_url).encode()).hexdigest()[:6]}-"
 
 
+@functools.lru_cache(maxsize=4096)
 def resource_prefix(run_id: str, ledger_url: str) -> str:
     """Computed from the run id alone, so that any machine that can list refs can name a run's resources."""
     match = RUN_ID.fullmatch(run_id)

@@ -43,9 +43,11 @@ class GitSource:
 
     def __init__(self, root: Path, url: str, *, token: str | None) -> None:
         self._root, self._url, self._token = root, url, token
+        self._known: Desired | None = None
 
     def desired(self) -> Desired:
-        return desired.desired(self._root)
+        self._known = desired.desired(self._root, self._known)
+        return self._known
 
     def lock_digest(self) -> str | None:
         return desired.lock_digest(self._root)

@@ -8,6 +8,7 @@ from git_world import git_environ
 
 from pushtrain.desired import desired, lock_digest
 from pushtrain.errors import LedgerError, SpecError
+from pushtrain.source import GitSource
 
 SPEC = """\
 version: 1
@@ -133,6 +134,19 @@ def test_a_repository_without_a_jobs_folder_wants_nothing(tree: Tree, is_file: b
         tree.write("jobs", "a file")
     tree.commit()
     assert desired(tree.root).jobs == {}
+
+
+def test_specs_are_read_once_for_each_commit(tree: Tree) -> None:
+    tree.write("jobs/a.yaml", SPEC.format(name="a"))
+    tree.git("add", ".")
+    tree.git("commit", "-qm", "a")
+    source = GitSource(tree.root, "", token=None)
+    first = source.desired()
+    tree.write("jobs/b.yaml", SPEC.format(name="b"))
+    tree.git("add", ".")
+    assert source.desired() is first
+    tree.git("commit", "-qm", "b")
+    assert list(source.desired().jobs) == ["a", "b"]
 
 
 def test_without_a_commit_it_says_what_to_do(tree: Tree) -> None:
