@@ -11,7 +11,7 @@ from typing import Literal
 
 from pushtrain.budget import RESERVE_S
 from pushtrain.cloud import Pod
-from pushtrain.events import Event
+from pushtrain.events import POD_STATES, Event
 from pushtrain.ledger import RunRecord
 from pushtrain.limits import MOST_VAIN_RESTARTS, SECOND_LINE_S, Limits, Phase, phase, vain_restarts
 from pushtrain.signs import Signs, tail
@@ -25,6 +25,12 @@ FIRST_LOOK_S = 60.0
 _OUTCOMES: dict[str, Outcome] = {"finished": "succeeded", "failed": "failed", "cancelled": "cancelled"}
 # Why a pod ended an attempt where another machine may do better. Everything else a pod says ends the run.
 _ELSEWHERE = ("EnvironmentTimeout", "StepGap", "Stalled")
+_GONE = "the pod is gone and did not say why"
+# What ends a pod in its first seconds, before anything of it can write to the ledger.
+_GONE_SILENT = (
+    "the pod is gone without a single word: most often its image has no python3 or git, or it could not fetch the "
+    "commit (not pushed, or the ledger's token may not read it)"
+)
 # The training is done and the only copy of the adapter is on the volume: another attempt has only to upload it.
 _UPLOAD_AGAIN = ("HubUnreachable", "UploadTimeout")
 
@@ -112,7 +118,8 @@ def _running(
         return Step(kind="destroy", attempt=attempt, outcome="failed", reason="DeadlineReached", message=message)
     if pod is None:
         reason = "Preempted" if _last(mine, "preempted") else "PodLost"
-        return Step(kind="lost", attempt=attempt, reason=reason, message="the pod is gone and did not say why")
+        spoke = any(event.state in POD_STATES for event in mine)
+        return Step(kind="lost", attempt=attempt, reason=reason, message=_GONE if spoke else _GONE_SILENT)
     if (restarts := vain_restarts(mine)) >= MOST_VAIN_RESTARTS:
         message = f"the container was restarted {restarts} times and got no further{tail(signs)}"
         return Step(kind="lost" if signs else "look", attempt=attempt, reason="CrashLoop", message=message)

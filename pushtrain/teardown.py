@@ -145,7 +145,8 @@ def remove(control: Control, left: Live) -> None:
 
 def _leak(control: Control, run: Run, step: Step, left: Live | None, complaint: str) -> LeakError:
     what = "the cloud does not answer; it may hold anything" if left is None else names(left)
-    message = f"{run.id}: {what}"
+    waited = f"still there {control.settings.teardown_wait_s:.0f} s after it was told to go (PUSHTRAIN_TEARDOWN_WAIT_S)"
+    message = f"{run.id}: {what}" if left is None else f"{run.id}: {what}: {waited}"
     draft = EventDraft(
         state="leak",
         writer="control",

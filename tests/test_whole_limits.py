@@ -85,17 +85,20 @@ def test_the_control_plane_alone_keeps_the_cap(world: World, monkeypatch: pytest
 def test_the_watchdog_alone_keeps_the_cap(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(climb, "LEAST_USEFUL_S", 1.0)
     world.orders(steps=10_000, step_s=0.05)
-    world.write_job(max_hours=1, max_usd=round(12.0 / 3600 * A40_USD, 6))
+    world.write_job(max_hours=1, max_usd=round(14.0 / 3600 * A40_USD, 6))
     world.push()
     world.tick()
     record = world.record("job")
     # No control plane at all.
     _until(lambda: all(pod["status"] == "TERMINATED" for pod in world.pods_made(record)), within_s=30.0)
-    (pod,) = world.pods_made(record)
-    assert 0 < pod["billed_usd"] <= record.run["budget"]["max_usd"]
-    record = world.until(lambda record: record.is_over)
+    world.tick()
+    record = world.record("job")
     assert end(record) == ("failed", "DeadlineReached")
-    assert record.receipt and record.receipt["billed_usd"] <= record.run["budget"]["max_usd"]
+    (failed,) = (event for event in record.events if event.state == "failed")
+    (provisioned,) = (event for event in record.events if event.state == "provisioned")
+    (pod,) = world.pods_made(record)
+    assert failed.writer == "pod" and pod["ended_at"] <= provisioned.data["deadline_epoch_s"] + 1.5
+    assert record.receipt and 0 < record.receipt["billed_usd"] <= record.run["budget"]["max_usd"]
     world.assert_nothing_left()
 
 
