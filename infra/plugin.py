@@ -5,6 +5,7 @@ given, and puts what it gets into the state; `infra.plugin_guard` closes what th
 """
 
 import os
+import pwd
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -74,9 +75,14 @@ def check_usable(environ: Mapping[str, str], engine: str) -> None:
 
 
 def plugins_folder(environ: Mapping[str, str]) -> Path:
-    """Where `pulumi plugin install` puts plugins."""
-    home = environ.get("PULUMI_HOME") or str(Path(environ.get("HOME") or Path.home()) / ".pulumi")
-    return Path(home) / "plugins"
+    """Where `pulumi plugin install` puts plugins: by default under the home that the user database names, not $HOME."""
+    if environ.get("PULUMI_HOME"):
+        return Path(environ["PULUMI_HOME"]) / "plugins"
+    try:
+        home = pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        home = environ.get("HOME") or "/"
+    return Path(home) / ".pulumi" / "plugins"
 
 
 def api_of(environ: Mapping[str, str]) -> tuple[str, str]:

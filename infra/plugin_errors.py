@@ -27,11 +27,14 @@ _BY_TEXT: tuple[tuple[int | None, tuple[str, ...]], ...] = (
 
 def decode(text: str, doing: str = "RunPod's plugin") -> CloudError | None:
     """The first error of the plugin in the CLI's output; None when none is its own. `doing` says what was asked."""
-    for said in _said_by_plugin(text.splitlines()):
-        answer = _answer(said)
-        if answer is not None:
-            return failure(answer, doing)
-    return None
+    answer = answer_in(text)
+    return None if answer is None else failure(answer, doing)
+
+
+def answer_in(text: str) -> Answer | None:
+    """What RunPod answered, as far as the plugin's first error in the CLI's output tells."""
+    answers = (_answer(said) for said in _said_by_plugin(text.splitlines()))
+    return next((answer for answer in answers if answer is not None), None)
 
 
 def _said_by_plugin(lines: Iterable[str]) -> Iterator[str]:
@@ -47,11 +50,11 @@ def _said_by_plugin(lines: Iterable[str]) -> Iterator[str]:
 
 def _answer(line: str) -> Answer | None:
     lower, status, refused = line.lower(), _STATUS.search(line), _REFUSED.search(line)
-    said = redact(line)[:400]
+    said = redact(refused["said"] if refused else line)[:400]
     if status:
         return Answer(status=int(status[1]), said=said, json={})
     for code, texts in _BY_TEXT:
         if any(text in lower for text in texts):
             return Answer(status=code, said=said, json={})
     # Any other refusal of a resolver is a 400 in the words of REST v2: capacity, or a rule.
-    return Answer(status=400, said=redact(refused["said"])[:400], json={}) if refused else None
+    return Answer(status=400, said=said, json={}) if refused else None

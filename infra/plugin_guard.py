@@ -18,7 +18,7 @@ from infra import clouds
 from infra.clouds.runpod_http import Limits
 from infra.operations import BUSY_WAITS_S, VolumeOperations, kind_of
 from infra.plugin import PROVIDER_TYPE, Found, PluginProgram, is_plugins
-from infra.plugin_errors import decode
+from infra.plugin_errors import answer_in, decode
 from pushtrain.cloud import Live, Pod, Volume
 from pushtrain.engine import Program
 from pushtrain.errors import CloudError, CloudUnavailable, EngineError
@@ -41,11 +41,8 @@ def guarded(program: Program, read_state: ReadState, carry_out: Callable[[Progra
     try:
         return carry_out(guard.settled())
     except CommandError as error:
-        meant = guard.meaning(error)
-        if meant is None:
-            raise
-        if not isinstance(meant, CloudUnavailable) or not guard.appeared(sleep):
-            raise meant from None
+        if not guard.is_ambiguous(error) or not guard.appeared(sleep):
+            raise guard.meaning(error) or error from None
     try:
         return carry_out(guard.settled())
     except CommandError as error:
@@ -141,6 +138,11 @@ class _Guard:
             if ({pod.id for pod in live.pods} | {volume.id for volume in live.volumes}) - self._known():
                 return True
         return False
+
+    def is_ambiguous(self, error: CommandError) -> bool:
+        """Whether something may have been created that nobody was told of."""
+        answer = None if isinstance(error, ConcurrentUpdateError) else answer_in(str(error))
+        return answer is not None and answer.ambiguous
 
     def meaning(self, error: CommandError) -> CloudError | None:
         """None for what is not the plugin's to say: somebody else's lock, an error of Pulumi."""

@@ -52,14 +52,19 @@ def test_only_two_providers_have_a_name_and_the_plugin_needs_the_cli(tmp_path: P
 
 
 def test_a_plugin_that_is_not_there_is_said_with_the_command_that_installs_it(tmp_path: Path) -> None:
-    environ = {**ENVIRON, "PATH": str(_tool(tmp_path, "pulumi")), "HOME": str(tmp_path), "PUSHTRAIN_ENGINE": "pulumi"}
+    home = tmp_path / "pulumi-home"
+    environ = {
+        **ENVIRON,
+        "PATH": str(_tool(tmp_path, "pulumi")),
+        "PULUMI_HOME": str(home),
+        "PUSHTRAIN_ENGINE": "pulumi",
+    }
     with pytest.raises(EngineError, match=r"runpod 0\.1\.5 is not installed") as refused:
         select(environ, state_dir=tmp_path)
     assert refused.value.hint == (
         "pulumi plugin install resource runpod 0.1.5 --server github://api.github.com/runpod/pulumi-runpod"
     )
-    installed = tmp_path / ".pulumi" / "plugins" / "resource-runpod-v0.1.5"
-    _tool(installed, "pulumi-resource-runpod", folder="")
+    _tool(home / "plugins" / "resource-runpod-v0.1.5", "pulumi-resource-runpod", folder="")
     with pytest.raises(EngineError, match="nothing encrypts it") as refused:
         select(environ, state_dir=tmp_path)
     assert "PULUMI_CONFIG_PASSPHRASE" in (refused.value.hint or "")
