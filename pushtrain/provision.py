@@ -15,8 +15,8 @@ from pushtrain.spec import JobSpec
 
 
 def provision(control: Control, run: Run, spec: JobSpec, record: RunRecord, *, live: Live, attempt: int) -> bool:
-    """Create the attempt's pod; True when there is more to do at once: the run has come to its end. With a pod there
-    is nothing to see yet. `live` is what the cloud listed of the run before `record` was read.
+    """Create the attempt's pod; True when the run can go on (with a pod, or to its end). `live` is what the cloud
+    listed of the run before `record` was read.
 
     No capacity, no balance and a refused key leave the run waiting and are tried again by the next tick; a request the
     cloud will never accept ends it. Raises NoBalance, CloudAuthFailed, RequestRejected, SpecError once it is written.
@@ -25,8 +25,9 @@ def provision(control: Control, run: Run, spec: JobSpec, record: RunRecord, *, l
     if rest.hours * 3600 < LEAST_USEFUL_S or rest.usd <= 0:
         return _budget_spent(control, run, attempt)
     try:
-        placed = climb(control, run, spec, record, live=live, rest=rest, attempt=attempt)
-        return not placed and _budget_spent(control, run, attempt)
+        if climb(control, run, spec, record, live=live, rest=rest, attempt=attempt):
+            return True  # whoever asked looks again: another reconcile may have closed the run meanwhile
+        return _budget_spent(control, run, attempt)
     except NoCapacity as nothing:
         _wait(control, run, attempt, nothing)
         return False

@@ -24,7 +24,7 @@ def remember(control: Control, spec: JobSpec, candidate: Candidate, refusal: Clo
     """What the place said to a question; None: it had room."""
     key = _key(spec, candidate)
     before = control.sold_out.pop(key, None)
-    if isinstance(refusal, NoCapacity):
+    if refusal is not None and refusal.reason == NoCapacity.reason:  # not VolumeElsewhere: that is this run's own
         for_s = FIRST_S if before is None else min(2 * before.for_s, MOST_S)
         control.sold_out[key] = SoldOut(control.clock(), for_s, candidate.stock)
 

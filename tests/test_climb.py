@@ -104,7 +104,7 @@ def test_what_one_run_costs_in_requests(world: World):
     made = world.requests(lambda: world.tick(control))
     world.say("finished")
     ended = world.requests(lambda: world.tick(control))
-    assert (made, ended) == (14, 12)
+    assert (made, ended) == (16, 12)
     assert alive(world) == [] and world.record().is_over
 
 
