@@ -13,7 +13,6 @@ from pulumi.automation import (
     ConcurrentUpdateError,
     ProjectSettings,
     Stack,
-    StackAlreadyExistsError,
     StackNotFoundError,
     StackSettings,
 )
@@ -71,32 +70,33 @@ class PulumiEngine:
                 return [change for change, _ in steps]
         # An unknown stack is previewed in a backend that lives as long as this call: nothing of it stays.
         with TemporaryDirectory(prefix="pushtrain-preview-") as folder, self._workspace(program, folder) as workspace:
-            return [change for change, _ in previewed(Stack.create(checked_stack_name(stack), workspace))]
+            return [change for change, _ in previewed(Stack.create(stack, workspace))]
 
     def up(self, stack: str, program: Program) -> Outputs:
+        checked_stack_name(stack)
         if self._is_own_folder:
             self._folder.mkdir(parents=True, exist_ok=True)
         with self._workspace(program) as workspace:
-            try:
-                target, exported = Stack.create(checked_stack_name(stack), workspace), {}
-            except StackAlreadyExistsError:
-                target = Stack.select(stack, workspace)
-                exported = self._read_state(target)
-                refuse_mixture(program, resources_of(exported))
+            target = self._selected(stack, workspace)
+            exported = {} if target is None else self._read_state(target)
+            refuse_mixture(program, resources_of(exported))
             begun = half_created(exported)
 
-            def carry_out(wanted: Program) -> Outputs:
-                workspace.program = wanted
-                done = target.up(refresh=True, color="never", show_secrets=False)
-                return {name: output.value for name, output in done.outputs.items()}
-
             def work() -> Outputs:
-                renew(workspace, target.name, exported, self._environ)
-                if begun:
-                    self._delete_unwanted(target, begun)
-                return guarded(program, lambda: self._resources(target), carry_out)
+                nonlocal target
+                made = target = target or Stack.create(stack, workspace)
 
-            return self._unlocking(target, work)
+                def carry_out(wanted: Program) -> Outputs:
+                    workspace.program = wanted
+                    done = made.up(refresh=True, color="never", show_secrets=False)
+                    return {name: output.value for name, output in done.outputs.items()}
+
+                renew(workspace, stack, exported, self._environ)
+                if begun:
+                    self._delete_unwanted(made, begun)
+                return guarded(program, lambda: self._resources(made), carry_out)
+
+            return self._unlocking(stack, workspace, work)
 
     def outputs(self, stack: str) -> Outputs:
         with self._existing(stack) as existing:
@@ -111,7 +111,7 @@ class PulumiEngine:
             if existing is None:
                 return
             exported = self._read_state(existing)
-            self._unlocking(existing, lambda: self._destroy(existing, exported))
+            self._unlocking(stack, workspace_of(existing), lambda: self._destroy(existing, exported))
         if self._is_own_folder:
             remove_empty_folders(self._folder / ".pulumi", stack)
 
@@ -163,11 +163,14 @@ class PulumiEngine:
             yield None
             return
         with self._workspace(program) as workspace:
-            try:
-                selected = Stack.select(stack, workspace)
-            except StackNotFoundError:
-                selected = None
-            yield selected
+            yield self._selected(stack, workspace)
+
+    @staticmethod
+    def _selected(stack: str, workspace: Workspace) -> Stack | None:
+        try:
+            return Stack.select(stack, workspace)
+        except StackNotFoundError:
+            return None
 
     @contextmanager
     def _workspace(self, program: Program | None, backend_folder: str | None = None) -> Iterator[Workspace]:
@@ -183,32 +186,33 @@ class PulumiEngine:
                 program=program,
                 env_vars=environ,
                 project_settings=ProjectSettings(name=PROJECT, runtime="python", main=folder),
-                pulumi_command=self._cli,
+                pulumi_command=self._cli if backend_folder is None else self._cli.unrecorded(),
             )
 
-    def _unlocking(self, target: Stack, work: Callable[[], T]) -> T:
+    def _unlocking(self, stack: str, workspace: Workspace, work: Callable[[], T]) -> T:
         """Does `work`, after breaking a lock whose owner was a process of this machine that no longer lives."""
         try:
             return work()
         except ConcurrentUpdateError as error:
             if not self._all_dead(error):
-                raise self._locked(target.name, error) from None
-        with self._calls.alone(target.name):
+                raise self._locked(stack, error) from None
+        with self._calls.alone(stack):
             try:
                 return work()  # somebody may have been quicker, and hold the lock now
             except ConcurrentUpdateError as error:
                 if not self._all_dead(error):
-                    raise self._locked(target.name, error) from None
+                    raise self._locked(stack, error) from None
                 dead = owners(str(error))
-            now_s = time.time()
+            now_s, pids = time.time(), [owner.pid for owner in dead]
             for owner in dead:
-                self._say(f"stack {target.name}: breaking the lock of {owner.described(now_s)}: that process is gone")
-            target.cancel()
-            self._calls.forget([owner.pid for owner in dead])
+                self._say(f"stack {stack}: breaking the lock of {owner.described(now_s)}: that process is gone")
+            self._calls.end(pids)
+            workspace.break_locks(stack)
+            self._calls.forget(pids)
             try:
                 return work()
             except ConcurrentUpdateError as error:
-                raise self._locked(target.name, error) from None
+                raise self._locked(stack, error) from None
 
     def _all_dead(self, error: ConcurrentUpdateError) -> bool:
         found = owners(str(error))

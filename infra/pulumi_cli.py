@@ -1,22 +1,25 @@
 """The `pulumi` program as a child process: found on the PATH we were given, interrupted when we are, never for ever."""
 
+import copy
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from types import FrameType
-from typing import Any
+from typing import IO, Any
 
 from pulumi.automation import CommandResult, PulumiCommand
 from pulumi.automation.errors import create_command_error
 from semver import VersionInfo
 
-from infra.pulumi_lock import Calls
+from infra.pulumi_lock import MARK, Calls, end_leftovers
 from infra.setup_pulumi import VERSION
 from pushtrain.errors import EngineError
 
@@ -30,9 +33,7 @@ _TIMEOUT_S = 1800.0
 _GRACE_S = 60.0
 _VERSION_TIMEOUT_S = 60.0
 # The commands of ours that lock a stack.
-_LOCKING = (["up"], ["refresh"], ["destroy"], ["stack", "rm"])
-# In the environment of a CLI and of all it starts, so that what outlives it can be found.
-_MARK = "PUSHTRAIN_CLI_CALL"
+_LOCKING = (["up"], ["refresh"], ["destroy"], ["stack", "init"], ["stack", "import"], ["stack", "rm"])
 
 
 class PulumiCli(PulumiCommand):
@@ -63,6 +64,12 @@ class PulumiCli(PulumiCommand):
         self._timeout_s = timeout_s
         self.version = self._read_version(version_timeout_s)
 
+    def unrecorded(self) -> "PulumiCli":
+        """The same CLI for a backend of our own, which nobody else can find locked."""
+        other = copy.copy(self)
+        other._calls = None
+        return other
+
     def run(
         self,
         args: list[str],
@@ -73,38 +80,39 @@ class PulumiCli(PulumiCommand):
     ) -> CommandResult:
         """Raises CommandError when the CLI fails, EngineError when it is killed or takes more than `timeout_s`."""
         mark = uuid.uuid4().hex
-        process = subprocess.Popen(
-            [self.command, "--non-interactive", *args],
-            cwd=cwd,
-            env={**self._environ, **additional_env, "PULUMI_AUTOMATION_API": "true", _MARK: mark},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            encoding="utf-8",
-            errors="replace",
-            process_group=0,
-        )
-        with _signals_forwarded(process), self._remembered(process, args):
-            stdout, stderr = self._outcome(process, args, mark)
+        # Files, not pipes: with us gone, a pipe would kill the CLI at its next word, in the middle of a step.
+        with _file() as out, _file() as err:
+            process = subprocess.Popen(
+                [self.command, "--non-interactive", *args],
+                cwd=cwd,
+                env={**self._environ, **additional_env, "PULUMI_AUTOMATION_API": "true", MARK: mark},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                process_group=0,
+            )
+            with _signals_forwarded(process), self._remembered(process, args, mark):
+                self._wait(process, args, mark)
+            stdout, stderr = _text(out), _text(err)
         for text, callback in ((stdout, on_output), (stderr, on_error)):
             if callback is not None:
                 for line in text.splitlines():
                     callback(line)
-        result = CommandResult(stdout=stdout.rstrip("\n"), stderr=stderr.rstrip("\n"), code=process.returncode)
+        result = CommandResult(stdout=stdout, stderr=stderr, code=process.returncode)
         if process.returncode != 0:
             raise create_command_error(result)
         return result
 
-    def _outcome(self, process: subprocess.Popen[str], args: list[str], mark: str) -> tuple[str, str]:
+    def _wait(self, process: subprocess.Popen[bytes], args: list[str], mark: str) -> None:
         try:
-            said = process.communicate(timeout=self._timeout_s)
+            process.wait(self._timeout_s)
         except subprocess.TimeoutExpired:
             self._stop(process, mark)
             what = f"took more than {self._timeout_s:.0f} s and was stopped"
         else:
             if process.returncode >= 0:
-                return said
-            _end_leftovers(mark)
+                return
+            end_leftovers(mark)
             what = f"was killed ({signal.Signals(-process.returncode).name})"
         raise EngineError(
             f"'pulumi {args[0]}' {what}",
@@ -112,22 +120,22 @@ class PulumiCli(PulumiCommand):
         )
 
     @staticmethod
-    def _stop(process: subprocess.Popen[str], mark: str) -> None:
+    def _stop(process: subprocess.Popen[bytes], mark: str) -> None:
         process.send_signal(signal.SIGINT)
         try:
-            process.communicate(timeout=_GRACE_S)
+            process.wait(_GRACE_S)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
-            _end_leftovers(mark)
-            process.communicate()
+            end_leftovers(mark)
+            process.wait()
 
     @contextmanager
-    def _remembered(self, process: subprocess.Popen[str], args: list[str]) -> Iterator[None]:
+    def _remembered(self, process: subprocess.Popen[bytes], args: list[str], mark: str) -> Iterator[None]:
         """The call is on record as long as its CLI may hold a lock: also after it was killed, or we were."""
         if self._calls is None or not any(args[: len(it)] == it for it in _LOCKING):
             yield
             return
-        record = self._calls.begin(process.pid)
+        record = self._calls.begin(process.pid, mark)
         try:
             yield
         finally:
@@ -164,7 +172,7 @@ class PulumiCli(PulumiCommand):
 
 
 @contextmanager
-def _signals_forwarded(process: subprocess.Popen[str]) -> Iterator[None]:
+def _signals_forwarded(process: subprocess.Popen[bytes]) -> Iterator[None]:
     """Only the main thread may set handlers; from any other the CLI just runs to its end."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -185,14 +193,14 @@ def _signals_forwarded(process: subprocess.Popen[str]) -> Iterator[None]:
             signal.raise_signal(received[0])
 
 
-def _end_leftovers(mark: str) -> None:
-    """Kill what a killed CLI left running. It starts its provider in a process group of its own, where that would wait
-    for ever. Without /proc nothing is found."""
-    wanted = f"{_MARK}={mark}".encode()
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        with suppress(OSError):
-            if wanted in path.read_bytes().split(b"\0"):
-                os.kill(int(path.parent.name), signal.SIGKILL)
+def _file() -> IO[bytes]:
+    """In memory where the system has such files: an export may hold a secret in plain text."""
+    return os.fdopen(os.memfd_create("pulumi"), "w+b") if sys.platform == "linux" else TemporaryFile()
+
+
+def _text(stream: IO[bytes]) -> str:
+    stream.seek(0)
+    return stream.read().decode(errors="replace").rstrip("\n")
 
 
 def _folders(path: str) -> list[Path]:

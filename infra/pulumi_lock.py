@@ -9,9 +9,10 @@ import fcntl
 import json
 import os
 import re
+import signal
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +22,9 @@ from pushtrain.errors import StackLocked
 
 # The engine stops a CLI after half an hour and a minute of grace; a lock this old is nobody's at work.
 STALE_S = 3600.0
+
+# In the environment of a CLI and of all it starts, so that what outlives it can be found.
+MARK = "PUSHTRAIN_CLI_CALL"
 
 _OWNER = re.compile(r"created by (?P<user>[^\s@]+)@(?P<host>\S+) \(pid (?P<pid>\d+)\)(?: at (?P<since>\S+))?")
 
@@ -55,10 +59,11 @@ class _Process:
     namespace: str
     boot: str
     machine: str
+    mark: str
 
     @classmethod
-    def of(cls, pid: int) -> "_Process":
-        return cls(pid=pid, started=_started(pid), namespace=_namespace(), boot=_boot(), machine=_machine())
+    def of(cls, pid: int, mark: str) -> "_Process":
+        return cls(pid=pid, started=_started(pid), namespace=_namespace(), boot=_boot(), machine=_machine(), mark=mark)
 
     def is_gone(self) -> bool:
         """False in doubt: on another machine, or in another namespace of process ids, its id means somebody else."""
@@ -75,11 +80,12 @@ class Calls:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def begin(self, pid: int) -> Path:
-        """Write down that process `pid` was just started here; the file is removed when its end has been seen."""
+    def begin(self, pid: int, mark: str) -> Path:
+        """Write down that process `pid` was just started here, with `mark` in its environment; returns the file, which
+        is removed by whoever sees its end."""
         self._folder.mkdir(parents=True, exist_ok=True)
         with NamedTemporaryFile("w", dir=self._folder, suffix=".json", delete=False) as stream:
-            json.dump(asdict(_Process.of(pid)), stream)
+            json.dump(asdict(_Process.of(pid, mark)), stream)
         return Path(stream.name)
 
     def is_dead(self, owner: Owner) -> bool:
@@ -94,6 +100,12 @@ class Calls:
         if owner.host == socket.gethostname() and not _runs(owner.pid):
             return False
         return owner.since_s is None or now_s - owner.since_s < STALE_S
+
+    def end(self, pids: list[int]) -> None:
+        """Kill what dead CLIs left running: a provider may be in the middle of a create that nobody would hear of."""
+        for _, process in self._known():
+            if process.pid in pids:
+                end_leftovers(process.mark)
 
     def forget(self, pids: list[int]) -> None:
         """Their locks are gone: nobody will ask for them again."""
@@ -122,6 +134,16 @@ class Calls:
                 yield path, _Process(**json.loads(path.read_text()))
             except (OSError, ValueError, TypeError):
                 continue  # half written when its writer was killed: it proves nothing
+
+
+def end_leftovers(mark: str) -> None:
+    """Kill every process that has `mark`. The CLI starts its provider in a process group of its own, where that would
+    wait for ever once the CLI is gone. Without /proc nothing is found."""
+    wanted = f"{MARK}={mark}".encode()
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if wanted in path.read_bytes().split(b"\0"):
+                os.kill(int(path.parent.name), signal.SIGKILL)
 
 
 def _runs(pid: int) -> bool:

@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from infra import plugin_errors
@@ -11,32 +12,44 @@ from pushtrain.errors import EngineError, PushtrainError
 from pushtrain.redact import redact
 
 _SWEEP = "what the run rented is found by its name all the same: 'pushtrain sweep'"
-# What the CLI says when a backend cannot be used, the reason it gets here, and what to do.
+_STORAGE = ("file://", "s3://", "gs://", "azblob://", "postgres://")
+
+
+@dataclass(frozen=True, slots=True)
+class _Complaint:
+    """A way in which a backend cannot be used: what the CLI says of it, what that means, and what to do."""
+
+    said: str
+    reason: str
+    message: str
+    hint: str
+
+
 _COMPLAINTS = (
-    (
-        r"incorrect passphrase",
+    _Complaint(
+        "incorrect passphrase",
         "WrongPassphrase",
-        "set PULUMI_CONFIG_PASSPHRASE, or PULUMI_CONFIG_PASSPHRASE_FILE, to the one the stack was made with; " + _SWEEP,
+        "the stack was made with another passphrase",
+        f"set PULUMI_CONFIG_PASSPHRASE, or PULUMI_CONFIG_PASSPHRASE_FILE, to the one it was made with; {_SWEEP}",
     ),
-    (
-        r"invalid access token|401 Unauthorized|Unauthorized: No credentials",
+    _Complaint(
+        "invalid access token|401 Unauthorized|Unauthorized: No credentials",
         "BackendRefused",
-        "PULUMI_ACCESS_TOKEN is no token of that service, or a revoked one; app.pulumi.com/account/tokens makes one",
+        "the service does not take PULUMI_ACCESS_TOKEN",
+        "it is no token of that service, or a revoked one; app.pulumi.com/account/tokens makes one",
     ),
-    (
-        r"NoSuchBucket",
+    _Complaint("NoSuchBucket", "BackendRefused", "there is no such bucket", "create it, or correct PULUMI_BACKEND_URL"),
+    _Complaint(
+        "AccessDenied|SignatureDoesNotMatch|InvalidAccessKeyId|StatusCode: 403|failed to refresh cached credentials",
         "BackendRefused",
-        "create the bucket first, or correct PULUMI_BACKEND_URL",
+        "the bucket does not take the credentials, or there are none",
+        "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_REGION) have to be able to list, read, write and delete",
     ),
-    (
-        r"AccessDenied|SignatureDoesNotMatch|InvalidAccessKeyId|StatusCode: 403|failed to refresh cached credentials",
-        "BackendRefused",
-        "the bucket needs AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_REGION) that may read and write it",
-    ),
-    (
-        r"connection refused|no such host|i/o timeout|connection reset|network is unreachable|number of attempts",
+    _Complaint(
+        "connection refused|no such host|i/o timeout|connection reset|network is unreachable|number of attempts",
         "BackendUnavailable",
-        "try again when the backend answers; " + _SWEEP,
+        "the backend of the state does not answer",
+        f"try again when it does; {_SWEEP}",
     ),
 )
 
@@ -61,9 +74,16 @@ def pulumi_environ(environ: Mapping[str, str], folder: Path) -> dict[str, str]:
             made["PULUMI_CONFIG_PASSPHRASE"] = ""
         else:
             made["PULUMI_CONFIG_PASSPHRASE_FILE"] = str(_readable(Path(file)))
-    if is_service(made["PULUMI_BACKEND_URL"]) and not {"PULUMI_ACCESS_TOKEN", "PULUMI_HOME"} & given.keys():
+    url = made["PULUMI_BACKEND_URL"]
+    if not (is_service(url) or url.startswith(_STORAGE)):
         raise EngineError(
-            f"PULUMI_ACCESS_TOKEN is not set, and {redact(made['PULUMI_BACKEND_URL'], environ)} wants one",
+            f"PULUMI_BACKEND_URL={redact(url, environ)!r} is nothing that keeps Pulumi's state",
+            reason="BackendRefused",
+            hint=f"https:// for a service, or one of {', '.join(_STORAGE)}",
+        )
+    if is_service(url) and not {"PULUMI_ACCESS_TOKEN", "PULUMI_HOME"} & given.keys():
+        raise EngineError(
+            f"PULUMI_ACCESS_TOKEN is not set, and {redact(url, environ)} wants one",
             reason="BackendRefused",
             hint="app.pulumi.com/account/tokens makes one; unset PULUMI_BACKEND_URL keeps the state in a local folder",
         )
@@ -81,10 +101,12 @@ def error_of(text: str, environ: Mapping[str, str]) -> PushtrainError:
     if crossed is not None:
         return crossed
     said = redact(f"pulumi: {_said(text)}", environ)
-    for pattern, reason, hint in _COMPLAINTS:
-        if re.search(pattern, said):
+    for complaint in _COMPLAINTS:
+        if re.search(complaint.said, said):
             where = redact(environ["PULUMI_BACKEND_URL"], environ)
-            return EngineError(f"{said} (state in {where})", reason=reason, hint=hint)
+            return EngineError(
+                f"{complaint.message} (state in {where}): {said[:400]}", reason=complaint.reason, hint=complaint.hint
+            )
     return EngineError(said)
 
 

@@ -45,6 +45,10 @@ class Workspace(LocalWorkspace):
             ["stack", "rm", "--yes", "--remove-backups", "--stack", stack_name], self.work_dir, self.env_vars
         )
 
+    def break_locks(self, stack_name: str) -> None:
+        """Every lock of the stack, whoever has it: the caller knows that nobody does."""
+        self.pulumi_command.run(["cancel", "--yes", "--stack", stack_name], self.work_dir, self.env_vars)
+
     def _said(self, arguments: list[str]) -> dict[str, Any]:
         said: dict[str, Any] = json.loads(self.pulumi_command.run(arguments, self.work_dir, self.env_vars).stdout)
         return said

@@ -1,7 +1,7 @@
-"""Engines in processes of their own, to be killed: `python engine_driver.py up|crashes STATE_DIR PREFIX`.
+"""Engines in processes of their own, to be killed: `python engine_driver.py up|destroy|crashes STATE_DIR PREFIX`.
 
-`up` runs one `up` with the engine of PUSHTRAIN_ENGINE. `crashes` runs the embedded engine again and again, dying at the
-first, second, third … moment at which it touches its state or the network, and prints what it saw as JSON.
+`up` and `destroy` do that once, with the engine of PUSHTRAIN_ENGINE. `crashes` runs the embedded engine again and
+again, dying at the first, second … moment at which it touches its state or the network, and prints what it saw as JSON.
 """
 
 import json
@@ -26,8 +26,10 @@ _MOST_MOMENTS = 100
 
 
 def main(verb: str, state_dir: Path, prefix: str) -> None:
-    if verb == "up":
-        select(os.environ, state_dir=state_dir).up(f"run-{prefix}", program(stack_plan(prefix)))
+    if verb in ("up", "destroy"):
+        engine = select(os.environ, state_dir=state_dir, say=print)
+        stack = f"run-{prefix}"
+        engine.up(stack, program(stack_plan(prefix))) if verb == "up" else engine.destroy(stack)
         return
     report = {
         "up, then destroy": list(_up_then_destroy(state_dir, prefix)),

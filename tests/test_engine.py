@@ -1,11 +1,15 @@
-"""One contract over two engines, and over RunPod's own plugin. What is not on PATH is skipped."""
+"""One contract over two engines, two stores of state, and RunPod's own plugin. What is not on PATH is skipped."""
 
+import json
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from engine_world import HF_CANARY, LEDGER_CANARY, PLUGIN, World
+from engine_world import HF_CANARY, LEDGER_CANARY, PLUGIN, World, stack_plan
+from s3_server import Bucket, bucket
 
 from infra.engines import engine_line, select
 from pushtrain.engine import Change, Engine
@@ -14,7 +18,10 @@ from pushtrain.errors import CloudAuthFailed, EngineError, NoCapacity
 pytest_plugins = ("engine_fixtures",)
 
 
-@pytest.fixture(params=["embedded", "pulumi", "pulumi-runpod"])
+BUCKET_CANARY = "canary-secret-bucket-key"
+
+
+@pytest.fixture(params=["embedded", "pulumi", "pulumi on s3", "pulumi-runpod"])
 def member(request: pytest.FixtureRequest) -> str:
     if request.param != "embedded" and shutil.which("pulumi") is None:
         pytest.skip("pulumi CLI not on PATH: the contract was checked for the embedded engine only")
@@ -24,16 +31,39 @@ def member(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def stack_world(stack_world: World, member: str) -> World:
+def store(member: str) -> Iterator[Bucket | None]:
+    with ExitStack() as stack:
+        on_s3 = member == "pulumi on s3"
+        made = stack.enter_context(bucket(access_key="AKIAEXAMPLE", secret_key=BUCKET_CANARY)) if on_s3 else None
+        yield made
+        assert made is None or not made.refused
+
+
+@pytest.fixture
+def stack_world(stack_world: World, member: str, store: Bucket | None) -> World:
     chosen = {"PUSHTRAIN_ENGINE": "embedded" if member == "embedded" else "pulumi"}
     if member == "pulumi-runpod":
         chosen |= PLUGIN
+    if store is not None:
+        chosen |= store.environ()
     return replace(stack_world, environ={**stack_world.environ, **chosen})
 
 
 @pytest.fixture
 def state_dir(tmp_path: Path) -> Path:
     return tmp_path / "state"
+
+
+@pytest.fixture
+def files(store: Bucket | None, state_dir: Path) -> Callable[[], dict[str, bytes]]:
+    """Every file of the engine's state, but for the one that says how a Pulumi backend is laid out."""
+
+    def look() -> dict[str, bytes]:
+        local = {str(path): path.read_bytes() for path in state_dir.rglob("*") if path.is_file()}
+        kept = local if store is None else local | store.objects
+        return {name: raw for name, raw in kept.items() if ".pulumi/meta.yaml" not in name}
+
+    return look
 
 
 @pytest.fixture
@@ -165,22 +195,53 @@ def test_the_volume_never_becomes_another_one(engine: Engine, stack_world: World
 
 
 def test_a_wrong_key_is_said_as_such_and_no_secret_stays_behind(
-    engine: Engine, stack_world: World, state_dir: Path
+    engine: Engine, stack_world: World, state_dir: Path, files: Callable[[], dict[str, bytes]]
 ) -> None:
     stranger = replace(stack_world, environ={**stack_world.environ, "RUNPOD_API_KEY": "canary-secret-wrong-key"})
     with pytest.raises(CloudAuthFailed) as refused:
         select(stranger.environ, state_dir=state_dir).up(stack_world.stack, stranger.program())
     outputs = engine.up(stack_world.stack, stack_world.program())
-    said = f"{refused.value} {refused.value.hint} {outputs} {engine_line(engine)}"
+    exported = json.dumps(engine.export(stack_world.stack))
+    said = f"{refused.value} {refused.value.hint} {outputs} {engine_line(engine)} {exported}"
 
     pod = stack_world.simulator.request("GET", f"/v2/pods/{outputs['pod_id']}").json()
     assert pod["env"]["HF_TOKEN"] == HF_CANARY and pod["env"]["PUSHTRAIN_LEDGER_TOKEN"] == LEDGER_CANARY
     assert "NOT_SET_ANYWHERE" not in pod["env"]
-    written = [path for path in state_dir.rglob("*") if path.is_file()]
-    assert any(stack_world.prefix.encode() in path.read_bytes() for path in written), "no state was found to look into"
-    for secret in (HF_CANARY, LEDGER_CANARY, "canary-secret-wrong-key", stack_world.environ["RUNPOD_API_KEY"]):
+    written = files()
+    assert any(stack_world.prefix.encode() in raw for raw in written.values()), "no state was found to look into"
+    keys = ("canary-secret-wrong-key", BUCKET_CANARY, stack_world.environ["RUNPOD_API_KEY"])
+    for secret in (HF_CANARY, LEDGER_CANARY, *keys):
         assert secret not in said
-        assert not [path for path in written if secret.encode() in path.read_bytes()]
+        assert not [name for name, raw in written.items() if secret.encode() in raw]
+
+
+def test_the_export_is_what_the_engine_knows_and_none_for_an_unknown_stack(
+    engine: Engine, stack_world: World, files: Callable[[], dict[str, bytes]]
+) -> None:
+    assert engine.export(stack_world.stack) is None and not files()
+    outputs = engine.up(stack_world.stack, stack_world.program())
+    text = json.dumps(engine.export(stack_world.stack))
+    for known in (outputs["pod_id"], outputs["volume_id"], f"{stack_world.prefix}-a1", f"{stack_world.prefix}-v"):
+        assert known in text
+    engine.destroy(stack_world.stack)
+    assert engine.export(stack_world.stack) is None
+
+
+def test_destroy_leaves_nothing_of_the_stack_and_of_an_unknown_one_makes_nothing(
+    engine: Engine, stack_world: World, state_dir: Path, files: Callable[[], dict[str, bytes]]
+) -> None:
+    engine.destroy("run-nobody-ever-made")
+    assert not files()
+    for attempt in (1, 2):
+        engine.up(stack_world.stack, stack_world.program(stack_world.plan(attempt=attempt)))
+    another = replace(stack_plan(f"{stack_world.prefix}-another"), pod=None)
+    engine.up("run-another", stack_world.program(another))
+    assert files()
+    engine.destroy("run-another")
+    engine.destroy(stack_world.stack)
+    assert not files()
+    leftover = [it.name for it in state_dir.rglob("*") if stack_world.stack in it.name or "run-another" in it.name]
+    assert leftover == [], "folders of stacks that are no more pile up"
 
 
 def test_a_program_that_fails_is_an_engine_error(engine: Engine, stack_world: World) -> None:

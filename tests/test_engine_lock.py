@@ -50,7 +50,7 @@ def test_a_process_of_ours_is_dead_when_it_is_gone_and_never_before(
 ) -> None:
     calls = Calls(tmp_path / "calls")
     assert not calls.is_dead(owner(process.pid)), "nobody wrote down that it was started here"
-    calls.begin(process.pid)
+    calls.begin(process.pid, "mark")
     assert not calls.is_dead(owner(process.pid))
     process.send_signal(signal.SIGKILL)
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
@@ -84,7 +84,7 @@ def test_the_same_process_id_may_be_somebody_else(
 ) -> None:
     monkeypatch.setattr("infra.pulumi_lock._machine", lambda: "this machine")
     calls = Calls(tmp_path)
-    record = calls.begin(process.pid)
+    record = calls.begin(process.pid, "mark")
     record.write_text(json.dumps(json.loads(record.read_text()) | changed))
     assert calls.is_dead(owner(process.pid)) is dead
 

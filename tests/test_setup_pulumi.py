@@ -197,3 +197,8 @@ def test_the_verb_prints_the_line_for_a_shell_and_nothing_else_on_stdout(release
         ["sh", "-c", f"{done.stdout}pulumi version"], capture_output=True, text=True, timeout=60, check=True
     )
     assert shell.stdout == f"v{VERSION}\n"
+
+
+def test_the_workflow_installs_the_version_that_is_tested() -> None:
+    workflow = (Path(__file__).parents[1] / ".github" / "workflows" / "train.yml").read_text()
+    assert f"pulumi-version: {VERSION}\n" in workflow
