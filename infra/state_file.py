@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -70,9 +70,13 @@ class StateFile:
 
     def save(self, state: StackState) -> None:
         """Atomic: temporary file, fsync, rename, fsync of the folder."""
-        document = {"version": _VERSION, **asdict(state)}
+        resources = [
+            {field.name: getattr(record, field.name) for field in fields(record)} for record in state.resources
+        ]
+        document = {"version": _VERSION, "resources": resources, "outputs": state.outputs}
         with self._temporary_path.open("w", encoding="utf-8") as stream:
-            json.dump(document, stream, indent=1, sort_keys=True)
+            # In one piece: `json.dump` with an indent is written in Python, and a state is saved around every step.
+            stream.write(json.dumps(document, sort_keys=True))
             stream.flush()
             os.fsync(stream.fileno())
         self._temporary_path.replace(self.path)

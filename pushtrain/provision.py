@@ -21,7 +21,8 @@ def provision(control: Control, run: Run, spec: JobSpec, record: RunRecord, *, l
     No capacity, no balance and a refused key leave the run waiting and are tried again by the next tick; a request the
     cloud will never accept ends it. Raises NoBalance, CloudAuthFailed, RequestRejected, SpecError once it is written.
     """
-    rest = left(spec, record, control.clock(), billed_usd(control, record))
+    spent_usd = max(billed_usd(control, record), left_behind_usd(run, record, live, control.clock()))
+    rest = left(spec, record, control.clock(), spent_usd)
     if rest.hours * 3600 < LEAST_USEFUL_S or rest.usd <= 0:
         return _budget_spent(control, run, attempt)
     try:
@@ -70,6 +71,18 @@ def adopt(control: Control, run: Run, record: RunRecord, live: Live) -> bool:
     began = _time(pod.created_at) if pod else spoke.time if spoke else None
     record_pod(control, run, rung, planned.attempt, outputs, time=began)
     return True
+
+
+def left_behind_usd(run: Run, record: RunRecord, live: Live, now_s: float) -> float:
+    """What the volume has cost by now that a climb left behind which was cut short before there was a pod.
+
+    No event names it, so no bill can be asked for it; it may be as old as the first rungs that were written down.
+    """
+    planned = [event for event in record.events if event.state == "provisioning"]
+    if not planned or volume_of(run, live) is None or any(event.state == "provisioned" for event in record.events):
+        return 0.0
+    rate = max((rung.volume_usd_per_hour for event in planned for rung in rungs_in(event)), default=0.0)
+    return max(0.0, now_s - planned[0].epoch_s) / 3600 * rate
 
 
 def _time(text: str | None) -> str | None:

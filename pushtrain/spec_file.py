@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -61,8 +62,11 @@ def load(path: Path, root: Path | None = None) -> JobSpec:
     return _spec_or_raise(read(path, root))
 
 
+@lru_cache(maxsize=256)
 def loads(text: str | bytes, name: str, *, check_name: bool = True) -> JobSpec:
     """The spec in a text. `name` is its path, shown in errors; `check_name=False` lets `name:` differ from it.
+
+    Remembered, because a reconcile that follows asks for the same texts every tick and a spec never changes.
 
     Raises SpecError that names every problem; its `where` is the first one's.
     """

@@ -347,3 +347,26 @@ def test_a_volume_of_our_name_from_another_time_is_used_and_none_is_made(world: 
     world.tick()
     (pod,) = world.runpod.account.live_pods()
     assert (pod.volume_id, pod.data_center) == (kept.id, "US-KS-2"), "a volume pins its data center"
+
+
+def test_a_volume_that_a_climb_cut_short_left_behind_has_spent_of_the_budget(world: World):
+    """Killed between volume and pod, and the next tick is an hour away: no event names the volume, and it is billed."""
+    world.job(max_usd=0.1, more="data_centers: [CA-MTL-1]")
+    control = world.control()
+    made = control.cloud.create_pod
+
+    def die(request: Any) -> Any:
+        raise KeyboardInterrupt
+
+    control.cloud.create_pod = die  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        world.tick(control)
+    began_s, control.cloud.create_pod = world.now_s(), made  # type: ignore[method-assign]
+    world.runpod.now_s += 20 * 3600
+    world.tick()
+    (provisioned,) = world.events("provisioned")
+    seconds = float(provisioned.data["deadline_epoch_s"]) + float(provisioned.data["reserve_s"]) - world.now_s()
+    pod_usd = seconds / 3600 * float(provisioned.data["usd_per_hour"])
+    volume_usd = (world.now_s() - began_s) / 3600 * float(provisioned.data["volume_usd_per_hour"])
+    assert volume_usd > 0.01
+    assert pod_usd + volume_usd <= 0.1

@@ -162,17 +162,29 @@ def test_what_an_earlier_container_left_is_no_news_and_a_torn_line_waits(tmp_pat
 
 def test_containers_that_start_from_the_same_checkpoint_again_and_again_are_counted(tmp_path: Path) -> None:
     context = context_of(workspace=tmp_path)
-    assert [arrive(context).vain_starts for _ in range(3)] == [1, 2, 3]
+    assert [arrive(context, "pod").vain_starts for _ in range(3)] == [1, 2, 3]
     for step in (9, 10):
         folder = context.run_dir / "checkpoints" / f"checkpoint-{step}"
         folder.mkdir(parents=True)
-        assert arrive(context).vain_starts > 1, "one that is not whole is none"
+        assert arrive(context, "pod").vain_starts > 1, "one that is not whole is none"
         (folder / "COMPLETE.json").touch()
-        assert arrive(context).vain_starts == 1, f"step {step} is further than all before"
+        assert arrive(context, "pod").vain_starts == 1, f"step {step} is further than all before"
     assert context.starts.read_text().split() == ["0"] * 4 + ["9"] * 2 + ["10"]
-    assert not arrive(context).is_over
+    assert not arrive(context, "pod").is_over
     context.ended.touch()
-    assert arrive(context).is_over and MOST_STARTS >= 3
+    assert arrive(context, "pod").is_over and MOST_STARTS >= 3
+
+
+def test_of_two_pods_of_one_attempt_the_second_starts_nothing(tmp_path: Path) -> None:
+    """A create may be carried out minutes after its client gave up and sent another."""
+    context = context_of(workspace=tmp_path)
+    assert not arrive(context, "first").is_twin
+    assert arrive(context, "second").is_twin
+    assert not arrive(context, "first").is_twin, "a container that is restarted is the same pod"
+    assert context.starts.read_text().split() == ["0", "0"]
+    assert not arrive(replace(context, attempt=2), "second").is_twin
+    context.owner.write_text("")
+    assert not arrive(context, "second").is_twin, "died between the two: nobody's"
 
 
 def test_termination_is_tried_often_for_a_minute_and_then_within_the_rate_limit() -> None:

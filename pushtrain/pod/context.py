@@ -75,6 +75,11 @@ class Context:
         return self.attempt_dir / "starts"
 
     @property
+    def owner(self) -> Path:
+        """The id of the pod that came first: a second one of the same attempt must not train beside it."""
+        return self.attempt_dir / "pod"
+
+    @property
     def ended(self) -> Path:
         """Says that this attempt is over: a restarted container must not train again. On the volume, since the
         container's own disk does not survive a restart."""

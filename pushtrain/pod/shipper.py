@@ -3,7 +3,7 @@
 import random
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from pushtrain.events import EventDraft
@@ -37,14 +37,22 @@ class Append(Protocol):
 class Shipper:
     """Events go at once, with the logs and metrics gathered so far; those alone at most every `every_s` seconds."""
 
-    def __init__(self, spool: Spool, append: Append, *, every_s: float, tick_s: float) -> None:
-        self._spool, self._append = spool, append
+    def __init__(
+        self,
+        spool: Spool,
+        append: Append,
+        *,
+        every_s: float,
+        tick_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._spool, self._append, self._clock = spool, append, clock
         self._every_s, self._tick_s = every_s, tick_s
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._closing = False
         self._done = False
-        self._began_s = time.monotonic()
+        self._began_s = clock()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def start(self) -> None:
@@ -65,11 +73,11 @@ class Shipper:
         return self._done
 
     def _run(self) -> None:
-        due_s = time.monotonic() + self._every_s
+        due_s = self._clock() + self._every_s
         said = ""
         while not self._done:
             try:
-                batch = self._next(time.monotonic() >= due_s)
+                batch = self._next(self._clock() >= due_s)
             except Exception as error:  # noqa: BLE001 — a volume that cannot be read may be read later
                 batch, trouble = None, clean(f"spool: {type(error).__name__}: {error}; trying again")
                 if trouble != said:
@@ -77,7 +85,7 @@ class Shipper:
                 said = trouble
             if batch is not None:
                 self._push(batch)
-                now_s = time.monotonic()
+                now_s = self._clock()
                 due_s = now_s + pause_s(self._every_s, now_s - self._began_s)
             elif not self._done:
                 self._wake.wait(self._tick_s)

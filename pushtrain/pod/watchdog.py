@@ -65,6 +65,7 @@ class Reason(Enum):
     STALL = "Stall"
     CRASH_LOOP = "CrashLoop"
     ALREADY_ENDED = "AlreadyEnded"
+    TWIN = "Twin"
 
 
 _OVERDUE = {
@@ -142,24 +143,38 @@ def verdict(view: View, limits: Limits) -> Reason | None:
 @dataclass(frozen=True, kw_only=True)
 class Found:
     """What earlier containers of this attempt left on the volume. `vain_starts`: how many of the last starts, this one
-    among them, found the same checkpoint. `seen`: None when the volume did not answer."""
+    among them, found the same checkpoint. `seen`: None when the volume did not answer. `is_twin`: the attempt is
+    another pod's, so a create whose answer was lost made two."""
 
     is_over: bool = False
+    is_twin: bool = False
     vain_starts: int = 1
     seen: Seen | None = None
 
 
-def arrive(context: Context) -> Found:
+def arrive(context: Context, pod_id: str) -> Found:
     """Look at the attempt's folder, and note this start in it. Raises OSError, and may hang as the volume does."""
+    context.attempt_dir.mkdir(parents=True, exist_ok=True)
+    if _owner(context, pod_id) != pod_id:
+        return Found(is_twin=True)
     whole = context.run_dir.glob("checkpoints/checkpoint-*/COMPLETE.json")
     step = max((path.parent.name.rpartition("-")[2] for path in whole), key=lambda text: text.zfill(12), default="0")
     is_over = context.ended.exists()
-    context.attempt_dir.mkdir(parents=True, exist_ok=True)
     with context.starts.open("a") as file:
         file.write(f"{step}\n")
     starts = context.starts.read_text().split()
     vain = next((count for count, start in enumerate(reversed(starts)) if start != step), len(starts))
     return Found(is_over=is_over, vain_starts=vain, seen=look(context.attempt_dir, Seen()))
+
+
+def _owner(context: Context, pod_id: str) -> str:
+    """The pod whose attempt this is: whoever came first wrote its id. A file it died over is nobody's."""
+    try:
+        with context.owner.open("x") as file:
+            file.write(pod_id)
+    except FileExistsError:
+        return context.owner.read_text() or pod_id
+    return pod_id
 
 
 def main() -> NoReturn:
@@ -190,7 +205,10 @@ def guard(environ: Mapping[str, str], console: Console) -> Reason:
     if time.time() >= limits.stop_epoch_s or time.monotonic() >= limits.stop_monotonic_s:
         return Reason.DEADLINE
     patience_s = min(VOLUME_PATIENCE_TICKS * context.tick_s, limits.stop_monotonic_s - time.monotonic())
-    found = within(patience_s, lambda: arrive(context), Found())
+    pod_id = read_target(environ).pod_id
+    found = within(patience_s, lambda: arrive(context, pod_id), Found())
+    if found.is_twin:
+        return Reason.TWIN
     if found.is_over:
         return Reason.ALREADY_ENDED
     if found.vain_starts > MOST_STARTS:

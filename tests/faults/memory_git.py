@@ -41,15 +41,16 @@ class MemoryRemote:
         self.blobs: dict[str, bytes] = {}
         self._moved = moved
 
-    def push(self, updates: Mapping[str, str], commits: Mapping[str, Commit], create_only: bool) -> tuple[int, bytes]:
+    def push(self, updates: Mapping[str, str], sender: "MemoryStore", create_only: bool) -> tuple[int, bytes]:
         """Git's exit code and porcelain output. All refs are taken or none."""
+        commits = sender.commits
         refused = {ref: why for ref, new in updates.items() if (why := self._refusal(ref, new, commits, create_only))}
         if refused:
             refused = {ref: refused.get(ref, "atomic push failed") for ref in updates}
         for ref, new in updates.items():
             old = self.refs.get(ref)
             if ref not in refused and old != new:
-                self._take(new, commits)
+                self._take(new, sender)
                 self.refs[ref] = new
                 self._moved(ref, old, new)
         lines = [f"!\t{updates[ref]}:{ref}\t[rejected] ({why})" for ref, why in refused.items()]
@@ -66,10 +67,14 @@ class MemoryRemote:
             at = (commits.get(at) or self.commits[at]).parent
         return ""
 
-    def _take(self, commit: str | None, commits: Mapping[str, Commit]) -> None:
-        while commit is not None and commit not in self.commits:
-            self.commits[commit] = commits[commit]
-            commit = commits[commit].parent
+    def _take(self, tip: str, sender: "MemoryStore") -> None:
+        """A branch only grows: what the tip has is all there is."""
+        at: str | None = tip
+        while at is not None and at not in self.commits:
+            self.commits[at] = sender.commits[at]
+            at = sender.commits[at].parent
+        fresh = [blob for blob in sender.commits[tip].files.values() if blob not in self.blobs]
+        self.blobs |= {blob: sender.blobs[blob] for blob in fresh}
 
 
 class MemoryStore:
@@ -78,13 +83,13 @@ class MemoryStore:
     def __init__(self, remote: MemoryRemote, link: Link = lambda verb, carry_out: carry_out()) -> None:
         self._remote, self._link = remote, link
         self._seen: dict[str, str] = {}
-        self._commits: dict[str, Commit] = {}
-        self._blobs: dict[str, bytes] = {}
+        self.commits: dict[str, Commit] = {}
+        self.blobs: dict[str, bytes] = {}
         self._made = 0
 
     @property
     def exists(self) -> bool:
-        return bool(self._commits)
+        return bool(self.commits)
 
     def remote_refs(self, *patterns: str) -> dict[str, str]:
         return self._ask("ls-remote", lambda: _matching(self._remote.refs, patterns))
@@ -100,19 +105,18 @@ class MemoryStore:
 
     def commit(self, parent: str | None, files: Mapping[str, bytes], subject: bytes, now_s: float) -> str:
         ids = {path: blob_id(raw) for path, raw in files.items()}
-        self._blobs |= {ids[path]: raw for path, raw in files.items()}
-        before = self._commits[parent].files if parent else {}
+        self.blobs |= {ids[path]: raw for path, raw in files.items()}
+        before = self.commits[parent].files if parent else {}
         said = repr((parent, sorted(ids.items()), subject, int(now_s))).encode()
         sha = hashlib.sha1(said, usedforsecurity=False).hexdigest()
-        self._commits[sha] = Commit(parent, {**before, **ids})
+        self.commits[sha] = Commit(parent, {**before, **ids})
         return sha
 
     def push(
         self, updates: Mapping[str, str], *, create_only: bool = False, timeout_s: float = 60.0
     ) -> subprocess.CompletedProcess[bytes]:
         def carry_out() -> tuple[int, bytes]:
-            self._remote.blobs.update(self._blobs)
-            return self._remote.push(updates, self._commits, create_only)
+            return self._remote.push(updates, self, create_only)
 
         try:
             code, said = self._link("push", carry_out)
@@ -121,17 +125,17 @@ class MemoryStore:
         return subprocess.CompletedProcess([], code, said, b"")
 
     def trees(self, commits: Sequence[str]) -> list[dict[str, str]]:
-        return [dict(self._found(self._commits, commit).files) for commit in commits]
+        return [dict(self._found(self.commits, commit).files) for commit in commits]
 
     def objects(self, names: Sequence[str]) -> list[bytes]:
-        return [self._found(self._blobs, name) for name in names]
+        return [self._found(self.blobs, name) for name in names]
 
     def history(self, tip: str) -> list[Told]:
         commits: list[Told] = []
         at: str | None = tip
         while at is not None:
-            commit = self._found(self._commits, at)
-            before = self._commits[commit.parent].files if commit.parent else {}
+            commit = self._found(self.commits, at)
+            before = self.commits[commit.parent].files if commit.parent else {}
             paths = sorted(path for path in {*before, *commit.files} if before.get(path) != commit.files.get(path))
             changes = [Change(path=path, old=before.get(path), new=commit.files.get(path)) for path in paths]
             commits.append(Told(id=at, parents=(commit.parent,) if commit.parent else (), changes=tuple(changes)))
@@ -153,10 +157,11 @@ class MemoryStore:
                 raise CutOff(f"couldn't find remote ref {ref}")
             at: str | None = self._remote.refs[ref]
             self._seen[ref] = at or ""
-            while at is not None and at not in self._commits:
-                commit = self._commits[at] = self._remote.commits[at]
-                self._blobs |= {blob: self._remote.blobs[blob] for blob in commit.files.values()}
-                at = commit.parent
+            while at is not None and at not in self.commits:
+                self.commits[at] = self._remote.commits[at]
+                at = self.commits[at].parent
+            fresh = [blob for blob in self._remote.commits[self._seen[ref]].files.values() if blob not in self.blobs]
+            self.blobs |= {blob: self._remote.blobs[blob] for blob in fresh}
 
     def _found(self, kept: Mapping[str, Any], name: str) -> Any:
         if name not in kept:

@@ -1,0 +1,46 @@
+"""`make faults N=10000`, `make faults SEED=17`, `make faults REPLAY='{"seed":…}'`."""
+
+import argparse
+import os
+import sys
+
+from .batch import play_safely, run_batch, shortest
+from .schedule import Schedule, schedule
+
+SHOWN = 5
+
+
+def main() -> int:
+    """0: every promise held; 1: one was broken, and the shortest schedule that breaks it was printed."""
+    parser = argparse.ArgumentParser(prog="faults", description="Fault schedules under virtual time.")
+    parser.add_argument("--n", type=int, default=1000, help="how many schedules")
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--seed", type=int, help="play this one alone, and say everything")
+    parser.add_argument("--replay", help="play this schedule alone, and say everything")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    options = parser.parse_args()
+    if options.replay or options.seed is not None:
+        return _one(Schedule.parse(options.replay) if options.replay else schedule(options.seed))
+    total = run_batch(range(options.first, options.first + options.n), processes=options.processes)
+    print(total.table())
+    for found, sentence in total.broken[:SHOWN]:
+        small, said = shortest(found, sentence)
+        print(f"\nseed {found.seed} breaks a promise: {said}\n  make faults REPLAY='{small.text()}'")
+    if len(total.broken) > SHOWN:
+        print(f"\nand {len(total.broken) - SHOWN} more seeds: {[it.seed for it, _ in total.broken[SHOWN:]][:50]}")
+    return int(bool(total.broken))
+
+
+def _one(it: Schedule) -> int:
+    result = play_safely(it)
+    print(it.text())
+    print("\n".join(result.said))
+    for sentence in result.broken:
+        print(f"broken: {sentence}")
+    if not result.broken:
+        print("every promise held")
+    return int(bool(result.broken))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

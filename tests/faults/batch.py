@@ -1,0 +1,120 @@
+"""Many schedules over all cores, and what they amount to."""
+
+import contextlib
+import gc
+import multiprocessing
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .promises import Figures
+from .schedule import KINDS, Schedule, schedule
+from .shrink import shrink
+from .world import Result, World, play
+
+Prepare = Callable[[World], None]
+
+
+def as_is(world: World) -> None:
+    """Nothing is changed in the world."""
+
+
+@dataclass(kw_only=True)
+class Sum:
+    """Everything a batch found. `broken`: the shortest schedule of each seed that broke a promise, and its sentence."""
+
+    schedules: int = 0
+    seconds: float = 0.0
+    drawn: Counter[str] = field(default_factory=Counter)
+    struck: Counter[str] = field(default_factory=Counter)
+    figures: Figures = field(default_factory=Figures)
+    broken: list[tuple[Schedule, str]] = field(default_factory=list)
+
+    def add(self, it: Result) -> None:
+        self.schedules += 1
+        self.drawn.update(fault.kind for fault in it.schedule.faults)
+        self.struck.update(it.struck)
+        mine, its = self.figures, it.figures
+        for name in ("runs", "pods", "leaks", "lost_events", "double_pods", "twins"):
+            setattr(mine, name, getattr(mine, name) + getattr(its, name))
+        for name in ("longest_twin_s", "longest_orphan_s", "overshoot_usd", "overshoot_share", "excused_usd"):
+            setattr(mine, name, max(getattr(mine, name), getattr(its, name)))
+        if it.broken:
+            self.broken.append((it.schedule, it.broken[0]))
+
+    def table(self) -> str:
+        it = self.figures
+        rows = [
+            ("schedules", f"{self.schedules}"),
+            ("runs", f"{it.runs}"),
+            ("pods created", f"{it.pods}"),
+            ("leaks", f"{it.leaks}"),
+            ("lost events", f"{it.lost_events}"),
+            ("double pods", f"{it.double_pods}"),
+            ("twins ended before work", f"{it.twins}, the longest lived {it.longest_twin_s:.1f} s"),
+            ("longest orphan life", f"{it.longest_orphan_s:.1f} s"),
+            ("worst overshoot of a cap", f"${it.overshoot_usd:.4f}, {100 * it.overshoot_share:.2f} %"),
+            ("worst while nobody could act", f"${it.excused_usd:.4f}"),
+            ("broken promises", f"{len(self.broken)}"),
+            ("time", f"{self.seconds:.1f} s"),
+        ]
+        lines = [f"{name:30} {value}" for name, value in rows]
+        lines += ["", f"{'faults by kind':30} {'struck':>8} {'drawn':>8}"]
+        lines += [f"  {kind:28} {self.struck[kind]:8} {self.drawn[kind]:8}" for kind in KINDS]
+        return "\n".join(lines)
+
+
+def run_batch(seeds: Iterable[int], *, processes: int, prepare: Prepare = as_is) -> Sum:
+    """Plays every seed. `prepare` is called with each world before it begins; it has to be a module's function."""
+    began, total = time.monotonic(), Sum()
+    with _quiet():
+        if processes == 1:
+            for seed in seeds:
+                total.add(_played((seed, prepare)))
+        else:
+            with multiprocessing.get_context("fork").Pool(processes, maxtasksperchild=500) as pool:
+                for result in pool.imap_unordered(_played, ((seed, prepare) for seed in seeds), chunksize=8):
+                    total.add(result)
+    total.seconds = time.monotonic() - began
+    return total
+
+
+def shortest(it: Schedule, sentence: str, prepare: Prepare = as_is) -> tuple[Schedule, str]:
+    """The shortest schedule that breaks the same promise, and its sentence."""
+    promise, said = sentence.partition(":")[0], sentence
+
+    def breaks(smaller: Schedule) -> bool:
+        nonlocal said
+        found = next((text for text in play_safely(smaller, prepare).broken if text.startswith(promise)), None)
+        said = found or said
+        return found is not None
+
+    with _quiet():
+        return shrink(it, breaks), said
+
+
+def play_safely(it: Schedule, prepare: Prepare = as_is) -> Result:
+    try:
+        return play(it, prepare)
+    except Exception as error:  # noqa: BLE001 — whatever it is, it is a finding with a seed
+        return Result(schedule=it, broken=[f"crash: {type(error).__name__}: {error}"], figures=Figures())
+
+
+def _played(job: tuple[int, Prepare]) -> Result:
+    seed, prepare = job
+    result = play_safely(schedule(seed), prepare)
+    result.said.clear()
+    gc.collect(1)
+    return result
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """What pods print is not for this terminal."""
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+        sys.stdout.flush()
+        yield

@@ -1,0 +1,276 @@
+"""The simulator's RunPod without sockets, processes and disks: its own REST handlers, gate, faults and account.
+
+What is left out of the simulator is the machine: containers are `faults.pod`'s, told by `Containers`.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import Any, Protocol
+
+import httpx
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from infra.simulator import billing_api, catalog_api, runpod_api
+from infra.simulator.app import _problem
+from infra.simulator.catalog import DEFAULT_CATALOG, Catalog, VolumeKind
+from infra.simulator.faults import Fault as SimulatorFault
+from infra.simulator.faults import Faults, Kind
+from infra.simulator.gate import Call, Gate, rfc3339
+from infra.simulator.machine import STOP_GRACE_S, Running
+from infra.simulator.pod_env import pod_key
+from infra.simulator.service import Service, Settings
+from infra.simulator.state import Account, Pod, PodOrder, Volume
+
+from .fault import Fault, Hit
+from .virtual import Process, Scheduler
+
+ACCOUNT_KEY = "rpa_account_key_of_the_proof"
+BASE_URL = "http://127.0.0.1:1"
+# A ladder worth climbing, and small enough to be read a hundred thousand times.
+_GPUS = ("NVIDIA A40", "NVIDIA RTX A6000", "NVIDIA A100 80GB PCIe")
+_CENTERS = ("EU-SE-1", "CA-MTL-1", "US-KS-2", "US-TX-3")
+CATALOG = Catalog(
+    gpus={
+        name: replace(gpu, stock={center: level for center, level in gpu.stock.items() if center in _CENTERS})
+        for name, gpu in DEFAULT_CATALOG.gpus.items()
+        if name in _GPUS
+    },
+    data_centers={name: DEFAULT_CATALOG.data_centers[name] for name in _CENTERS},
+)
+
+
+LogLine = tuple[float, str, str]
+"""Epoch seconds, `container` or `system`, text."""
+
+
+class Containers(Protocol):
+    """The machines under the cloud."""
+
+    def pod_changed(self, pod: Pod) -> None:
+        """Created, stopped, started or terminated: make its container match."""
+        ...
+
+    def volume_gone(self, volume_id: str) -> None: ...
+
+    def running(self, pod_id: str) -> Running | None: ...
+
+    def log(self, pod_id: str) -> list[LogLine]: ...
+
+
+class Watcher(Protocol):
+    """Who checks promises. Called at the moment itself, with the account as it is then."""
+
+    def pod_made(self, pod: Pod) -> None: ...
+
+    def volume_made(self, volume: Volume) -> None: ...
+
+    def gone(self, name: str) -> None: ...
+
+
+class HeardFaults(Faults):
+    """The simulator's board, which tells when a fault strikes. `entries`: the schedule's fault by the board's id."""
+
+    def __init__(self, new_id: Callable[[], str], hit: Hit) -> None:
+        super().__init__(new_id)
+        self.entries: dict[str, Fault] = {}
+        self._hit = hit
+
+    def find(self, kind: Kind, **subject: str) -> SimulatorFault | None:
+        found = super().find(kind, **subject)
+        if found is not None:
+            self._hit(self.entries[found.id])
+        return found
+
+
+class VirtualService(Service):
+    """The simulator's service on a virtual machine and clock; nothing is saved."""
+
+    def __init__(
+        self, scheduler: Scheduler, containers: Containers, watcher: Watcher, hit: Hit, page_size: int | None
+    ) -> None:
+        ids = (f"id{number:06d}" for number in count(1))
+        settings = Settings(
+            state_dir=Path("/nonexistent"),
+            base_url=BASE_URL,
+            api_key=ACCOUNT_KEY,
+            expires_at=float("inf"),
+            page_size=page_size,
+        )
+        account = Account(CATALOG, lambda: next(ids))
+        self.board = HeardFaults(lambda: next(ids), hit)
+        super().__init__(settings, account, self.board, None, clock=lambda: scheduler.now)  # type: ignore[arg-type]
+        self.containers, self._watcher = containers, watcher
+
+    def running(self, pod: Pod) -> Running | None:
+        return self.containers.running(pod.id) if pod.status == "RUNNING" else None
+
+    def create_pod(self, order: PodOrder) -> Pod:
+        pod = super().create_pod(order)
+        self._watcher.pod_made(pod)
+        return pod
+
+    def create_volume(self, name: str, size_gb: int, data_center: str, kind: VolumeKind | None) -> Volume:
+        volume = self.account.create_volume(name, size_gb, data_center, kind, self.clock())
+        self._watcher.volume_made(volume)
+        return volume
+
+    def lose(self, pod_id: str) -> None:
+        """The machine is gone, as with RunPod's spot pods and its failures."""
+        self._changed(self.account.terminate_pod(pod_id, self.clock()))
+
+    def save(self) -> None:
+        pass
+
+    def arm(self, kind: Kind, times: int | None, match: dict[str, str], seconds: float, entry: Fault) -> str:
+        """Put a fault on the board; returns its id there."""
+        made = self.faults.add(kind, times, match, seconds)
+        self.board.entries[made.id] = entry
+        return made.id
+
+    def _settle_soon(self, pod_id: str, delay_s: float = 0.0, grace_s: float = STOP_GRACE_S) -> None:
+        pod = self.account.pods[pod_id]
+        if pod.status == "TERMINATED":
+            self._watcher.gone(pod.name)
+        self.containers.pod_changed(pod)
+
+    def _remove_soon(self, volume_id: str) -> None:
+        self._watcher.gone(self.account.volumes[volume_id].name)
+        self.containers.volume_gone(volume_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+
+
+class RestApi:
+    """The simulator's own routes, called as ASGI without an event loop: nothing in them ever waits here."""
+
+    def __init__(self, service: VirtualService) -> None:
+        self.service = service
+        self._aborted = False
+        gate = Gate(service, {("client", 1): self})  # type: ignore[dict-item]
+        routes = [*runpod_api.routes(gate), *catalog_api.routes(gate), *billing_api.routes(gate)]
+        routes.append(gate.route("GET", "/v2/pods/{id}/logs", "get_pod_logs", self._logs))
+        self._app = Starlette(routes=routes, exception_handlers={HTTPException: _problem})
+
+    async def _logs(self, call: Call) -> Response:
+        """What there is by now; the simulator's own stream stays open, which takes a real clock."""
+        lines = self.service.containers.log(self.service.account.pod(call.id).id)
+        events = []
+        for number, (epoch_s, source, line) in enumerate(lines[-200:]):
+            said = json.dumps({"ts": rfc3339(epoch_s), "source": source, "line": line})
+            events.append(f"id: {rfc3339(epoch_s)}/{number}\ndata: {said}\n\n")
+        return Response("".join(events), media_type="text/event-stream")
+
+    def abort(self) -> None:
+        """What the gate does to a connection whose answer gets lost."""
+        self._aborted = True
+
+    def answer(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> Answer | None:
+        """None: carried out, and the answer lost."""
+        path, _, query = target.partition("?")
+        scope = {
+            "type": "http",
+            "http_version": "1.1",
+            "method": method,
+            "scheme": "http",
+            "path": path,
+            "raw_path": path.encode(),
+            "root_path": "",
+            "query_string": query.encode(),
+            "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
+            "client": ("client", 1),
+            "server": ("server", 1),
+        }
+        incoming: Iterator[dict[str, Any]] = iter([{"type": "http.request", "body": body, "more_body": False}])
+        sent: list[Any] = []
+
+        async def receive() -> dict[str, Any]:
+            return next(incoming, {"type": "http.disconnect"})
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        self._aborted = False
+        handling = self._app(scope, receive, send)
+        try:
+            handling.send(None)  # type: ignore[attr-defined]
+        except StopIteration:
+            pass
+        else:
+            raise AssertionError(f"{method} {path} waits for something that is not there")
+        if self._aborted:
+            return None
+        return Answer(sent[0]["status"], sent[0]["headers"], b"".join(part.get("body", b"") for part in sent[1:]))
+
+    def from_pod(self, pod_id: str, method: str, path: str, body: Mapping[str, str] | None) -> int | None:
+        """The status a pod gets that speaks with its own key; None for no answer."""
+        key = pod_key(ACCOUNT_KEY, pod_id)
+        headers = {"Authorization": f"Bearer {key}", "User-Agent": "pod", "Content-Type": "application/json"}
+        answer = self.answer(method, path, headers, json.dumps(body).encode() if body is not None else b"")
+        return None if answer is None else answer.status
+
+
+class Network(Protocol):
+    """How the way to the cloud is at this moment."""
+
+    def to_cloud(self) -> bool:
+        """False: nothing gets through."""
+        ...
+
+    def slowness_s(self, operation: str) -> float | None: ...
+
+    def pace(self, who: str) -> Callable[[], float]: ...
+
+
+class Wire(httpx.BaseTransport):
+    """One control plane's connection to the cloud: a moment to die before and after each request is carried out."""
+
+    def __init__(self, who: str, process: Process, scheduler: Scheduler, api: RestApi, network: Network) -> None:
+        self._process, self._scheduler, self._api, self._network = process, scheduler, api, network
+        self._latency_s = network.pace(f"cloud {who}")
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        self._process.point()
+        patience_s = float(request.extensions["timeout"]["read"])
+        self._process.sleep(self._latency_s())
+        if not self._network.to_cloud():
+            raise httpx.ConnectError("connection refused")
+        if (slow := self._network.slowness_s(_operation(request))) is not None:
+            self._wait_for(slow, patience_s, request)
+        answer = self._carry_out(request)
+        self._process.point()
+        self._process.sleep(self._latency_s())
+        if answer is None:
+            raise httpx.RemoteProtocolError("server disconnected without sending a response")
+        return httpx.Response(answer.status, headers=answer.headers, content=answer.body)
+
+    def _wait_for(self, slow_s: float, patience_s: float, request: httpx.Request) -> None:
+        """A server slower than the client's patience carries the request out after the client has given up."""
+        if slow_s < patience_s:
+            return self._process.sleep(slow_s)
+        self._scheduler.after(slow_s, lambda: self._carry_out(request) and None)
+        self._process.sleep(patience_s)
+        raise httpx.ReadTimeout("timed out")
+
+    def _carry_out(self, request: httpx.Request) -> Answer | None:
+        target = request.url.raw_path.decode()
+        return self._api.answer(request.method, target, request.headers, request.read())
+
+
+def _operation(request: httpx.Request) -> str:
+    """The simulator's name of what is asked, as far as schedules tell them apart."""
+    kind = "pod" if "/pods" in request.url.path else "volume" if "/network-volumes" in request.url.path else "other"
+    if kind == "other" or "/billing" in request.url.path:
+        return "read_other"
+    if request.method == "POST":
+        return "pod_action" if request.url.path.endswith("/action") else f"create_{kind}"
+    return f"{'delete' if request.method == 'DELETE' else 'list'}_{kind}"

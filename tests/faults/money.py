@@ -1,0 +1,126 @@
+"""What every run cost by the simulator's billing clock, against the caps of its budget.
+
+    overshoot   dollars that fell due after the run's first cap was reached: `max_usd` counts pods, disks and volume,
+                `max_hours` counts pods alone
+    excused     the part of it during which nobody could have ended it: the cloud refused or answered nobody, or neither
+                a watchdog of the pod nor a control plane was running
+
+What is not excused may be one tick of the control plane at the run's rate, and no more.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from infra.simulator import billing
+from infra.simulator.state import Pod, Volume
+from pushtrain.ledger import RUNS
+from pushtrain.run import resource_prefix
+
+from .people import TICK_S
+from .promises import LEDGER_URL
+
+if TYPE_CHECKING:
+    from .world import World
+
+# A tick, and the requests it makes.
+ONE_TICK_S = TICK_S + 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """A stretch of time in which nothing changed. `guarded`: somebody was there who could end what cost money."""
+
+    start: float
+    end: float
+    pods_usd: float
+    volumes_usd: float
+    pods: int
+    guarded: bool
+
+    @property
+    def seconds(self) -> float:
+        return self.end - self.start
+
+    @property
+    def usd(self) -> float:
+        return self.pods_usd + self.volumes_usd
+
+
+def check_money(world: "World") -> None:
+    remote, figures = world.promises.remote, world.promises.figures
+    for ref, tip in remote.refs.items():
+        if not ref.startswith(RUNS):
+            continue
+        run_id = ref[len(RUNS) :]
+        budget = json.loads(remote.blobs[remote.commits[tip].files["run.json"]])["budget"]
+        late = beyond(stretches(world, run_id), float(budget["max_usd"]), float(budget["max_hours"]))
+        over_usd = sum(it.usd for it in late)
+        mine_usd = sum(it.usd for it in late if it.guarded)
+        rate = max((it.usd / it.seconds for it in late if it.guarded and it.seconds > 0), default=0.0)
+        figures.overshoot_usd = max(figures.overshoot_usd, mine_usd)
+        figures.overshoot_share = max(figures.overshoot_share, mine_usd / float(budget["max_usd"]))
+        figures.excused_usd = max(figures.excused_usd, over_usd - mine_usd)
+        if mine_usd > rate * ONE_TICK_S + 1e-9:
+            seconds = sum(it.seconds for it in late if it.guarded)
+            world.promises.breaks("cap", f"{run_id}: ${mine_usd:.4f} beyond its caps in {seconds:.0f} s {budget}")
+
+
+def stretches(world: "World", run_id: str) -> list[Stretch]:
+    """Everything the run ever paid for, cut at every change."""
+    prefix, account = resource_prefix(run_id, LEDGER_URL) + "-", world.service.account
+    pods = [pod for pod in account.pods.values() if pod.name.startswith(prefix)]
+    volumes = [volume for volume in account.volumes.values() if volume.name.startswith(prefix)]
+    now = world.scheduler.now
+    moments = {now, *_moments(world, now)}
+    moments |= {at for it in (*pods, *volumes) for span in it.spans for at in (span.start, span.end or now)}
+    first = min((it.spans[0].start for it in (*pods, *volumes)), default=now)
+    cut = sorted(at for at in moments if first <= at <= now)
+    return [it for start, end in pairwise(cut) if (it := _stretch(world, pods, volumes, start, end)).usd > 0]
+
+
+def beyond(all_of_it: Iterable[Stretch], max_usd: float, max_hours: float) -> list[Stretch]:
+    """The stretches after the first cap was reached; the one that reached it is cut there."""
+    spent_usd, spent_s, late = 0.0, 0.0, []
+    for it in all_of_it:
+        share_usd = max(0.0, min(1.0, (spent_usd + it.usd - max_usd) / it.usd))
+        share_s = 0.0
+        if it.pods:
+            share_s = max(0.0, min(1.0, (spent_s + it.seconds - max_hours * 3600) / it.seconds))
+        spent_usd, spent_s = spent_usd + it.usd, spent_s + (it.seconds if it.pods else 0.0)
+        share = max(share_usd, share_s)
+        if share > 0:
+            start = it.end - share * it.seconds
+            late.append(Stretch(start, it.end, it.pods_usd * share, it.volumes_usd * share, it.pods, it.guarded))
+    return late
+
+
+def _stretch(world: "World", pods: list[Pod], volumes: list[Volume], start: float, end: float) -> Stretch:
+    middle = (start + end) / 2
+    live = [pod for pod in pods if any(it.start <= middle < (it.end or end) and it.running for it in pod.spans)]
+    at_work = any(since <= middle < until for since, until in world.office.spans)
+    watched = bool(live) and all(
+        any(since <= middle < until for since, until in world.machines.ran(pod.id)) for pod in live
+    )
+    reachable = not any(away.seconds_within(start, end) > 0 for away in (world.boards.cloud, world.boards.refusing))
+    return Stretch(
+        start,
+        end,
+        sum(billing.pod_cost(pod, start, end).total for pod in pods),
+        sum(billing.volume_cost(volume, start, end) for volume in volumes),
+        len(live),
+        reachable and (at_work or watched),
+    )
+
+
+def _moments(world: "World", now: float) -> Iterable[float]:
+    """Whenever somebody came or went."""
+    for since, until in world.office.spans:
+        yield from (since, min(until, now))
+    for pod_id in world.machines.pods:
+        for since, until in world.machines.ran(pod_id):
+            yield from (since, min(until, now))
+    for away in (world.boards.cloud, world.boards.refusing):
+        yield from away.moments()

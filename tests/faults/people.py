@@ -1,0 +1,307 @@
+"""Control planes: the Actions of one repository, and people at their laptops. Each is a process with the real code."""
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from infra.clouds.runpod import RunPod
+from infra.clouds.runpod_http import Limits
+from infra.engine_embedded import EmbeddedEngine
+from infra.launch import make_launch
+from infra.operations import PodOperations, VolumeOperations
+from infra.state_file import StackState, StateFile
+from pushtrain.control import Control
+from pushtrain.errors import PushtrainError
+from pushtrain.events import EventDraft
+from pushtrain.follow import cancel, follow
+from pushtrain.foreground import _cancel as cancel_own
+from pushtrain.ledger import Ledger
+from pushtrain.reconcile import tick
+from pushtrain.retry import retry
+from pushtrain.settings import Settings
+from pushtrain.sweep import remove_orphans, survey
+
+from .boards import Boards, LedgerLink
+from .cloud import ACCOUNT_KEY, BASE_URL, RestApi, Wire
+from .fault import Fault
+from .memory_git import MemoryStore
+from .promises import LEDGER_URL, Listed, Promises
+from .source import Checkout, Repository
+from .virtual import Died, Process, Scheduler
+
+TICK_S = 60.0
+# A hosted machine is made, the repository checked out and the environment installed before anything happens.
+ACTION_STARTS_S = 25.0
+# GitHub: SIGINT, 7.5 s later SIGTERM, which ends Python.
+CANCEL_GRACE_S = 7.5
+ENVIRON = {
+    "RUNPOD_API_BASE_URL": BASE_URL,
+    "PUSHTRAIN_POD_TICK_S": "5",
+    "PUSHTRAIN_SHIP_EVERY_S": "60",
+    "PUSHTRAIN_GRACE_S": "30",
+}
+
+
+class WatchedLedger(Ledger):
+    """The ledger, and a witness of what it said had landed."""
+
+    def __init__(self, promises: Promises, who: str, listed: Listed, **options: Any) -> None:
+        super().__init__(LEDGER_URL, cache_dir=Path("/nonexistent"), environ={}, **options)
+        self._promises, self._who, self._listed = promises, who, listed
+
+    def claim(self, run_id: str, *, files: Mapping[str, bytes], event: EventDraft) -> str:
+        tip = super().claim(run_id, files=files, event=event)
+        self._promises.landed(run_id, [event], self._who)
+        return tip
+
+    def append(self, run_id: str, *, events: Sequence[EventDraft] = (), **more: Any) -> str:
+        tip = super().append(run_id, events=events, **more)
+        has_receipt = "receipt.json" in (more.get("files") or {})
+        if has_receipt and not self._is_mine(run_id, more["files"]["receipt.json"]):
+            return tip  # another reconcile's receipt stands; nothing of this append was wanted any more
+        if has_receipt:
+            self._promises.receipt_landed(run_id, self._listed)
+        self._promises.landed(run_id, events, self._who)
+        return tip
+
+    def _is_mine(self, run_id: str, receipt: bytes) -> bool:
+        remote = self._promises.remote
+        files = remote.commits[remote.refs[f"refs/heads/runs/{run_id}"]].files
+        return remote.blobs[files["receipt.json"]] == receipt
+
+
+class WatchedWire(Wire):
+    """Notes when the cloud was asked for everything."""
+
+    def __init__(self, listed: Listed, *args: Any) -> None:
+        super().__init__(*args)
+        self._listed = listed
+
+    def _carry_out(self, request: Any) -> Any:
+        answer = super()._carry_out(request)
+        kind = {"/v2/pods": "pod", "/v2/network-volumes": "volume"}.get(request.url.path)
+        if kind and request.method == "GET" and answer is not None and answer.status == 200:
+            self._listed.page(kind, self._scheduler.now, "cursor" not in request.url.params)
+        return answer
+
+
+class VirtualState(StateFile):
+    """A moment to die before and after each write."""
+
+    process: Process
+
+    def save(self, state: StackState) -> None:
+        self.process.point()
+        super().save(state)
+        self.process.point()
+
+
+class VirtualEngine(EmbeddedEngine):
+    def __init__(self, process: Process, state_dir: Path, cloud: RunPod) -> None:
+        operations = {"NetworkVolume": VolumeOperations(process.sleep), "Pod": PodOperations()}
+        super().__init__(state_dir, lambda name: cloud, operations.__getitem__)  # type: ignore[arg-type]
+        self._process = process
+
+    def _file(self, stack: str) -> StateFile:
+        file = VirtualState(self.state_dir, stack)
+        file.process = self._process
+        return file
+
+
+@dataclass(kw_only=True)
+class Office:
+    """What all control planes of one schedule share. `fates`: by number, when each of them dies and how wrong its
+    clock is."""
+
+    scheduler: Scheduler
+    boards: Boards
+    promises: Promises
+    repository: Repository
+    api: RestApi
+    folder: Path
+    max_minutes: float
+    keeps_state: bool
+    kill_at: dict[int, Fault] = field(default_factory=dict)
+    skewed: dict[int, Fault] = field(default_factory=dict)
+    lost_state: dict[int, Fault] = field(default_factory=dict)
+    spans: list[list[float]] = field(default_factory=list)
+    """When a control plane was at work: from, to."""
+    said: list[str] = field(default_factory=list)
+
+    def start(self, name: str, work: Callable[[Control], object], checkout: Checkout, state: str) -> Process:
+        """One control plane process. `state` names its state folder."""
+        number = len(self.spans)
+        self.spans.append([self.scheduler.now, float("inf")])
+        state_dir = self.folder / state
+        fatal, skewed, lost = self.kill_at.get(number), self.skewed.get(number), self.lost_state.get(number)
+        if lost is not None and state_dir.exists():
+            self.boards.hit(lost)
+            shutil.rmtree(state_dir)
+        if skewed is not None:
+            self.boards.hit(skewed)
+
+        def prepare(process: Process) -> None:
+            process.kill_at = int(fatal.amount) if fatal is not None else None
+
+        def body(process: Process) -> None:
+            try:
+                skew_s = skewed.amount if skewed is not None else 0.0
+                work(self._control(process, f"{name} {number}", checkout, state_dir, skew_s))
+            except PushtrainError as failure:
+                self._say(name, f"{failure.reason}: {failure}")
+            except (KeyboardInterrupt, Died):
+                self._say(name, "ended from outside")
+            finally:
+                self.spans[number][1] = self.scheduler.now
+                if fatal is not None and process.points >= int(fatal.amount):
+                    self.boards.hit(fatal)
+
+        return self.scheduler.start(name, body, prepare)
+
+    def _control(self, process: Process, who: str, checkout: Checkout, state_dir: Path, skew_s: float) -> Control:
+        settings = Settings(
+            root=self.folder,
+            ledger_url=LEDGER_URL,
+            source_url="https://git.example/o/source.git",
+            state_dir=state_dir,
+            ledger_token=None,
+            tick_s=TICK_S,
+        )
+        listed = Listed()
+        scheduler, boards = self.scheduler, self.boards
+        cloud = RunPod(
+            ACCOUNT_KEY,
+            BASE_URL,
+            environ={},
+            limits=Limits(jitter=lambda: 0.5),
+            sleep=process.sleep,
+            clock=lambda: scheduler.now,
+            transport=WatchedWire(listed, who, process, scheduler, self.api, boards),
+        )
+
+        def clock() -> float:
+            return scheduler.now + skew_s
+
+        store = MemoryStore(self.promises.remote, LedgerLink(process, scheduler, boards, "control", who))
+        return Control(
+            settings=settings,
+            source=checkout,
+            ledger=WatchedLedger(self.promises, who, listed, store=store, clock=clock, sleep=process.sleep),
+            cloud=cloud,
+            engine=VirtualEngine(process, state_dir / "stacks", cloud),
+            launch=make_launch(settings, ENVIRON),
+            say=partial(self._say, who),
+            clock=clock,
+            sleep=process.sleep,
+        )
+
+    def _say(self, who: str, text: str) -> None:
+        self.said.append(f"{self.scheduler.now - 1.8e9:9.1f}  {who}: {text}")
+
+
+class Actions:
+    """train.yml: one at a time, one waiting, started by a push and every hour."""
+
+    def __init__(self, office: Office, hour_s: float) -> None:
+        self._office, self._hour_s = office, hour_s
+        self.running: Process | None = None
+        self._is_starting = self._is_waiting = False
+        office.scheduler.after(hour_s, self._hour)
+
+    @property
+    def busy(self) -> bool:
+        return self._is_starting or (self.running is not None and not self.running.ended)
+
+    def ask(self) -> None:
+        if self.busy:
+            self._is_waiting = True
+        else:
+            self._is_starting = True
+            self._office.scheduler.after(ACTION_STARTS_S, self._start)
+
+    def cancel(self) -> bool:
+        """Somebody presses Cancel; False when nothing runs."""
+        running = self.running
+        if running is None or running.ended:
+            return False
+        running.interrupt_at = running.points + 1
+        self._office.scheduler.after(CANCEL_GRACE_S, running.kill)
+        return True
+
+    def _hour(self) -> None:
+        self.ask()
+        self._office.scheduler.after(self._hour_s, self._hour)
+
+    def _start(self) -> None:
+        office = self._office
+        self._is_starting = False
+        number = len(office.spans)
+
+        def work(control: Control) -> None:
+            try:
+                follow(control, max_minutes=office.max_minutes, once=lambda done: None)
+            finally:
+                office.scheduler.after(1.0, self._next)
+
+        state = "state" if office.keeps_state else f"state-{number}"
+        self.running = office.start("action", work, office.repository.checkout(), state)
+
+    def _next(self) -> None:
+        if self._is_waiting and not self.busy:
+            self._is_waiting = False
+            self.ask()
+
+
+def reconcile_by_hand(office: Office, minutes: float, state: str, back: int) -> None:
+    """Another machine, or another terminal on the same one: `state` "shared" or "own"."""
+
+    def work(control: Control) -> None:
+        if minutes:
+            follow(control, max_minutes=minutes, once=lambda done: None)
+        else:
+            tick(control)
+
+    office.start("laptop", work, office.repository.checkout(back), "state" if state == "shared" else "laptop")
+
+
+def cancel_by_hand(office: Office) -> None:
+    def work(control: Control) -> None:
+        for run_id in control.ledger.refs():
+            cancel(control, run_id, reason="Cancelled")
+
+    office.start("cancel", work, office.repository.checkout(), "laptop")
+
+
+def retry_by_hand(office: Office) -> None:
+    def work(control: Control) -> None:
+        retry(control, "job", by="somebody", why="once more")
+
+    office.start("retry", work, office.repository.checkout(), "laptop")
+
+
+def run_by_hand(office: Office, stopped_after_s: float) -> None:
+    """`pushtrain run job`, and Ctrl-C: the steps of pushtrain.foreground, which listens to real signals."""
+
+    def work(control: Control) -> None:
+        try:
+            follow(control, max_minutes=600, only="job", once=lambda done: None)
+        except KeyboardInterrupt:
+            cancel_own(control, control.source.desired().jobs["job"], lambda done: None)
+
+    process = office.start("run", work, office.repository.checkout(), "laptop")
+
+    def interrupt() -> None:
+        process.interrupt_at = process.points + 1
+
+    if stopped_after_s and "job" in office.repository.commits[-1].jobs:
+        office.scheduler.after(stopped_after_s, interrupt)
+
+
+def sweep_by_hand(office: Office) -> None:
+    def work(control: Control) -> None:
+        remove_orphans(control, survey(control).orphans, wait_s=control.settings.teardown_wait_s)
+
+    office.start("sweep", work, office.repository.checkout(), "laptop")

@@ -1,0 +1,222 @@
+"""What each kind of fault does to a world when its time comes. Those of pods are in store for them: `fates`."""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, cast
+
+from infra.simulator.faults import Kind
+
+from . import people
+from .fault import Fault
+from .machines import Fate
+from .promises import MARK
+from .schedule import Schedule
+
+if TYPE_CHECKING:
+    from .world import World
+
+Strike = Callable[["World", Fault], None]
+BLOWS = {
+    "container_restart": "container_restart",
+    "lost_pod": "lost_pod",
+    "preemption": "preemption",
+    "killed_trainer": "kill_trainer",
+    "killed_agent": "kill_agent",
+    "killed_watchdog": "kill_watchdog",
+    "hanging_trainer": "trainer_hangs",
+    "failing_trainer": "trainer_fails",
+}
+
+
+def fates(schedule: Schedule) -> dict[int, Fate]:
+    """What is in store for each pod, by its number."""
+    found: dict[int, Fate] = {}
+    for fault in schedule.faults:
+        fate = found.setdefault(fault.who, Fate())
+        match fault.kind:
+            case "never_starts":
+                fate.never_starts = fault
+            case "crash_loop":
+                fate.crash_loop = fault
+            case "killed_pod_process":
+                fate.killed_at_point = fault
+            case "skewed_pod":
+                fate.skewed = fault
+            case kind if kind in BLOWS:
+                fate.blows.append((fault, BLOWS[kind]))
+    return found
+
+
+def _times(world: "World", fault: Fault) -> None:
+    match = {"operation": f"{fault.what}*"} if fault.what else {}
+    world.service.arm(cast(Kind, fault.kind), int(fault.amount), match, 1.0, fault)
+
+
+def _too_many(world: "World", fault: Fault) -> None:
+    world.service.arm("http_429", int(fault.amount), {}, float(fault.what), fault)
+
+
+def _slow(world: "World", fault: Fault) -> None:
+    world.boards.slow.append(fault)
+
+
+def _no_balance(world: "World", fault: Fault) -> None:
+    world.for_a_while("http_402", fault, {"operation": "create_*"})
+
+
+def _balance_gone(world: "World", fault: Fault) -> None:
+    """RunPod stops what runs when the money is gone; volumes stay, and cost."""
+    _no_balance(world, fault)
+    for pod in world.service.account.live_pods():
+        if pod.name.startswith(MARK) and pod.status == "RUNNING":
+            world.hit(fault)
+            world.service.stop_pod(pod.id)
+
+
+def _refused_key(world: "World", fault: Fault) -> None:
+    world.boards.refusing.add(fault)
+    world.for_a_while(cast(Kind, fault.kind), fault, {})
+
+
+def _no_room(world: "World", fault: Fault) -> None:
+    world.for_a_while(cast(Kind, fault.kind), fault, {"gpu": fault.what})
+
+
+def _cloud_down(world: "World", fault: Fault) -> None:
+    world.boards.cloud.add(fault)
+
+
+def _ledger_down(world: "World", fault: Fault) -> None:
+    for name, windows in world.boards.ledger.items():
+        if fault.what in (name, "all"):
+            windows.add(fault)
+
+
+def _ledger_hangs(world: "World", fault: Fault) -> None:
+    world.boards.hanging_ledger.add(fault)
+
+
+def _cut_push(world: "World", fault: Fault) -> None:
+    world.boards.cut_pushes += [fault] * int(fault.amount)
+
+
+def _late_push(world: "World", fault: Fault) -> None:
+    world.boards.late_pushes.append(fault)
+
+
+def _hub_down(world: "World", fault: Fault) -> None:
+    world.boards.hub.add(fault)
+
+
+def _source_down(world: "World", fault: Fault) -> None:
+    world.boards.source.add(fault)
+
+
+def _kill_control(world: "World", fault: Fault) -> None:
+    world.office.kill_at[fault.who] = fault
+
+
+def _skewed_control(world: "World", fault: Fault) -> None:
+    world.office.skewed[fault.who] = fault
+
+
+def _lost_state(world: "World", fault: Fault) -> None:
+    world.office.lost_state[fault.who] = fault
+
+
+def _cancelled_action(world: "World", fault: Fault) -> None:
+    if world.actions.cancel():
+        world.hit(fault)
+
+
+def _second_reconcile(world: "World", fault: Fault) -> None:
+    world.hit(fault)
+    people.reconcile_by_hand(world.office, fault.amount, fault.what, back=0)
+
+
+def _stale_reconcile(world: "World", fault: Fault) -> None:
+    world.hit(fault)
+    people.reconcile_by_hand(world.office, fault.amount, fault.what, back=1)
+
+
+def _sweep_by_hand(world: "World", fault: Fault) -> None:
+    world.hit(fault)
+    people.sweep_by_hand(world.office)
+
+
+def _cancelled_by_hand(world: "World", fault: Fault) -> None:
+    world.hit(fault)
+    people.cancel_by_hand(world.office)
+
+
+def _retried(world: "World", fault: Fault) -> None:
+    world.hit(fault)
+    people.retry_by_hand(world.office)
+
+
+def _run_by_hand(world: "World", fault: Fault) -> None:
+    world.hit(fault)
+    people.run_by_hand(world.office, fault.amount)
+
+
+def _suspended(world: "World", fault: Fault) -> None:
+    world.hit(fault)
+    jobs = world.jobs()
+    world.push(jobs | {"job": jobs.get("job", world.scenario.jobs["job"]) + "suspend: true\n"})
+
+
+def _spec_deleted(world: "World", fault: Fault) -> None:
+    world.hit(fault)
+    world.push({name: text for name, text in world.jobs().items() if name != "job"})
+
+
+def _spec_changed(world: "World", fault: Fault) -> None:
+    world.hit(fault)
+    text = world.scenario.jobs["job"].replace("seed: 1", f"seed: {int(fault.at_s) + 2}")
+    world.push(world.jobs() | {"job": text})
+
+
+def _in_store(world: "World", fault: Fault) -> None:
+    """The pod has it in its fate."""
+
+
+STRIKES: Mapping[str, Strike] = {
+    "kill_control": _kill_control,
+    "cancelled_action": _cancelled_action,
+    "lost_state": _lost_state,
+    "second_reconcile": _second_reconcile,
+    "stale_reconcile": _stale_reconcile,
+    "sweep_by_hand": _sweep_by_hand,
+    "skewed_control": _skewed_control,
+    "error_after_create": _times,
+    "lost_answer": _times,
+    "slow_answer": _slow,
+    "late_create": _slow,
+    "http_429": _too_many,
+    "http_402": _no_balance,
+    "http_403": _refused_key,
+    "http_401": _refused_key,
+    "http_500": _times,
+    "http_502": _times,
+    "cloud_down": _cloud_down,
+    "no_capacity": _no_room,
+    "no_stock": _no_room,
+    "volume_busy": _times,
+    "balance_gone": _balance_gone,
+    "never_starts": _in_store,
+    "crash_loop": _in_store,
+    "killed_pod_process": _in_store,
+    "skewed_pod": _in_store,
+    **dict.fromkeys(BLOWS, _in_store),
+    "ledger_down": _ledger_down,
+    "ledger_hangs": _ledger_hangs,
+    "cut_push": _cut_push,
+    "late_push": _late_push,
+    "hub_down": _hub_down,
+    "source_down": _source_down,
+    "suspended": _suspended,
+    "spec_deleted": _spec_deleted,
+    "spec_changed": _spec_changed,
+    "cancelled_by_hand": _cancelled_by_hand,
+    "retried_by_hand": _retried,
+    "run_by_hand": _run_by_hand,
+}

@@ -1,0 +1,161 @@
+"""The proof: fault schedules under virtual time, and that it can fail. `make faults N=10000` plays more of them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from faults.batch import play_safely, run_batch
+from faults.bugs import BUGS
+from faults.fault import Fault
+from faults.schedule import KINDS, Schedule, schedule
+from faults.shrink import shrink
+from faults.strikes import STRIKES
+from faults.virtual import Died, Event, Process, Scheduler
+
+ROOT = Path(__file__).parents[1]
+SCHEDULES = int(os.environ.get("PUSHTRAIN_FAULTS_N", "100"))
+
+
+def faults(*args: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "faults", *args],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_every_promise_holds_under_every_schedule() -> None:
+    total = run_batch(range(SCHEDULES), processes=2)
+    assert total.schedules == SCHEDULES
+    assert not total.broken, "\n".join(f"make faults REPLAY='{it.text()}'  # {said}" for it, said in total.broken[:5])
+    idle = [kind for kind in KINDS if not total.struck[kind]]
+    assert not idle or SCHEDULES < 1000, f"these never struck: {idle}"
+
+
+def test_the_same_seed_is_the_same_run() -> None:
+    first, second = (play_safely(schedule(7)) for _ in range(2))
+    assert first.said == second.said and len(first.said) > 3
+    assert (first.figures, first.points) == (second.figures, second.points)
+
+
+def test_every_kind_of_fault_can_be_drawn_and_strikes() -> None:
+    assert set(KINDS) == set(STRIKES)
+
+
+def test_a_schedule_is_one_line_that_replays() -> None:
+    drawn = schedule(3)
+    assert Schedule.parse(drawn.text()) == drawn
+    done = faults("--replay", drawn.text())
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == drawn.text() and "every promise held" in done.stdout
+
+
+def test_a_batch_prints_its_table() -> None:
+    done = faults("--n", "6", "--processes", "1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "schedules                      6" in done.stdout
+    assert all(f"  {kind} " in done.stdout for kind in KINDS)
+
+
+def test_a_failing_schedule_is_made_short() -> None:
+    many = Schedule(seed=1, faults=tuple(Fault(kind="lost_pod", who=number) for number in range(11)))
+
+    def breaks(it: Schedule) -> bool:
+        return {3, 8} <= {fault.who for fault in it.faults}
+
+    assert [fault.who for fault in shrink(many, breaks).faults] == [3, 8]
+
+
+# The proof can fail.
+
+
+@pytest.mark.parametrize("name", BUGS)
+def test_a_deliberate_bug_is_caught(name: str) -> None:
+    bug = BUGS[name]
+    with bug.planted():
+        caught = next((n for n, seed in enumerate(bug.seeds(), 1) if play_safely(schedule(seed)).broken), None)
+    assert caught is not None, f"{name}: nobody noticed"
+
+
+# Virtual time.
+
+
+def test_processes_take_turns_by_the_clock_alone() -> None:
+    scheduler, seen = Scheduler(100.0), []
+
+    def body(process: Process) -> None:
+        for _ in range(3):
+            process.sleep(2.0 if process.name == "slow" else 1.0)
+            seen.append((process.name, scheduler.now))
+
+    for name in ("slow", "quick"):
+        scheduler.start(name, body, lambda process: None)
+    scheduler.after(2.5, lambda: seen.append(("call", scheduler.now)))
+    scheduler.run(200.0)
+    scheduler.close()
+    assert seen == [
+        ("quick", 101.0),
+        ("slow", 102.0),
+        ("quick", 102.0),
+        ("call", 102.5),
+        ("quick", 103.0),
+        ("slow", 104.0),
+        ("slow", 106.0),
+    ]
+    assert scheduler.now == 200.0
+
+
+def test_a_killed_process_does_nothing_more() -> None:
+    scheduler, seen = Scheduler(0.0), list[str]()
+
+    def body(process: Process) -> None:
+        try:
+            for number in range(9):
+                process.point()
+                seen.append(f"{number}")
+        finally:
+            with pytest.raises(Died):
+                process.sleep(1.0)
+            seen.append("unwound")
+
+    process = scheduler.start("p", body, lambda process: setattr(process, "kill_at", 3))
+    scheduler.run(10.0)
+    assert seen == ["0", "1", "unwound"] and process.ended
+    scheduler.close()
+
+
+def test_an_event_wakes_its_process_before_the_time_is_up() -> None:
+    scheduler, woke = Scheduler(0.0), list[tuple[float, bool]]()
+    events: list[Event] = []
+
+    def body(process: Process) -> None:
+        events.append(Event(process))
+        for patience_s in (50.0, 5.0):
+            was_set = events[0].wait(patience_s)
+            woke.append((scheduler.now, was_set))
+            events[0].clear()
+
+    scheduler.start("p", body, lambda process: None)
+    scheduler.after(7.0, lambda: events[0].set())
+    scheduler.run(100.0)
+    scheduler.close()
+    assert woke == [(7.0, True), (12.0, False)]
+
+
+def test_what_a_process_raises_is_not_lost() -> None:
+    scheduler = Scheduler(0.0)
+
+    def body(process: Process) -> None:
+        process.sleep(1.0)
+        raise ValueError("a bug")
+
+    scheduler.start("p", body, lambda process: None)
+    with pytest.raises(ValueError, match="a bug"):
+        scheduler.run(100.0)
+    scheduler.close()
