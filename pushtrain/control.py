@@ -11,6 +11,7 @@ from pushtrain.limits import Limits, limits_of
 from pushtrain.placement import Candidate
 from pushtrain.run import Run
 from pushtrain.settings import Settings
+from pushtrain.signs import Uptimes
 from pushtrain.source import Source
 from pushtrain.spec import JobSpec
 
@@ -54,6 +55,8 @@ class Control:
 
     looked_s: dict[str, float] = field(default_factory=dict)
     """When this process last read a silent pod's log, by run id: it takes seconds, so once a minute at most."""
+
+    uptimes: Uptimes = field(default_factory=Uptimes)
 
     def limits(self, record: RunRecord) -> Limits:
         return limits_of(record.run.get("limits") or {}, self.settings)

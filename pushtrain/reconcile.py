@@ -63,6 +63,7 @@ def tick(control: Control, *, only: str | None = None, may_claim: bool = True) -
     wanted = control.source.desired()
     report.failures += [problem for problem in wanted.problems if only is None or f"/{only}." in f"/{problem.where}"]
     live = control.cloud.find(ledger_prefix(control.settings.ledger_url))
+    control.uptimes.note(live.pods)
     try:
         look = control.ledger.look()
         tips = look.open_runs
@@ -184,7 +185,8 @@ def _next(control: Control, run: Run, record: RunRecord, wanted: Desired, live: 
         return Step(kind="watch", attempt=step.attempt)
     control.looked_s[run.id] = control.clock()
     pod_id = next(str(event.data["pod_id"]) for event in reversed(record.events) if event.state == "provisioned")
-    return decide(signs=look(control.cloud, pod_id, stepped_s=last_step_s(control.ledger, record)))
+    stepped_s = last_step_s(control.ledger, record)
+    return decide(signs=look(control.cloud, pod_id, restarts=control.uptimes.restarts(pod_id), stepped_s=stepped_s))
 
 
 def _try_to_provision(control: Control, run: Run, record: RunRecord, live: Live, step: Step) -> bool:

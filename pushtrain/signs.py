@@ -3,9 +3,9 @@
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from pushtrain.cloud import Cloud, LogLine
+from pushtrain.cloud import Cloud, LogLine, Pod
 from pushtrain.errors import CloudError
 from pushtrain.events import parse_time
 from pushtrain.ledger import Ledger, RunRecord
@@ -21,8 +21,8 @@ _TAIL_LINES, _LINE_CHARS = 5, 200
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Signs:
     """`heard_s`: time of the container log's last line by the cloud's clock, None when there was none or the cloud did
-    not answer; `answered` tells which. `starts`: how often the log says that the container was started. `stepped_s`:
-    time of the last step the ledger has, by the pod's clock."""
+    not answer; `answered` tells which. `starts`: how often the container was started, as far as anybody saw.
+    `stepped_s`: time of the last step the ledger has, by the pod's clock."""
 
     answered: bool
     heard_s: float | None = None
@@ -35,12 +35,34 @@ class Signs:
         return self.answered and (self.heard_s is None or now_s - self.heard_s > for_s)
 
 
-def look(cloud: Cloud, pod_id: str, *, stepped_s: float | None = None) -> Signs:
-    """Ask the cloud for the pod's log; takes about three seconds, because the cloud keeps the stream open."""
+class Uptimes:
+    """Containers seen to have been restarted: their uptime went backwards between two listings of one process."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, int] = {}
+        self._restarts: dict[str, int] = {}
+
+    def note(self, pods: Iterable[Pod]) -> None:
+        for pod in pods:
+            if pod.uptime_s is not None and pod.uptime_s < self._last.get(pod.id, 0):
+                self._restarts[pod.id] = self._restarts.get(pod.id, 0) + 1
+            if pod.uptime_s is not None:
+                self._last[pod.id] = pod.uptime_s
+
+    def restarts(self, pod_id: str) -> int:
+        return self._restarts.get(pod_id, 0)
+
+
+def look(cloud: Cloud, pod_id: str, *, restarts: int = 0, stepped_s: float | None = None) -> Signs:
+    """Ask the cloud for the pod's log; takes about three seconds, because the cloud keeps the stream open.
+
+    `restarts` that were seen otherwise count where the log tells of fewer.
+    """
     try:
-        return read_signs(cloud.logs(pod_id, timeout_s=_LOOK_S), stepped_s=stepped_s)
+        signs = read_signs(cloud.logs(pod_id, timeout_s=_LOOK_S), stepped_s=stepped_s)
     except CloudError:
-        return Signs(answered=False, stepped_s=stepped_s)
+        signs = Signs(answered=False, stepped_s=stepped_s)
+    return replace(signs, starts=max(signs.starts, restarts + 1 if restarts else 0))
 
 
 def read_signs(log: Iterable[LogLine], *, stepped_s: float | None = None) -> Signs:

@@ -2,11 +2,14 @@
 
 import json
 
+import pytest
 from whole import World, end
 
+from pushtrain.errors import SpecError
 from pushtrain.events import EventDraft
 from pushtrain.reconcile import tick
 from pushtrain.refs import claim_of
+from pushtrain.retry import retry
 
 pytest_plugins = ("whole",)
 
@@ -26,8 +29,9 @@ def test_a_closed_run_is_run_again_with_a_budget_of_its_own_and_only_once(world:
     assert (
         "run 2 of this spec" in done.stderr and "at most $1 and 1 h" in done.stderr and "before cost $0." in done.stderr
     )
-    again = world.cli("retry", first.run_id)  # also by the name of the first
-    assert again.returncode == 0 and "nothing to retry" in again.stderr, again.stderr
+    control = world.control()
+    again = retry(control, first.run_id, by="", why="")  # also by the name of the first
+    assert again.exit_code == 0 and "nothing to retry" in world.said[-1]
     second = world.record("job")
     assert {record.run_id for record in world.records()} == {first.run_id, second.run_id}
     assert second.run_id.endswith("-r2") and second.run["commit"] != first.run["commit"]
@@ -45,12 +49,13 @@ def test_a_closed_run_is_run_again_with_a_budget_of_its_own_and_only_once(world:
     assert end(world.record("job")) == ("cancelled", "Suspended")
     (earlier,) = (record for record in world.records() if record.run_id == first.run_id)
     assert earlier.receipt == first.receipt
-    refused = world.cli("retry", "job")
-    assert refused.returncode == 2 and "take `suspend: true` out" in refused.stderr, refused.stderr
+    with pytest.raises(SpecError, match="HEAD no longer asks") as refused:
+        retry(world.control(), "job", by="", why="")
+    assert refused.value.reason == "Suspended" and "take `suspend: true` out" in str(refused.value.hint)
     world.write_job(seed=2, more="suspend: true\n")
     world.push("another spec")
-    refused = world.cli("retry", first.run_id)
-    assert refused.returncode == 2 and "HEAD no longer asks for the spec" in refused.stderr, refused.stderr
+    with pytest.raises(SpecError, match="HEAD no longer asks"):
+        retry(world.control(), first.run_id, by="", why="")
     world.assert_nothing_left()
 
 

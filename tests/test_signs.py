@@ -1,7 +1,11 @@
 """What a pod's log at the cloud says about a pod that the ledger hears nothing of."""
 
+from dataclasses import replace
+
+from test_lifecycle import pod
+
 from pushtrain.cloud import LogLine
-from pushtrain.signs import Signs, read_signs, tail
+from pushtrain.signs import Signs, Uptimes, read_signs, tail
 
 
 def line(source: str, text: str, time: str = "2026-11-01T10:00:00Z") -> LogLine:
@@ -23,6 +27,13 @@ def test_starts_are_counted_in_the_system_log_and_the_newest_line_in_the_contain
     assert (signs.answered, signs.starts, signs.heard_s) == (True, 3, 1793527230.0)
     assert signs.is_silent(1793527230.0 + 60.1, 60.0)
     assert not signs.is_silent(1793527230.0 + 60.0, 60.0)
+
+
+def test_a_container_whose_uptime_goes_backwards_was_restarted() -> None:
+    seen = Uptimes()
+    for uptime_s in (None, 3, 12, None, 2, 9, 9, 1, None, 4):
+        seen.note([replace(pod("p1"), uptime_s=uptime_s), replace(pod("p2"), uptime_s=7)])
+    assert (seen.restarts("p1"), seen.restarts("p2"), seen.restarts("p3")) == (2, 0, 0)
 
 
 def test_no_line_is_silence_and_no_answer_is_none() -> None:
