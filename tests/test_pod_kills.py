@@ -32,61 +32,52 @@ def make_bench(tmp_path: Path) -> Iterator[MakeBench]:
         bench.close()
 
 
-def watchdog_of(bench: Bench) -> int:
-    return min(pid for pid, line in bench.processes().items() if line.startswith("python3 "))
-
-
 def test_what_was_stopped_is_woken_to_save_and_for_its_last_words(make_bench: MakeBench) -> None:
-    bench = make_bench("event training\nmetric 1\nsleep 60", stall_s=4)
-    bench.start(PUSHTRAIN_GRACE_S="10")
-    bench.wait(lambda: "training" in bench.states(), "training")
+    bench = make_bench("event training\nmetric 1\nsay now\nsleep 60")
+    bench.start(PUSHTRAIN_GRACE_S="10", PUSHTRAIN_LIMIT_STEP_GAP_S="3")
+    bench.wait(lambda: bench.said("now"), "training")
     for part in ("-m trainer", "pushtrain.pod.agent"):
         os.kill(bench.pid_of(part), signal.SIGSTOP)
     bench.wait_until_terminated()
-    assert (bench.record().last.state, bench.record().last.reason) == ("failed", "Stalled")
+    assert (bench.record().last.state, bench.record().last.reason) == ("failed", "StepGap")
     assert (bench.attempt_dir.parent / "saved").exists()
-
-
-def test_bash_takes_over_from_a_watchdog_that_has_stopped_looking(make_bench: MakeBench) -> None:
-    bench = make_bench("event training\nsleep 60")
-    first = bench.start(PUSHTRAIN_POD_TICK_S="0.01")
-    bench.wait(lambda: bench.said("trainer pid"), "word of the trainer")
-    watchdog = watchdog_of(bench)
-    os.kill(watchdog, signal.SIGSTOP)
-    bench.wait_until_terminated()
-    assert Path(f"/proc/{watchdog}/stat").read_text().rpartition(")")[2].split()[0] == "T"
-    assert first.poll() is None
 
 
 def test_the_watchdog_says_that_it_still_looks_to_its_parent_alone(make_bench: MakeBench, tmp_path: Path) -> None:
     bench, heard = make_bench("event training\nsleep 60"), list[int]()
     archive = tmp_path / "app"
     archive.write_bytes(boot_archive())
+    bench.log.touch()
     before = signal.signal(signal.SIGUSR1, lambda signum, _: heard.append(signum))
     try:
         for parent, is_heard in ((os.getpid(), True), (os.getppid(), False)):
-            env = bench.env | {FIRST_PID: str(parent), "PUSHTRAIN_DEADLINE_EPOCH_S": str(time.time() + 60)}
+            heard.clear()
+            env = bench.env | {FIRST_PID: str(parent)}
             watchdog = subprocess.Popen([sys.executable, str(archive)], env=env, stdout=subprocess.DEVNULL)
-            bench.wait(lambda: len(heard) >= 2 or bench.states().count("training") == 2, "sign of the watchdog")
+            bench.pid_of("-m trainer")
+            gives_up = time.monotonic() + (10 if is_heard else 1.5)
+            while not heard and time.monotonic() < gives_up:
+                time.sleep(0.02)
             bench.kill_container()
             watchdog.wait()
             assert bool(heard) == is_heard
-            heard.clear()
     finally:
         signal.signal(signal.SIGUSR1, before)
 
 
-def test_bash_counts_its_looks_anew_at_every_sign(make_bench: MakeBench, tmp_path: Path) -> None:
-    """A program of the shell stands for the watchdog: three seconds of signs, and then it lives on in silence."""
+def test_bash_takes_over_from_a_watchdog_that_gives_no_sign_any_more(make_bench: MakeBench, tmp_path: Path) -> None:
+    """A program of the shell stands for the watchdog: signs for over 200 looks, and then it lives on in silence."""
     bench, tools = make_bench("result"), tmp_path / "tools"
     tools.mkdir()
     signs = "for n in $(seq 60); do kill -USR1 $PUSHTRAIN_FIRST_PID; sleep 0.05; done; echo silent now; exec sleep 60"
     (tools / "python3").write_text(f'#!/bin/sh\n[ -n "$2" ] || {{ {signs}; }}\n')
     (tools / "python3").chmod(0o755)
-    bench.start(PATH=f"{tools}:{bench.env['PATH']}", PUSHTRAIN_POD_TICK_S="0.005")
+    first = bench.start(PATH=f"{tools}:{bench.env['PATH']}", PUSHTRAIN_POD_TICK_S="0.005")
     bench.wait(lambda: bench.said("silent now"), "end of the signs")
     assert not bench.api.calls, "a watchdog that looks is left alone"
-    bench.wait(lambda: bench.api.calls, "bash's own request")
+    bench.wait(lambda: bench.api.calls, "request of bash itself")
+    assert "sleep 60 " in bench.processes().values(), "it lives"
+    assert first.poll() is None
 
 
 def test_without_its_first_process_the_watchdog_goes_on(make_bench: MakeBench) -> None:
@@ -99,32 +90,24 @@ def test_without_its_first_process_the_watchdog_goes_on(make_bench: MakeBench) -
     assert bench.states()[-1] == "finished"
 
 
-def test_what_a_trainer_leaves_behind_ends_with_it(make_bench: MakeBench) -> None:
-    bench = make_bench("event training\nleave 3\nresult")
+def test_a_thousand_processes_that_a_trainer_leaves_behind_end_with_it(make_bench: MakeBench) -> None:
+    """Forked twice, each in a session of its own, deaf to SIGTERM."""
+    bench = make_bench("event training\nleave 1000\nresult")
     bench.start(PUSHTRAIN_GRACE_S="0.5")
     bench.wait_until_terminated()
-    assert bench.said("left 3") and bench.states()[-1] == "finished"
+    assert bench.said("left 1000") and bench.states()[-1] == "finished"
     assert not [line for line in bench.processes().values() if line.startswith("sleep 600")]
-
-
-def test_a_thousand_orphans_are_ended_before_the_pod(make_bench: MakeBench) -> None:
-    bench = make_bench("event training\nleave 1000\nsleep 60")
-    bench.start(PUSHTRAIN_GRACE_S="1")
-    bench.wait(lambda: bench.said("left 1000"), "a thousand processes")
-    os.kill(bench.pid_of("pushtrain.pod.agent"), signal.SIGKILL)
-    bench.wait_until_terminated()
-    assert not [line for line in bench.processes().values() if line.startswith(("sleep 600", "/"))]
 
 
 def test_megabytes_without_a_line_end_cost_neither_the_run_nor_its_memory(tmp_path: Path) -> None:
     log, heartbeat = LogFile(tmp_path / "trainer.log", {}), Heartbeat(tmp_path / "heartbeat")
     watch = Watch(heartbeat=heartbeat, stop=StopRequest(None), grace_s=1, tick_s=0.05)
     before_kb = _peak_kb()
-    flood = ["sh", "-c", "head -c 20000000 /dev/zero | tr '\\0' x"]
+    flood = ["sh", "-c", "head -c 10000000 /dev/zero | tr '\\0' x"]
     began_s = time.monotonic()
     assert run_child(flood, dict(os.environ), tmp_path, watch=watch, out=log) == 0
     assert time.monotonic() - began_s < 60
-    assert (tmp_path / "trainer.log").stat().st_size >= 20_000_000
+    assert (tmp_path / "trainer.log").stat().st_size >= 10_000_000
     assert _peak_kb() - before_kb < 20_000
 
 
@@ -156,7 +139,7 @@ def test_a_volume_that_hangs_holds_up_neither_the_start_nor_the_end(make_bench: 
     bench.attempt_dir.mkdir(parents=True)
     os.mkfifo(bench.attempt_dir / "starts")
     os.mkfifo(bench.attempt_dir / "trainer.log")
-    bench.start(PUSHTRAIN_LIMIT_ENVIRONMENT_S="1", PUSHTRAIN_GRACE_S="1")
+    bench.start(PUSHTRAIN_LIMIT_ENVIRONMENT_S="1", PUSHTRAIN_GRACE_S="1", PUSHTRAIN_POD_TICK_S="0.03")
     bench.wait_until_terminated()
     assert bench.said("boot: fetched"), "the watchdog waited for the volume, but not for ever"
     assert bench.said("the end: EnvironmentTimeout"), "the agent hung, and was ended"

@@ -30,7 +30,7 @@ def bench_at(api: Api, folder: Path, steps: str, deadline_s: float) -> Bench:
 
 def test_a_pod_that_nobody_answers_any_more_saves_ends_what_runs_and_asks_until_it_is_heard(tmp_path: Path) -> None:
     """Cloud and ledger take every connection and say nothing."""
-    bench = bench_at(Api(), tmp_path, "event training\ntalk 60", deadline_s=6)
+    bench = bench_at(Api(), tmp_path, "event training\ntalk 60", deadline_s=5)
     bench.api.is_open.clear()
     try:
         first = bench.start(PUSHTRAIN_LEDGER_URL=f"{bench.api.url}/o/ledger.git")
@@ -48,7 +48,7 @@ def test_a_pod_that_nobody_answers_any_more_saves_ends_what_runs_and_asks_until_
 
 @pytest.mark.parametrize(
     ("ahead_s", "left_s", "end"),
-    [(3600.0, 6.0, ("failed", "DeadlineReached")), (-3600.0, 60.0, ("finished", ""))],
+    [(3600.0, 5.0, ("failed", "DeadlineReached")), (-3600.0, 60.0, ("finished", ""))],
     ids=["clock-behind", "clock-ahead"],
 )
 def test_a_pod_whose_clock_is_wrong_keeps_the_clouds_deadline(

@@ -135,7 +135,8 @@ def verdict(view: View, limits: Limits) -> Reason | None:
         return Reason.PREEMPTED
     if view.monotonic_s - view.since_monotonic_s >= limits.phase_s.get(view.phase, math.inf):
         return _OVERDUE[view.phase]
-    if view.monotonic_s - view.moved_monotonic_s >= limits.stall_s:
+    # Before the agent is there nobody touches the heartbeat, and the limit of the boot counts.
+    if view.phase is not Phase.BOOT and view.monotonic_s - view.moved_monotonic_s >= limits.stall_s:
         return Reason.STALL
     return None
 
