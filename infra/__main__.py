@@ -36,10 +36,11 @@ def sketch(environ: Mapping[str, str], root: Path, now_s: float) -> Program:
         spec_digest=spec.digest,
         ledger_url=settings.ledger_url,
     )
+    tier = spec.compute.tiers[0]
     first = Candidate(
         gpu=spec.compute.gpus[0],
-        data_center=next(iter(spec.compute.data_centers), "ANY"),
-        tier="SECURE",
+        data_center=next(iter(spec.compute.data_centers), "ANY") if tier == "SECURE" else None,
+        tier=tier,
         usd_per_hour=0.0,
         gpu_memory_gb=0,
         stock="NONE",

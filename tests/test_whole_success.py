@@ -43,7 +43,8 @@ def test_a_run_can_be_read_with_plain_git(world: World) -> None:
     clone = world.folder / "clone"
     git(["clone", "-q", "-b", f"runs/{record.run_id}", f"file://{world.folder}/remote.git", str(clone)], env=world.env)
     names = {path.relative_to(clone).parts[0] for path in clone.rglob("*") if ".git" not in path.parts}
-    assert names == {"spec.yaml", "run.json", "events", "logs", "metrics", "result.json", "receipt.json"}
+    records = {"spec.yaml", "run.json", "result.json", "receipt.json", "deployment.json"}
+    assert names == records | {"events", "logs", "metrics"}
     events = [decode(path.read_bytes()) for path in sorted((clone / "events").iterdir())]
     assert broken_links(events) == [] and events[-1].state == "closed"
     assert "attempt 1 from step 0" in "".join(path.read_text() for path in sorted((clone / "logs").iterdir()))
