@@ -1,4 +1,5 @@
-"""Seconds of preview, up and destroy for each engine, against the simulator on loopback: what the real CLI costs.
+"""Seconds of preview, up and destroy for each engine, against the simulator on loopback: what the real CLI costs, and
+RunPod's own plugin.
 
 One volume and one pod, ROUNDS times, each in a stack of its own; pods get no process. Prints medians and the ratio.
 """
@@ -8,11 +9,12 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from infra.engines import engine_line, select
-from infra.program import StackPlan, program
+from infra.plan import StackPlan
+from infra.program import program
 from infra.simulator.server import RunningSimulator, SimulatorConfig, start
 from pushtrain.cloud import PodRequest, VolumeRequest
 from pushtrain.engine import Engine
@@ -21,7 +23,9 @@ ROUNDS = 5
 
 
 def main() -> None:
-    engines = ["embedded", *(["pulumi"] if shutil.which("pulumi") else [])]
+    engines = ["embedded"]
+    if shutil.which("pulumi"):
+        engines += ["pulumi", *(["pulumi-runpod"] if shutil.which("pulumi-resource-runpod") else [])]
     seconds: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         simulator = start(SimulatorConfig(state_dir=Path(folder, "simulator")))
@@ -36,14 +40,17 @@ def main() -> None:
 
 def measured(name: str, state_dir: Path, simulator: RunningSimulator) -> dict[str, float]:
     """Median seconds of each call of engine `name`."""
-    engine = select({**os.environ, **simulator.env(), "PUSHTRAIN_ENGINE": name}, state_dir=state_dir)
-    print(engine_line(engine))
-    rounds = [one_round(engine, f"pt-{name}-{number}") for number in range(ROUNDS)]
+    environ = {**os.environ, **simulator.env(), "PUSHTRAIN_ENGINE": "embedded" if name == "embedded" else "pulumi"}
+    if name == "pulumi-runpod":
+        environ |= {"PUSHTRAIN_RUNPOD_PROVIDER": name, "PULUMI_CONFIG_PASSPHRASE": "benchmark"}
+    engine = select(environ, state_dir=state_dir)
+    print(f"{name}: {engine_line(engine)}")
+    rounds = [one_round(engine, environ, f"pt-{name}-{number}") for number in range(ROUNDS)]
     return {call: statistics.median(times[call] for times in rounds) for call in rounds[0]}
 
 
-def one_round(engine: Engine, name: str) -> dict[str, float]:
-    wanted, stack = program(plan(name)), f"run-{name}"
+def one_round(engine: Engine, environ: Mapping[str, str], name: str) -> dict[str, float]:
+    wanted, stack = program(plan(name), environ), f"run-{name}"
     calls: dict[str, Callable[[], object]] = {
         "preview of a new stack": lambda: engine.preview(stack, wanted),
         "up": lambda: engine.up(stack, wanted),
@@ -72,12 +79,14 @@ def plan(name: str) -> StackPlan:
 def report(seconds: dict[str, dict[str, float]]) -> None:
     for call, embedded in seconds["embedded"].items():
         line = f"{call:30} embedded {embedded:7.3f} s"
-        if "pulumi" in seconds:
-            real = seconds["pulumi"][call]
-            line += f"   pulumi {real:7.3f} s   ratio {real / embedded:6.1f}"
+        for name in [name for name in seconds if name != "embedded"]:
+            real = seconds[name][call]
+            line += f"   {name} {real:7.3f} s   ratio {real / embedded:6.1f}"
         print(line)
     if "pulumi" not in seconds:
         print("pulumi: not measured, its CLI is not on PATH ('pushtrain setup-pulumi' downloads it)")
+    elif "pulumi-runpod" not in seconds:
+        print("pulumi-runpod: not measured, pulumi-resource-runpod is not on PATH (README names the command)")
 
 
 if __name__ == "__main__":

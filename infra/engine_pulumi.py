@@ -64,8 +64,9 @@ class PulumiEngine:
     def preview(self, stack: str, program: Program) -> list[Change]:
         with self._existing(stack, program) as existing:
             if existing is not None:
-                refuse_mixture(program, resources_of(self._read_state(existing)))
-                existing.workspace.program = informed(program, lambda: self._resources(existing))
+                resources = resources_of(self._read_state(existing))
+                refuse_mixture(program, resources)
+                existing.workspace.program = informed(program, resources)
                 steps = previewed(existing, refresh=True)
                 return [change for change, _ in steps]
         # An unknown stack is previewed in a backend that lives as long as this call: nothing of it stays.
@@ -94,7 +95,7 @@ class PulumiEngine:
                 renew(workspace, stack, exported, self._environ)
                 if begun:
                     self._delete_unwanted(made, begun)
-                return guarded(program, lambda: self._resources(made), carry_out)
+                return guarded(program, resources_of(exported), carry_out, lambda: self._resources(made))
 
             return self._unlocking(stack, workspace, work)
 

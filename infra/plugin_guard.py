@@ -29,29 +29,35 @@ Resources = Sequence[Mapping[str, Any]]
 ReadState = Callable[[], Resources]
 
 
-def guarded(program: Program, read_state: ReadState, carry_out: Callable[[Program], T], sleep: Sleep = time.sleep) -> T:
+def guarded(
+    program: Program,
+    resources: Resources,
+    carry_out: Callable[[Program], T],
+    read_state: ReadState,
+    sleep: Sleep = time.sleep,
+) -> T:
     """`carry_out(program)`; for the plugin's program with a look before, and another after an answer nobody got: what
     was created all the same is found by its name, and the program carried out once more with it.
 
-    `read_state` gives the resources of the stack's state. Raises the cloud's own errors.
+    `resources` are those of the stack's state, `read_state` gives them anew. Raises the cloud's own errors.
     """
     if not isinstance(program, PluginProgram):
         return carry_out(program)
-    guard = _Guard(program, read_state)
+    guard = _Guard(program)
     try:
-        return carry_out(guard.settled())
+        return carry_out(guard.settled(resources))
     except CommandError as error:
-        if not guard.is_ambiguous(error) or not guard.appeared(sleep):
+        if not guard.is_ambiguous(error) or not guard.appeared(read_state(), sleep):
             raise guard.meaning(error) or error from None
     try:
-        return carry_out(guard.settled())
+        return carry_out(guard.settled(read_state()))
     except CommandError as error:
         raise guard.meaning(error) or error from None
 
 
-def informed(program: Program, read_state: ReadState) -> Program:
+def informed(program: Program, resources: Resources) -> Program:
     """The program as `up` would carry it out now, for a preview. Changes nothing."""
-    return _Guard(program, read_state).looked() if isinstance(program, PluginProgram) else program
+    return _Guard(program).looked(resources) if isinstance(program, PluginProgram) else program
 
 
 def patient(work: Callable[[], T], sleep: Sleep = time.sleep) -> T:
@@ -103,19 +109,21 @@ def refuse_mixture(program: Program, resources: Resources) -> None:
 
 
 class _Guard:
-    def __init__(self, program: PluginProgram, read_state: ReadState) -> None:
+    def __init__(self, program: PluginProgram) -> None:
         self._program = program
         self._plan = program.plan
-        self._read_state = read_state
         self._cloud = clouds.connect(self._plan.cloud, program.environ)
 
-    def settled(self) -> PluginProgram:
+    def settled(self, resources: Resources) -> PluginProgram:
         """Leaves one of each name, the oldest living pod and the state's volume, and says what they are."""
-        live, known = self._live(), self._known()
+        live, known = self._live(), self._known(resources)
         pod = _oldest(live)
         for other in live.pods:
             if other is not pod:
                 self._cloud.terminate(other.id)
+        before = beside_state(resources).get("pod_id")
+        if before is not None and (pod is None or before != pod.id):
+            self._cloud.terminate(before)  # of an earlier attempt: Pulumi, which does not know it, would let it run
         volume = _unknown_volume(live, known)
         if volume is not None and self._plan.volume is not None:
             volume = self._cloud.create_volume(self._plan.volume)  # it adopts by name, and leaves one of several
@@ -125,17 +133,18 @@ class _Guard:
                     self._cloud.delete_volume(twin.id)
         return self._informed(volume, pod, known)
 
-    def looked(self) -> PluginProgram:
+    def looked(self, resources: Resources) -> PluginProgram:
         """The same, changing nothing."""
-        live, known = self._live(), self._known()
+        live, known = self._live(), self._known(resources)
         return self._informed(_unknown_volume(live, known), _oldest(live), known)
 
-    def appeared(self, sleep: Sleep) -> bool:
+    def appeared(self, resources: Resources, sleep: Sleep) -> bool:
         """Whether something of our names shows up that is not in the state."""
+        known = self._known(resources)
         for pause_s in Limits().look_pauses_s:
             sleep(pause_s)
             live = self._live()
-            if ({pod.id for pod in live.pods} | {volume.id for volume in live.volumes}) - self._known():
+            if ({pod.id for pod in live.pods} | {volume.id for volume in live.volumes}) - known:
                 return True
         return False
 
@@ -158,9 +167,8 @@ class _Guard:
         in_state = pod is not None and pod.id in known
         return replace(self._program, found=Found(volume=volume, pod=None if in_state else pod, same_pod=in_state))
 
-    def _known(self) -> set[str]:
+    def _known(self, resources: Resources) -> set[str]:
         """Ids in the state. Raises EngineError when the volume there is not the one that is wanted."""
-        resources = self._read_state()
         for it in resources:
             if self._plan.volume is not None and is_plugins(it["type"]) and kind_of(it["type"]) == "NetworkVolume":
                 inputs, wanted = it["inputs"], self._plan.volume
