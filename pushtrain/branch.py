@@ -73,15 +73,22 @@ class Head:
                 raise LedgerError(message, reason="TooLarge")
         added = {path: clean(raw) for path, raw in addition.files.items() if path not in self.blobs}
         if addition.log:
-            added[f"logs/{self.last.get('logs', 0) + 1:06d}.log"] = clean(addition.log)
+            added[chunk_path("logs", self.last.get("logs", 0) + 1)] = clean(addition.log)
         if addition.metrics:
-            added[f"metrics/{self.last.get('metrics', 0) + 1:06d}.jsonl"] = clean(addition.metrics)
+            added[chunk_path("metrics", self.last.get("metrics", 0) + 1)] = clean(addition.metrics)
         seq, prev = self.last.get("events", 0) + 1, self.prev
         for draft in addition.events:
             name, raw = encode(draft, seq=seq, prev=prev, now_s=now_s)
             added[name] = raw = clean(raw)
             seq, prev = seq + 1, hashlib.sha256(raw).hexdigest()
         return added
+
+
+def chunk_path(folder: str, seq: int) -> str:
+    """`logs/000001.log`; from 1,000 on in a folder for each thousand, `logs/001/001000.log`: git writes a folder's list
+    anew at every append, and a branch would grow with the square of them."""
+    below = f"{seq // 1000:03d}/" if seq >= 1000 else ""
+    return f"{folder}/{below}{seq:06d}.{'log' if folder == 'logs' else 'jsonl'}"
 
 
 def number(path: str) -> int:

@@ -83,18 +83,20 @@ def climb(
 
 
 def make_way(control: Control, run: Run, attempt: int, live: Live) -> None:
-    """Terminate what is still listed of other attempts, and wait until it is gone: two pods never share a volume.
+    """Terminate what is still listed of earlier attempts, and wait until it is gone: two pods never share a volume.
 
-    Raises CloudUnavailable when one stays, or when a later attempt has a pod: then this reconcile is behind. A pod of
-    an attempt that the ledger has never heard of has a deadline nobody knows: it goes, too.
+    Raises CloudUnavailable when one stays, or when a later attempt has a pod: then this reconcile is behind.
     """
-    others = [pod for pod in live.pods if attempt_of(run, pod) not in (0, attempt)]
-    if len(_strays(control, run, attempt, live)) < sum(attempt_of(run, pod) > attempt for pod in others):
-        raise _behind(run)
-    for pod in others:
+    others = [(pod, attempt_of(run, pod)) for pod in live.pods]
+    if any(number > attempt for _, number in others):
+        raise CloudUnavailable(
+            f"{run.id}: a later attempt has a pod already", hint="another reconcile is ahead: the next tick reads on"
+        )
+    earlier = [pod for pod, number in others if 0 < number < attempt]
+    for pod in earlier:
         control.cloud.terminate(pod.id)
     give_up_s = control.clock() + GONE_WITHIN_S
-    for pod in others:
+    for pod in earlier:
         while control.cloud.read_pod(pod.id) is not None:
             if control.clock() > give_up_s:
                 raise CloudUnavailable(
@@ -105,10 +107,13 @@ def make_way(control: Control, run: Run, attempt: int, live: Live) -> None:
 
 
 def keep_one(control: Control, run: Run, attempt: int, pods: Sequence[Pod]) -> Pod | None:
-    """The pod that is the attempt's, of everything listed: the oldest of that name, None when there is none. Its twins
-    are terminated."""
+    """The pod that is the attempt's, of everything listed of the run: the oldest of that name. Twins are terminated.
+
+    None when none is listed, or when a later attempt's pod is: then those of this attempt are terminated, too.
+    """
     mine = [pod for pod in pods if attempt_of(run, pod) == attempt and pod.is_alive]
-    oldest = min(mine, key=lambda pod: pod.age_key, default=None)
+    behind = any(attempt_of(run, pod) > attempt for pod in pods)
+    oldest = None if behind else min(mine, key=lambda pod: pod.age_key, default=None)
     for pod in mine:
         if pod is not oldest:
             control.say(f"{run.id}: pod {pod.id} is one too many: terminated")
@@ -117,23 +122,14 @@ def keep_one(control: Control, run: Run, attempt: int, pods: Sequence[Pod]) -> P
 
 
 def one_pod(control: Control, run: Run, attempt: int, live: Live) -> list[Pod]:
-    """The run's living pods, which is one at most when this returns: twins, and pods of attempts that are over or that
-    nobody has heard of, are terminated."""
+    """The run's living pods, which is one at most when this returns: twins, and pods of attempts that are over, are
+    terminated."""
     kept = keep_one(control, run, attempt, live.pods)
-    earlier = [pod for pod in live.pods if kept is not None and 0 < attempt_of(run, pod) < attempt]
-    for pod in earlier + _strays(control, run, attempt, live):
-        control.say(f"{run.id}: pod {pod.id} ({pod.name}) is of another attempt: terminated")
-        control.cloud.terminate(pod.id)
+    for pod in live.pods:
+        if kept is not None and 0 < attempt_of(run, pod) < attempt:
+            control.say(f"{run.id}: pod {pod.id} of an earlier attempt is still there: terminated")
+            control.cloud.terminate(pod.id)
     return [kept] if kept else []
-
-
-def _strays(control: Control, run: Run, attempt: int, live: Live) -> list[Pod]:
-    """Pods of a later attempt than this one that the ledger, read once more, has never heard of."""
-    later = [pod for pod in live.pods if attempt_of(run, pod) > attempt]
-    if not later:
-        return []
-    latest = max(event.attempt for event in control.ledger.read(run.id).events)
-    return [pod for pod in later if attempt_of(run, pod) > latest]
 
 
 def attempt_of(run: Run, pod: Pod) -> int:
@@ -221,11 +217,9 @@ def _settle(control: Control, run: Run, attempt: int, asked: Rung, outputs: Mapp
     Raises CloudUnavailable when that is not what the recorded rungs know: its deadline and price would be a guess.
     """
     live = control.cloud.find(run.resource_prefix + "-")
-    if any(attempt_of(run, other) > attempt for other in live.pods):
-        for mine in [other for other in live.pods if attempt_of(run, other) == attempt]:
-            control.cloud.terminate(mine.id)
-        raise _behind(run)
     pod = keep_one(control, run, attempt, live.pods)
+    if pod is None and any(attempt_of(run, other) > attempt for other in live.pods):
+        raise CloudUnavailable(f"{run.id}: a later attempt has a pod already", hint="the next tick reads on")
     if pod is None:  # a list may be behind
         return record_pod(control, run, asked, attempt, outputs, time=began)
     rung = rung_of([asked], pod, volume_of(run, live)) or _recorded_rung(control, run, attempt, pod, live)
@@ -235,12 +229,6 @@ def _settle(control: Control, run: Run, attempt: int, asked: Rung, outputs: Mapp
             f"{run.id}: pod {pod.id} is on no recorded rung: terminated", hint="the next tick asks again"
         )
     record_pod(control, run, rung, attempt, {**outputs, "pod_id": pod.id}, time=began)
-
-
-def _behind(run: Run) -> CloudUnavailable:
-    return CloudUnavailable(
-        f"{run.id}: a later attempt has a pod already", hint="another reconcile is ahead: the next tick reads on"
-    )
 
 
 def _recorded_rung(control: Control, run: Run, attempt: int, pod: Pod, live: Live) -> Rung | None:

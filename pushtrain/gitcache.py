@@ -25,7 +25,8 @@ _DAMAGED = re.compile(
     r"(?im)^(?!remote:).*(is corrupt|object file .* is empty|bad object|bad tree object|bad sha1|hash mismatch|"
     r"inflate:|unable to unpack|far too short|index file .* is too small|unable to resolve reference|"
     r"reference broken|not a git repository: |not a git repository \(or|missing (blob|tree|commit) object|"
-    r"bad config line|invalid (object|gitfile)|did not send all necessary objects)"
+    r"bad config line|invalid (object|gitfile)|did not send all necessary objects|not our ref|unadvertised object|"
+    r"cannot read existing object|header for \S+ too long|unable to parse)"
 )
 # What a killed git leaves behind.
 _LITTER = ("*.lock", "fast_import_crash_*", "tmp_*")
@@ -57,15 +58,18 @@ class GitCache:
         timeout_s: float = 60.0,
         may_fail: bool = False,
         lock: int | None = None,
+        env: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[bytes]:
-        """One git command in the folder; with `may_fail` the caller looks at the returncode.
+        """One git command in the folder; with `may_fail` the caller looks at the returncode. `env`: not the usual one.
 
         Raises CacheBroken when the folder is what is wrong, else LedgerUnavailable or LedgerError as `gitcmd.git`.
         """
         if not self.exists:
             self._begin(lock)
         held = () if lock is None else (lock,)
-        done = git(args, env=self._env, cwd=self.folder, stdin=stdin, timeout_s=timeout_s, ok=_ANY, pass_fds=held)
+        done = git(
+            args, env=env or self._env, cwd=self.folder, stdin=stdin, timeout_s=timeout_s, ok=_ANY, pass_fds=held
+        )
         if done.returncode and (args[0] in _LOCAL or _DAMAGED.search(said(done))):
             raise self.damage(str(failure(args[0], done)))
         if done.returncode and not may_fail:

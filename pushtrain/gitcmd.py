@@ -104,13 +104,17 @@ def git_env(url: str, token: str | None, environ: Mapping[str, str] | None = Non
         )
     # Fewer than 1000 bytes a second for 30 s is a dead connection: git ends it by itself.
     config += [("http.lowSpeedLimit", "1000"), ("http.lowSpeedTime", "30"), ("maintenance.auto", "false")]
-    first = int(env.get("GIT_CONFIG_COUNT") or 0)
-    for index, (key, value) in enumerate(config, first):
-        env[f"GIT_CONFIG_KEY_{index}"] = key
-        env[f"GIT_CONFIG_VALUE_{index}"] = value
-    env["GIT_CONFIG_COUNT"] = str(first + len(config))
+    env = with_config(env, dict(config))
     env |= {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C", "GIT_NO_LAZY_FETCH": "1"}
     env.setdefault("GIT_SSH_COMMAND", "ssh -o BatchMode=yes -o ConnectTimeout=15 -o ServerAliveInterval=15")
     for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_QUARANTINE_PATH", "GIT_OBJECT_DIRECTORY"):
         env.pop(name, None)  # set inside hooks; they would point our commands at somebody else's repository
     return env
+
+
+def with_config(env: Mapping[str, str], config: Mapping[str, str]) -> dict[str, str]:
+    """An environment in which git has these settings, too (git ≥ 2.31): neither in argv nor on disk."""
+    first = int(env.get("GIT_CONFIG_COUNT") or 0)
+    named = {f"GIT_CONFIG_KEY_{index}": key for index, key in enumerate(config, first)}
+    values = {f"GIT_CONFIG_VALUE_{index}": value for index, value in enumerate(config.values(), first)}
+    return {**env, **named, **values, "GIT_CONFIG_COUNT": str(first + len(config))}

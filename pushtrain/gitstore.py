@@ -5,6 +5,7 @@ damaged.
 """
 
 import hashlib
+import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,9 +13,13 @@ from pathlib import Path
 from typing import Protocol
 
 from pushtrain.gitcache import GitCache
-from pushtrain.gitcmd import git_env
+from pushtrain.gitcmd import git_env, with_config
 
 IDENTITY = "pushtrain <pushtrain@localhost>"
+# Larger files stay at the remote until somebody reads them, where it can do that (GitHub can): events are smaller, and
+# to know how a thousand runs stand nobody needs their logs.
+SMALL = "blob:limit=4k"
+_ID = re.compile(r"[0-9a-f]{40}")
 _SEEN = "refs/pushtrain/seen/"
 _NEW = "refs/pushtrain/new"
 
@@ -97,7 +102,11 @@ class GitStore:
     def __init__(self, url: str, folder: Path, *, token: str | None, environ: Mapping[str, str]) -> None:
         self.url = url
         name = hashlib.sha256(url.encode()).hexdigest()[:16] + ".git"
-        self._cache = GitCache(folder / name, git_env(url, token, environ))
+        env = git_env(url, token, environ)
+        self._cache = GitCache(folder / name, env)
+        # Only a fetch is told that the remote owes us files: no other command then ever asks it for one by itself.
+        owing = {"url": url, "promisor": "true", "partialCloneFilter": SMALL}
+        self._fetching = with_config(env, {f"remote.ledger.{key}": value for key, value in owing.items()})
 
     @property
     def exists(self) -> bool:
@@ -165,17 +174,29 @@ class GitStore:
         return found
 
     def objects(self, names: Sequence[str]) -> list[bytes]:
-        """Contents of objects, in one process. Raises CacheBroken when one of them is not here."""
+        """One process; one more, and one request for all, for what was left at the remote."""
         if not names:
             return []
+        found = self._objects(names)
+        missing = sorted({name for name, raw in zip(names, found, strict=True) if raw is None})
+        if missing and all(_ID.fullmatch(name) for name in missing):
+            self._fetch(missing)
+            found = self._objects(names)
+        whole = [raw for raw in found if raw is not None]
+        if len(whole) < len(names):
+            raise self._cache.damage(f"git cat-file: {missing[0]} is not there")
+        return whole
+
+    def _objects(self, names: Sequence[str]) -> list[bytes | None]:
         out = self._git(["cat-file", "--batch"], stdin="".join(f"{name}\n" for name in names).encode())
-        found: list[bytes] = []
+        found: list[bytes | None] = []
         at = 0
-        for name in names:
+        for _ in names:
             end = out.index(b"\n", at)
             header, at = out[at:end].split(), end + 1
             if header[-1] == b"missing":
-                raise self._cache.damage(f"git cat-file: {name} is not there")
+                found.append(None)
+                continue
             size = int(header[2])
             found.append(out[at : at + size])
             at += size + 1
@@ -214,11 +235,13 @@ class GitStore:
         return {wanted[kept]: sha for kept, sha in found if kept in wanted}
 
     def _fetch(self, specs: Sequence[str]) -> None:
+        """Refspecs, or ids of files, in one request."""
         # Not shallow: a branch only grows, so its history holds hardly more than its tip, and a list of shallow commits
         # would be one more file to fight for.
-        command = ["fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--stdin", self.url]
+        command = ["fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--stdin", "ledger"]
+        stdin = "".join(f"{spec}\n" for spec in specs).encode()
         with self._cache.alone() as lock:
-            self._git(command, stdin="".join(f"{spec}\n" for spec in specs).encode(), timeout_s=120, lock=lock)
+            self._cache.run(command, stdin=stdin, timeout_s=120, lock=lock, env=self._fetching)
 
     def _git(
         self, args: Sequence[str], *, stdin: bytes | None = None, timeout_s: float = 60.0, lock: int | None = None

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pushtrain.branch import FOLDERS, number
+from pushtrain.branch import FOLDERS, chunk_path, number
 from pushtrain.errors import PushtrainError, SpecError
 from pushtrain.events import EVENT_FILE, Event, decode
 from pushtrain.ledger import Ledger
@@ -21,7 +21,6 @@ from pushtrain.refs import claim_of
 from pushtrain.run import RUN_ID
 from pushtrain.spec_file import loads
 
-_CHUNKS = {"logs": re.compile(r"logs/\d{6}\.log"), "metrics": re.compile(r"metrics/\d{6}\.jsonl")}
 _SHA256, _COMMIT = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
 
 
@@ -207,7 +206,7 @@ def _chunks(evidence: Evidence) -> Iterator[Problem]:
     for folder in FOLDERS[1:]:
         mine = [path for path in sorted(evidence.paths) if path.startswith(folder + "/")]
         for path in mine:
-            if not _CHUNKS[folder].fullmatch(path):
+            if path != chunk_path(folder, number(path)):
                 yield Problem(file=path, what=f"inserted: not the name of a chunk of {folder}")
         there = {number(path) for path in mine}
         for seq in sorted(set(range(1, max(there, default=0))) - there):

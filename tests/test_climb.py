@@ -169,43 +169,14 @@ def test_a_run_whose_recorded_pod_was_the_twin_that_went_goes_on(world: World):
 
 
 def test_a_reconcile_that_is_behind_makes_nothing_beside_a_later_attempt(world: World):
-    """It read the ledger before another one gave the attempt up and placed the next."""
-    world.job()
-    refuse_pods(world, 400, SOLD_OUT)
-    control = world.control()
-    world.tick(control)
-    made: list[str] = []
-
-    def meanwhile(path: str, body: Any) -> None:
-        if path == "/v2/network-volumes" and not made:
-            drafts = [EventDraft(state=state, writer="control", attempt=2) for state in ("provisioning", "waiting")]
-            world.control().ledger.append(world.record().run_id, events=drafts)
-            made.append(make_pod(world, world.run(), attempt=2))
-
-    world.runpod.refuse = meanwhile  # type: ignore[assignment,unused-ignore]
-    world.runpod.now_s += 60
-    assert "a later attempt" in str(world.fails(CloudUnavailable, control))
-    assert alive(world) == made
-
-
-def test_a_pod_of_an_attempt_the_ledger_never_heard_of_is_terminated_and_stops_nobody(world: World):
     world.job()
     refuse_pods(world, 400, SOLD_OUT)
     world.tick()
     world.runpod.refuse = lambda path, body: None
-    stray = make_pod(world, world.run(), attempt=7)
+    later = make_pod(world, world.run(), attempt=2)
     world.runpod.now_s += 60
-    assert not world.tick().failures
-    assert stray not in alive(world) and len(alive(world)) == 1
-
-
-def test_a_stray_pod_of_a_later_attempt_goes_and_the_living_one_stays(world: World):
-    world.job()
-    world.tick()
-    mine = alive(world)
-    make_pod(world, world.run(), attempt=7)
-    world.tick()
-    assert alive(world) == mine
+    assert "a later attempt" in str(world.fails(CloudUnavailable))
+    assert alive(world) == [later]
 
 
 def test_a_pod_that_somebody_else_asked_for_on_another_rung_is_written_down_as_what_it_is(world: World):

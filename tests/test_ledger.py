@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import pytest
 from git_world import RUN_ID, Remote, claim, event
 
 from pushtrain.bounds import FILE_BYTES
+from pushtrain.branch import Addition, Head, chunk_path
+from pushtrain.branch import number as number_of
 from pushtrain.errors import AlreadyClaimed, LedgerError, LedgerUnavailable, PushtrainError
 from pushtrain.events import broken_links
 from pushtrain.gitcmd import git_env
@@ -146,6 +149,22 @@ def test_a_refused_claim_is_not_a_claim_of_somebody_else(remote: Remote) -> None
     assert caught.value.hint
 
 
+def test_chunks_beyond_a_thousand_lie_in_folders_of_a_thousand() -> None:
+    paths = [chunk_path("logs", seq) for seq in (1, 999, 1000, 1999, 2000, 12345)]
+    assert paths == [
+        "logs/000001.log",
+        "logs/000999.log",
+        "logs/001/001000.log",
+        "logs/001/001999.log",
+        "logs/002/002000.log",
+        "logs/012/012345.log",
+    ]
+    assert paths == sorted(paths) and [number_of(path) for path in paths] == [1, 999, 1000, 1999, 2000, 12345]
+    head = Head.of("tip", dict.fromkeys(paths, "blob"), None)
+    added = head.files_for(Addition(log=b"x", metrics=b"y"), clean=bytes, now_s=0)
+    assert list(added) == ["logs/012/012346.log", "metrics/000001.jsonl"]
+
+
 @pytest.mark.parametrize(
     "name", ["job", f"{RUN_ID}\n", f"{RUN_ID}/..", "Job-01234567-89abcdef", "-x-01234567-89abcdef"]
 )
@@ -213,6 +232,35 @@ def test_a_run_that_has_not_moved_is_not_read_again(remote: Remote, tmp_path: Pa
     again = len(calls())
     assert ledger.read_all(ledger.look().open_runs) == records
     assert [call.split()[0] for call in calls()[again:]][:1] == ["ls-remote"] and len(calls()) - again <= 2
+
+
+def test_logs_stay_at_the_remote_until_somebody_reads_them(remote: Remote) -> None:
+    remote.show("config", "uploadpack.allowFilter", "true")  # as at GitHub
+    pod, other = remote.ledger("pod", url=remote.file_url), remote.ledger("other", url=remote.file_url)
+    claim(other)
+    chunks = [os.urandom(40_000).hex().encode() for _ in range(3)]
+    for chunk in chunks:
+        pod.append(RUN_ID, events=[event("training")], log=chunk, metrics=b'{"step": 1}\n')
+    reader = remote.ledger("reader", url=remote.file_url)
+    record = reader.read(RUN_ID)
+    assert (len(record.events), size_of(remote.folder / "reader") < 60_000) == (4, True)
+    assert reader.text(record, "metrics")[0] == b'{"step": 1}\n' * 3
+    assert reader.text(record, "logs")[0] == b"".join(chunks)
+    assert size_of(remote.folder / "reader") > 120_000
+    second = remote.ledger("second", url=remote.file_url)
+    second.append(RUN_ID, events=[event("closed")], files={"receipt.json": b"{}"})
+    pod.append(RUN_ID, log=b"a late word\n")
+    assert states(second) == ["claimed", *["training"] * 3, "closed"]
+    assert second.text(second.read(RUN_ID), "logs", 2)[0] == chunks[2] + b"a late word\n"
+    assert len(remote.ledger("checker", url=remote.file_url).evidence([RUN_ID])[0].commits) == 7
+    remote.order("down")
+    with pytest.raises(LedgerUnavailable):
+        third = remote.ledger("reader2")
+        third.text(third.read(RUN_ID), "logs")
+
+
+def size_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def test_a_file_too_large_for_a_remote_is_refused_before_it_is_sent(remote: Remote) -> None:

@@ -21,6 +21,7 @@ from pushtrain.ledger import Ledger
 def remote(tmp_path: Path) -> Remote:
     made = Remote(tmp_path)
     made.url = made.file_url
+    made.show("config", "uploadpack.allowFilter", "true")  # as at GitHub: what is large stays there until it is read
     return made
 
 
@@ -112,10 +113,11 @@ DAMAGES = [
 def test_a_damaged_cache_heals_itself(remote: Remote, damage: Callable[[Path], None]) -> None:
     writer, reader = remote.ledger(), remote.ledger()
     claim(writer)
-    writer.append(RUN_ID, events=[event("booting")], log=b"one\n")
+    large = os.urandom(10_000).hex().encode()
+    writer.append(RUN_ID, events=[event("booting")], log=large)
     record = reader.read(RUN_ID)
     damage(cache_of(remote))
-    assert reader.text(record, "logs") == (b"one\n", 1)
+    assert reader.text(record, "logs") == (large, 1)
     damage(cache_of(remote))
     writer.append(RUN_ID, events=[event("training")], log=b"two\n")
     damage(cache_of(remote))
@@ -124,7 +126,7 @@ def test_a_damaged_cache_heals_itself(remote: Remote, damage: Callable[[Path], N
     damage(cache_of(remote))
     claim(fresh, "job-01234567-00000001")
     damage(cache_of(remote))
-    assert fresh.text(fresh.read(RUN_ID), "logs") == (b"one\ntwo\n", 2)
+    assert fresh.text(fresh.read(RUN_ID), "logs") == (large + b"two\n", 2)
     fresh.append(RUN_ID, log=b"three\n")
     assert not list(cache_of(remote).rglob("tmp_pack_x"))
     assert not list((remote.folder / "cache").glob("*.broken"))
