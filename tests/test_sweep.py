@@ -1,20 +1,24 @@
 """The sweep: whose things are, told by cloud and ledger alone; and nothing is touched that may be at work."""
 
 import json
+import shutil
+from dataclasses import replace
 from typing import Any
 
+import pytest
 from whole import World, end
 
 from pushtrain.cloud import Live
 from pushtrain.control import Control
+from pushtrain.errors import LedgerError
 from pushtrain.reconcile import tick
 from pushtrain.run import ledger_prefix
+from pushtrain.sweep import survey
 
 pytest_plugins = ("whole",)
 
 
 def test_without_the_ledger_everything_is_listed_and_nothing_removed(world: World) -> None:
-    assert world.cli("sweep", PUSHTRAIN_LEDGER_URL="file:///nowhere.git").returncode == 0  # nothing bears that mark
     world.orders(steps=2000, step_s=0.05)
     world.write_job()
     world.push()
@@ -23,20 +27,22 @@ def test_without_the_ledger_everything_is_listed_and_nothing_removed(world: Worl
     (pod,) = world.control().cloud.find("").pods
     remote, away = world.folder / "remote.git", world.folder / "away.git"
     remote.rename(away)
-    done = world.cli("sweep", "--yes")
-    assert done.returncode == 4 and f"pod {pod.id}" in done.stdout and "nobody can tell" in done.stdout, done
-    assert "remote.git" in done.stderr
-    listed = json.loads(world.cli("sweep", "--yes", "--json").stdout)
-    assert listed["orphans"] == [] and len(listed["owned"]) == 2 and listed["ledger"] is False
-    done = world.cli("reconcile")
-    assert done.returncode == 3 and pod.id in done.stderr and "left alone" in done.stderr, done.stderr
+    assert not survey(_with_ledger(world.control(), ledger_url="file:///nowhere.git")).owned  # nothing bears that mark
+    done = world.cli("sweep", "--yes", "--json")
+    listed = json.loads(done.stdout)
+    assert done.returncode == 4 and "remote.git" in done.stderr, done
+    assert (listed["orphans"], len(listed["owned"]), listed["ledger"]) == ([], 2, False)
+    with pytest.raises(LedgerError):
+        world.tick()
+    assert pod.id in world.said[-1] and "left alone" in world.said[-1]
     away.rename(remote)
-    assert [it.id for it in world.control().cloud.find("").pods] == [pod.id]
 
     # With it: what a run owns is named as such, and stays; without any state of an engine, too.
-    listed = json.loads(world.cli("sweep", "--yes", "--json", PUSHTRAIN_STATE_DIR=f"{world.folder}/laptop").stdout)
-    assert listed["orphans"] == [] and len(listed["owned"]) == 2 and listed["ledger"] is True
+    world.env["PUSHTRAIN_STATE_DIR"] = str(world.folder / "state-of-a-laptop")
+    found = survey(world.control())
+    assert [it.id for it in found.owned.pods] == [pod.id] and not found.orphans and found.failure is None
     assert world.cli("cancel", "job").returncode == 0
+    shutil.rmtree(world.folder / "state")
     world.assert_nothing_left()
 
 
@@ -105,7 +111,8 @@ def test_an_orphan_volume_that_its_pod_still_holds_goes_with_it_and_names_that_l
 def test_a_branch_that_no_run_wrote_keeps_no_other_run_from_being_looked_after(world: World) -> None:
     world.write_job()
     world.push()
-    world.until(lambda record: record.last.state == "finished", ticks=False) if world.tick().active else None
+    world.tick()
+    world.until(lambda record: record.last.state == "finished", ticks=False)
     ledger = world.control().ledger
     broken = "broken-01234567-89abcdef"
     world.git("push", "-q", "origin", f"HEAD:refs/heads/runs/{broken}")
@@ -119,6 +126,10 @@ def test_a_branch_that_no_run_wrote_keeps_no_other_run_from_being_looked_after(w
     world.git("push", "-q", "origin", f":refs/heads/runs/{broken}")
     assert world.tick().swept
     world.assert_nothing_left()
+
+
+def _with_ledger(control: Control, *, ledger_url: str) -> Control:
+    return replace(control, settings=replace(control.settings, ledger_url=ledger_url))
 
 
 def _volume(world: World, name: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import pytest
-from whole import World, end
+from whole import TRAINER, World, end
 
 from pushtrain import climb
 from pushtrain.control import Control
@@ -60,6 +60,37 @@ def test_a_pod_on_which_nobody_acts_any_more_is_given_up_after_its_limit_and_res
     world.assert_nothing_left()
 
 
+def test_a_pod_that_trains_and_only_cannot_reach_the_ledger_is_left_at_work(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {
+        "lifecycle.SECOND_LINE_S": 4.0 - 3600.0,
+        "reconcile.LOOK_EVERY_S": 1.0,
+        "signs._LOOK_S": 0.5,
+    }.items():
+        monkeypatch.setattr(f"pushtrain.{name}", value)  # four seconds of silence are too much
+    note = 'note("metrics.jsonl", step=step'
+    world.write("trainer/__main__.py", TRAINER.replace(note, f'print("step", step, flush=True); {note}'))
+    world.orders(steps=120, step_s=0.1)
+    world.write_job()
+    world.push()
+    cut, hook = world.folder / "cut", world.folder / "remote.git" / "hooks" / "pre-receive"
+    hook.write_text(f'#!/bin/sh\n[ -z "$RUNPOD_POD_ID" ] || [ ! -e "{cut}" ] || exit 1\n')
+    hook.chmod(0o755)
+    control = world.control()
+    tick(control)
+    world.until(lambda record: record.last.state == "training", ticks=False)
+    cut.touch()
+    tip = world.record("job").tip
+    _until(lambda: tick(control).active and len(control.looked_s) and world.record("job").tip == tip)
+    time.sleep(1.0)
+    assert tick(control).active and [event.state for event in world.record("job").events].count("lost") == 0
+    cut.unlink()
+    record = world.until(lambda record: record.is_over)
+    assert end(record) == ("succeeded", "") and len(world.pods_made(record)) == 1
+    world.assert_nothing_left()
+
+
 def test_the_control_plane_alone_keeps_the_cap(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(climb, "LEAST_USEFUL_S", 1.0)
     world.orders(steps=10_000, step_s=0.05)
@@ -85,7 +116,7 @@ def test_the_control_plane_alone_keeps_the_cap(world: World, monkeypatch: pytest
 def test_the_watchdog_alone_keeps_the_cap(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(climb, "LEAST_USEFUL_S", 1.0)
     world.orders(steps=10_000, step_s=0.05)
-    world.write_job(max_hours=1, max_usd=round(14.0 / 3600 * A40_USD, 6))
+    world.write_job(max_hours=1, max_usd=round(10.0 / 3600 * A40_USD, 6))
     world.push()
     world.tick()
     record = world.record("job")
