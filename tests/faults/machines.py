@@ -82,10 +82,15 @@ class Machines:
         machine = self.pods.get(pod_id)
         return machine.lines if machine is not None else []
 
-    def ran(self, pod_id: str) -> list[list[float]]:
+    def ran(self, pod_id: str) -> list[tuple[float, float]]:
         """When a container of this pod was running, from and to: a watchdog of ours, or what takes over from it."""
         machine = self.pods.get(pod_id)
-        return machine.ran if machine is not None else []
+        return [(since, until) for since, until in machine.ran] if machine is not None else []
+
+    def refused(self, pod_id: str) -> list[tuple[float, float]]:
+        """When the cloud would not end this pod, though it was asked to: until it was asked again."""
+        machine = self.pods.get(pod_id)
+        return machine.refused if machine is not None else []
 
 
 class Machine:
@@ -96,6 +101,7 @@ class Machine:
         self.container: Container | None = None
         self.restarts = -1
         self.ran: list[list[float]] = []
+        self.refused: list[tuple[float, float]] = []
         self.lines: list[LogLine] = []
         self._starting = 0
         for fault, blow in fate.blows:
@@ -301,11 +307,14 @@ class Container:
         latency_s = ground.boards.pace(f"pod {pod_id}")
         ways = (("POST", f"{path}/action", {"action": "terminate"}), ("DELETE", path, None))
         while True:
+            asked_s = self._scheduler.now
             for method, target, body in ways:
                 yield ground.boards.slowness_s("pod_action") or latency_s()
                 if ground.boards.to_cloud() and ground.api.from_pod(pod_id, method, target, body) in ACCEPTED:
                     break
-            yield pause_ticks((self._scheduler.now - began_s) / tick_s) * tick_s
+            pause_s = pause_ticks((self._scheduler.now - began_s) / tick_s) * tick_s
+            self._machine.refused.append((asked_s, self._scheduler.now + pause_s))
+            yield pause_s
 
     def _pointed(self, steps: Iterator[float]) -> Iterator[float]:
         """The agent's steps, with a moment to die before each."""

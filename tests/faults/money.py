@@ -2,14 +2,14 @@
 
     overshoot   dollars that fell due after the run's first cap was reached: `max_usd` counts pods, disks and volume,
                 `max_hours` counts pods alone
-    excused     the part of it during which nobody could have ended it: the cloud refused or answered nobody, or neither
-                a watchdog of the pod nor a control plane was running
+    excused     the part of it during which nobody could have ended it: the cloud refused, or answered nobody; or there
+                was neither a watchdog of the pod running nor a control plane that could read the ledger
 
 What is not excused may be one tick of the control plane at the run's rate, and no more.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -100,27 +100,33 @@ def beyond(all_of_it: Iterable[Stretch], max_usd: float, max_hours: float) -> li
 def _stretch(world: "World", pods: list[Pod], volumes: list[Volume], start: float, end: float) -> Stretch:
     middle = (start + end) / 2
     live = [pod for pod in pods if any(it.start <= middle < (it.end or end) and it.running for it in pod.spans)]
-    at_work = any(since <= middle < until for since, until in world.office.spans)
-    watched = bool(live) and all(
-        any(since <= middle < until for since, until in world.machines.ran(pod.id)) for pod in live
-    )
-    reachable = not any(away.seconds_within(start, end) > 0 for away in (world.boards.cloud, world.boards.refusing))
+    boards = world.boards
+    unread = any(away.seconds_within(start, end) > 0 for away in (boards.ledger["control"], boards.hanging_ledger))
+    at_work = not unread and any(shift.can_act(middle) for shift in world.office.shifts)
+    watched = bool(live) and all(_covers(world.machines.ran(pod.id), middle) for pod in live)
+    reachable = not any(away.seconds_within(start, end) > 0 for away in (boards.cloud, boards.refusing))
+    refused = any(_covers(world.machines.refused(pod.id), middle) for pod in live)
     return Stretch(
         start,
         end,
         sum(billing.pod_cost(pod, start, end).total for pod in pods),
         sum(billing.volume_cost(volume, start, end) for volume in volumes),
         len(live),
-        reachable and (at_work or watched),
+        reachable and not refused and (at_work or watched),
     )
 
 
 def _moments(world: "World", now: float) -> Iterable[float]:
     """Whenever somebody came or went."""
-    for since, until in world.office.spans:
-        yield from (since, min(until, now))
+    for shift in world.office.shifts:
+        yield from (min(moment, now) for moment in shift.moments())
     for pod_id in world.machines.pods:
-        for since, until in world.machines.ran(pod_id):
+        for since, until in (*world.machines.ran(pod_id), *world.machines.refused(pod_id)):
             yield from (since, min(until, now))
-    for away in (world.boards.cloud, world.boards.refusing):
+    boards = world.boards
+    for away in (boards.cloud, boards.refusing, boards.ledger["control"], boards.hanging_ledger):
         yield from away.moments()
+
+
+def _covers(spans: Iterable[Sequence[float]], moment: float) -> bool:
+    return any(since <= moment < until for since, until in spans)

@@ -37,6 +37,8 @@ TICK_S = 60.0
 ACTION_STARTS_S = 25.0
 # GitHub: SIGINT, 7.5 s later SIGTERM, which ends Python.
 CANCEL_GRACE_S = 7.5
+# What a cloud says that would do something for somebody else, or later.
+REFUSALS = (401, 403, 429, 500, 502)
 ENVIRON = {
     "RUNPOD_API_BASE_URL": BASE_URL,
     "PUSHTRAIN_POD_TICK_S": "5",
@@ -74,14 +76,21 @@ class WatchedLedger(Ledger):
 
 
 class WatchedWire(Wire):
-    """Notes when the cloud was asked for everything."""
+    """Notes when the cloud was asked for everything, and from when to when it refused to answer."""
 
-    def __init__(self, listed: Listed, *args: Any) -> None:
+    def __init__(self, listed: Listed, shift: "Shift", *args: Any) -> None:
         super().__init__(*args)
-        self._listed = listed
+        self._listed, self._shift = listed, shift
+        self._is_refused = False
 
     def _carry_out(self, request: Any) -> Any:
         answer = super()._carry_out(request)
+        refused = answer is None or answer.status in REFUSALS
+        if refused and not self._is_refused:
+            self._shift.refused.append([self._scheduler.now, float("inf")])
+        elif self._is_refused and not refused:
+            self._shift.refused[-1][1] = self._scheduler.now
+        self._is_refused = refused
         kind = {"/v2/pods": "pod", "/v2/network-volumes": "volume"}.get(request.url.path)
         if kind and request.method == "GET" and answer is not None and answer.status == 200:
             self._listed.page(kind, self._scheduler.now, "cursor" not in request.url.params)
@@ -112,6 +121,25 @@ class VirtualEngine(EmbeddedEngine):
 
 
 @dataclass(kw_only=True)
+class Shift:
+    """When one control plane was at work, and within that when the cloud refused it: from, to the next answer. Its clock
+    is `skew_s` ahead of the truth."""
+
+    who: str
+    skew_s: float
+    since: float
+    until: float = float("inf")
+    refused: list[list[float]] = field(default_factory=list)
+
+    def can_act(self, moment: float) -> bool:
+        away = any(since <= moment < until for since, until in self.refused)
+        return self.since <= moment < self.until and not away
+
+    def moments(self) -> list[float]:
+        return [self.since, self.until, *(moment for span in self.refused for moment in span)]
+
+
+@dataclass(kw_only=True)
 class Office:
     """What all control planes of one schedule share. `fates`: by number, when each of them dies and how wrong its
     clock is."""
@@ -127,14 +155,12 @@ class Office:
     kill_at: dict[int, Fault] = field(default_factory=dict)
     skewed: dict[int, Fault] = field(default_factory=dict)
     lost_state: dict[int, Fault] = field(default_factory=dict)
-    spans: list[list[float]] = field(default_factory=list)
-    """When a control plane was at work: from, to."""
+    shifts: list["Shift"] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
 
     def start(self, name: str, work: Callable[[Control], object], checkout: Checkout, state: str) -> Process:
         """One control plane process. `state` names its state folder."""
-        number = len(self.spans)
-        self.spans.append([self.scheduler.now, float("inf")])
+        number = len(self.shifts)
         state_dir = self.folder / state
         fatal, skewed, lost = self.kill_at.get(number), self.skewed.get(number), self.lost_state.get(number)
         if lost is not None and state_dir.exists():
@@ -142,26 +168,29 @@ class Office:
             shutil.rmtree(state_dir)
         if skewed is not None:
             self.boards.hit(skewed)
+        skew_s = skewed.amount if skewed is not None else 0.0
+        shift = Shift(who=f"{name} {number}", skew_s=skew_s, since=self.scheduler.now)
+        self.shifts.append(shift)
 
         def prepare(process: Process) -> None:
             process.kill_at = int(fatal.amount) if fatal is not None else None
 
         def body(process: Process) -> None:
             try:
-                skew_s = skewed.amount if skewed is not None else 0.0
-                work(self._control(process, f"{name} {number}", checkout, state_dir, skew_s))
+                work(self._control(process, shift, checkout, state_dir))
             except PushtrainError as failure:
                 self._say(name, f"{failure.reason}: {failure}")
             except (KeyboardInterrupt, Died):
                 self._say(name, "ended from outside")
             finally:
-                self.spans[number][1] = self.scheduler.now
+                shift.until = self.scheduler.now
                 if fatal is not None and process.points >= int(fatal.amount):
                     self.boards.hit(fatal)
 
         return self.scheduler.start(name, body, prepare)
 
-    def _control(self, process: Process, who: str, checkout: Checkout, state_dir: Path, skew_s: float) -> Control:
+    def _control(self, process: Process, shift: Shift, checkout: Checkout, state_dir: Path) -> Control:
+        who, skew_s = shift.who, shift.skew_s
         settings = Settings(
             root=self.folder,
             ledger_url=LEDGER_URL,
@@ -179,7 +208,7 @@ class Office:
             limits=Limits(jitter=lambda: 0.5),
             sleep=process.sleep,
             clock=lambda: scheduler.now,
-            transport=WatchedWire(listed, who, process, scheduler, self.api, boards),
+            transport=WatchedWire(listed, shift, who, process, scheduler, self.api, boards),
         )
 
         def clock() -> float:
@@ -238,7 +267,7 @@ class Actions:
     def _start(self) -> None:
         office = self._office
         self._is_starting = False
-        number = len(office.spans)
+        number = len(office.shifts)
 
         def work(control: Control) -> None:
             try:

@@ -161,7 +161,8 @@ def _run_by_hand(world: "World", fault: Fault) -> None:
 def _suspended(world: "World", fault: Fault) -> None:
     world.hit(fault)
     jobs = world.jobs()
-    world.push(jobs | {"job": jobs.get("job", world.scenario.jobs["job"]) + "suspend: true\n"})
+    text = jobs.get("job", world.scenario.jobs["job"])
+    world.push(jobs | {"job": text.replace("suspend: true\n", "") + "suspend: true\n"})
 
 
 def _spec_deleted(world: "World", fault: Fault) -> None:
