@@ -4,7 +4,7 @@ RUN := $(UV) run --no-sync
 # The control plane's and the trainer's locked environment. Bytecode is compiled once, or every process pays 11 s for it.
 SYNC := $(UV) sync --frozen --quiet --all-extras --compile-bytecode
 
-.PHONY: help demo test faults lint benchmarks sync
+.PHONY: help demo test faults faults-real lint benchmarks sync
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -17,6 +17,9 @@ test: sync ## Every test (the suite prints how many ran, and why any was skipped
 
 faults: sync ## The proof that no money leaks: N=10000 fault schedules, or one by SEED=17 or REPLAY='{…}'
 	@PYTHONPATH=tests $(RUN) python -m faults --n $(or $(N),1000) $(if $(SEED),--seed $(SEED)) $(if $(REPLAY),--replay '$(REPLAY)')
+
+faults-real: sync ## N=50 schedules with real processes: kill -9, the simulator over HTTP, real git
+	@PYTHONPATH=tests $(RUN) python -m faults.real --n $(or $(N),50) --first $(or $(SEED),0)
 
 lint: sync ## ruff, mypy, and zizmor over the workflows
 	$(RUN) ruff check .

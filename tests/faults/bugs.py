@@ -11,7 +11,7 @@ from infra.clouds.runpod_answers import Answer
 from pushtrain import climb
 from pushtrain.pod.watchdog import Limits
 
-from . import machines
+from . import container
 from .schedule import schedule
 
 
@@ -58,14 +58,14 @@ def absent_is_failure() -> Iterator[None]:
 @contextlib.contextmanager
 def watchdog_after_clone() -> Iterator[None]:
     """The watchdog starts when the commit has been fetched: a fetch that never ends is billed for ever."""
-    guard = machines.Container._watchdog
+    guard = container.Container._watchdog
 
-    def watchdog(self: machines.Container) -> Iterator[float]:
+    def watchdog(self: container.Container) -> Iterator[float]:
         while self._machine.ground.boards.source:
             yield 5.0
         yield from guard(self)
 
-    with patch.object(machines.Container, "_watchdog", watchdog):
+    with patch.object(container.Container, "_watchdog", watchdog):
         yield
 
 

@@ -19,7 +19,7 @@ from infra.simulator.state import Pod, Volume
 from pushtrain.ledger import RUNS
 from pushtrain.run import resource_prefix
 
-from .people import TICK_S
+from .office import TICK_S
 from .promises import LEDGER_URL
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, cast
 from infra.simulator.faults import Kind
 
 from . import people
+from .container import Fate
 from .fault import Fault
-from .machines import Fate
 from .promises import MARK
 from .schedule import Schedule
 

@@ -17,11 +17,13 @@ from pushtrain.refs import CLAIMS
 
 from .boards import Boards, LedgerLink
 from .cloud import RestApi, VirtualService
+from .container import Ground
 from .fault import Fault
-from .machines import Ground, Machines
+from .machines import Machines
 from .memory_git import MemoryStore
 from .money import check_money
-from .people import Actions, Office, WatchedLedger
+from .office import Office, WatchedLedger
+from .people import Actions
 from .promises import MARK, OTHER_MARK, Figures, Listed, Promises
 from .schedule import Scenario, Schedule, scenario
 from .source import Repository
