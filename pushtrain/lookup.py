@@ -1,7 +1,9 @@
-"""Which run a person means."""
+"""Which run a person means, and what of a ledger can be read."""
+
+from collections.abc import Mapping
 
 from pushtrain.desired import Job
-from pushtrain.errors import PushtrainError
+from pushtrain.errors import LedgerError, LedgerUnavailable, PushtrainError
 from pushtrain.ledger import Ledger, RunRecord
 from pushtrain.refs import runs_of_spec
 from pushtrain.run import RUN_ID
@@ -43,3 +45,22 @@ def family(ledger: Ledger, record: RunRecord) -> list[RunRecord]:
     match = RUN_ID.fullmatch(record.run_id)
     ids = runs_of_spec(runs, match["job"], match["spec"]) if match else [record.run_id]
     return list(ledger.read_all({run_id: runs[run_id] for run_id in ids}).values())
+
+
+def read_each(ledger: Ledger, tips: Mapping[str, str]) -> tuple[dict[str, RunRecord], dict[str, LedgerError]]:
+    """Every run, and a failure for each branch that no run wrote: one bad branch stops nobody else from being looked
+    after. What it may own nobody knows, so it counts as owned. Raises LedgerUnavailable."""
+    try:
+        return ledger.read_all(tips), {}
+    except LedgerUnavailable:
+        raise
+    except LedgerError:
+        records, failures = dict[str, RunRecord](), dict[str, LedgerError]()
+    for run_id, tip in tips.items():
+        try:
+            records |= ledger.read_all({run_id: tip})
+        except LedgerUnavailable:
+            raise
+        except LedgerError as failure:
+            failures[run_id] = failure
+    return records, failures

@@ -8,7 +8,6 @@ The cloud is listed before the ledger is read, always: what is listed and unclai
 that is not listed had already written its last word.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -17,10 +16,11 @@ from pushtrain.climb import one_pod
 from pushtrain.cloud import Live
 from pushtrain.control import Control
 from pushtrain.desired import Desired
-from pushtrain.errors import LedgerError, LedgerUnavailable, PushtrainError, StackLocked
+from pushtrain.errors import LedgerError, PushtrainError, StackLocked
 from pushtrain.events import EventDraft
 from pushtrain.ledger import RunRecord
 from pushtrain.lifecycle import Step, next_step
+from pushtrain.lookup import read_each
 from pushtrain.provision import adopt, provision
 from pushtrain.receipt import settle
 from pushtrain.redact import redact
@@ -69,7 +69,8 @@ def tick(control: Control, *, only: str | None = None, may_claim: bool = True) -
         tips = look.open_runs
         if may_claim:
             tips |= claim_new(control, wanted, look, report.failures, only)
-        records, unreadable = _read(control, tips, report)
+        records, unreadable = read_each(control.ledger, tips)
+        report.failures += unreadable.values()
     except LedgerError:
         if live:
             control.say(f"nobody can tell whose they are, so they are left alone: {names(live)}")
@@ -86,29 +87,9 @@ def tick(control: Control, *, only: str | None = None, may_claim: bool = True) -
             report.active.append(record.run_id)
     report.waiting = {run_id: control.waiting_s[run_id] for run_id in report.active if run_id in control.waiting_s}
     if only is None:
-        owners = [run_id for run_id, record in records.items() if not record.is_over] + unreadable
+        owners = [run_id for run_id, record in records.items() if not record.is_over] + [*unreadable]
         _sweep(control, unowned(control, live, owners), report)
     return report
-
-
-def _read(control: Control, tips: Mapping[str, str], report: Tick) -> tuple[dict[str, RunRecord], list[str]]:
-    """Every run, and the ids of those whose branch no run wrote: one bad branch stops nobody else from being looked
-    after, and what it owns is left alone."""
-    try:
-        return control.ledger.read_all(tips), []
-    except LedgerUnavailable:
-        raise
-    except LedgerError:
-        records, unreadable = dict[str, RunRecord](), list[str]()
-    for run_id, tip in tips.items():
-        try:
-            records |= control.ledger.read_all({run_id: tip})
-        except LedgerUnavailable:
-            raise
-        except LedgerError as failure:
-            report.failures.append(failure)
-            unreadable.append(run_id)
-    return records, unreadable
 
 
 def _sweep(control: Control, left: Live, report: Tick) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pushtrain.cloud import Live
 from pushtrain.control import Control
 from pushtrain.errors import CloudError, LeakError, LedgerError
+from pushtrain.lookup import read_each
 from pushtrain.run import ledger_prefix, resource_prefix
 from pushtrain.teardown import CONSOLE, names, remove
 
@@ -31,10 +32,11 @@ def survey(control: Control) -> Survey:
     if not live:
         return Survey(owned=nothing, orphans=nothing)
     try:
-        records = control.ledger.read_all(control.ledger.look().open_runs)
+        records, unreadable = read_each(control.ledger, control.ledger.look().open_runs)
     except LedgerError as failure:
         return Survey(owned=live, orphans=nothing, failure=failure)
-    orphans = unowned(control, live, [record.run_id for record in records.values() if not record.is_over])
+    active = [record.run_id for record in records.values() if not record.is_over]
+    orphans = unowned(control, live, [*active, *unreadable])
     owned = Live(
         pods=tuple(pod for pod in live.pods if pod not in orphans.pods),
         volumes=tuple(volume for volume in live.volumes if volume not in orphans.volumes),
