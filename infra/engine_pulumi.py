@@ -195,29 +195,28 @@ class PulumiEngine:
         try:
             return work()
         except ConcurrentUpdateError as error:
-            if not self._all_dead(error):
+            if not self._all_dead(stack, error):
                 raise self._locked(stack, error) from None
         with self._calls.alone(stack):
             try:
                 return work()  # somebody may have been quicker, and hold the lock now
             except ConcurrentUpdateError as error:
-                if not self._all_dead(error):
+                if not self._all_dead(stack, error):
                     raise self._locked(stack, error) from None
                 dead = owners(str(error))
-            now_s, pids = time.time(), [owner.pid for owner in dead]
+            now_s = time.time()
             for owner in dead:
                 self._say(f"stack {stack}: breaking the lock of {owner.described(now_s)}: that process is gone")
-            self._calls.end(pids)
+            self._calls.end_leftovers(stack)
             workspace.break_locks(stack)
-            self._calls.forget(pids)
             try:
                 return work()
             except ConcurrentUpdateError as error:
                 raise self._locked(stack, error) from None
 
-    def _all_dead(self, error: ConcurrentUpdateError) -> bool:
+    def _all_dead(self, stack: str, error: ConcurrentUpdateError) -> bool:
         found = owners(str(error))
-        return bool(found) and all(self._calls.is_dead(owner) for owner in found)
+        return bool(found) and all(self._calls.is_dead(stack, owner) for owner in found)
 
     def _locked(self, stack: str, error: ConcurrentUpdateError) -> StackLocked:
         """A lock that is not ours to break: whose, since when, and what a person does about it."""

@@ -135,12 +135,12 @@ class PulumiCli(PulumiCommand):
         if self._calls is None or not any(args[: len(it)] == it for it in _LOCKING):
             yield
             return
-        record = self._calls.begin(process.pid, mark)
+        call = self._calls.begin(_stack_of(args), process.pid, mark)
         try:
             yield
         finally:
             if process.returncode is not None and process.returncode >= 0:
-                record.unlink(missing_ok=True)
+                self._calls.end(call, held_lock=process.returncode == 0)
 
     def _read_version(self, timeout_s: float) -> VersionInfo:
         try:
@@ -191,6 +191,11 @@ def _signals_forwarded(process: subprocess.Popen[bytes]) -> Iterator[None]:
             signal.signal(signum, handler)
         if received:
             signal.raise_signal(received[0])
+
+
+def _stack_of(args: list[str]) -> str:
+    """As the Automation API writes it: `stack init NAME`, all else with `--stack NAME`."""
+    return args[2] if args[:2] == ["stack", "init"] else args[args.index("--stack") + 1]
 
 
 def _file() -> IO[bytes]:

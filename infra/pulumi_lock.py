@@ -59,11 +59,10 @@ class _Process:
     namespace: str
     boot: str
     machine: str
-    mark: str
 
     @classmethod
-    def of(cls, pid: int, mark: str) -> "_Process":
-        return cls(pid=pid, started=_started(pid), namespace=_namespace(), boot=_boot(), machine=_machine(), mark=mark)
+    def of(cls, pid: int) -> "_Process":
+        return cls(pid=pid, started=_started(pid), namespace=_namespace(), boot=_boot(), machine=_machine())
 
     def is_gone(self) -> bool:
         """False in doubt: on another machine, or in another namespace of process ids, its id means somebody else."""
@@ -74,25 +73,41 @@ class _Process:
         return not _runs(self.pid) or _started(self.pid) != self.started
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Call:
+    """One run of the CLI that may hold the lock of `stack`; `mark` is in the environment of all it started."""
+
+    path: Path
+    stack: str
+    mark: str
+    process: _Process
+
+
 class Calls:
     """The CLI processes this machine has started and not yet seen the end of, one small file each in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def begin(self, pid: int, mark: str) -> Path:
-        """Write down that process `pid` was just started here, with `mark` in its environment; returns the file, which
-        is removed by whoever sees its end."""
+    def begin(self, stack: str, pid: int, mark: str) -> Call:
+        """Write down that process `pid` was just started here for `stack`. Whoever sees its end calls `end`."""
         self._folder.mkdir(parents=True, exist_ok=True)
+        process = _Process.of(pid)
         with NamedTemporaryFile("w", dir=self._folder, suffix=".json", delete=False) as stream:
-            json.dump(asdict(_Process.of(pid, mark)), stream)
-        return Path(stream.name)
+            json.dump({"stack": stack, "mark": mark, "process": asdict(process)}, stream)
+        return Call(path=Path(stream.name), stack=stack, mark=mark, process=process)
 
-    def is_dead(self, owner: Owner) -> bool:
-        """True only for a process that was started here, on this very machine, and is gone."""
+    def end(self, call: Call, *, held_lock: bool) -> None:
+        """The call is over. When it held the lock, no call before it does, and what is known of those goes, too."""
+        before = [it for it in self._of(call.stack) if it.process.is_gone()] if held_lock else []
+        for over in [call, *before]:
+            over.path.unlink(missing_ok=True)
+
+    def is_dead(self, stack: str, owner: Owner) -> bool:
+        """True only for a process that was started here, on this very machine, for this stack, and is gone."""
         if owner.host != socket.gethostname():
             return False
-        mine = [process for _, process in self._known() if process.pid == owner.pid]
+        mine = [it.process for it in self._of(stack) if it.process.pid == owner.pid]
         return bool(mine) and all(process.is_gone() for process in mine)
 
     def may_work(self, owner: Owner, now_s: float) -> bool:
@@ -101,17 +116,11 @@ class Calls:
             return False
         return owner.since_s is None or now_s - owner.since_s < STALE_S
 
-    def end(self, pids: list[int]) -> None:
+    def end_leftovers(self, stack: str) -> None:
         """Kill what dead CLIs left running: a provider may be in the middle of a create that nobody would hear of."""
-        for _, process in self._known():
-            if process.pid in pids:
-                end_leftovers(process.mark)
-
-    def forget(self, pids: list[int]) -> None:
-        """Their locks are gone: nobody will ask for them again."""
-        for path, process in self._known():
-            if process.pid in pids:
-                path.unlink(missing_ok=True)
+        for call in self._of(stack):
+            if call.process.is_gone():
+                end_leftovers(call.mark)
 
     @contextmanager
     def alone(self, stack: str) -> Iterator[None]:
@@ -128,12 +137,15 @@ class Calls:
             yield
             path.unlink(missing_ok=True)
 
-    def _known(self) -> Iterator[tuple[Path, _Process]]:
+    def _of(self, stack: str) -> list[Call]:
+        calls = []
         for path in sorted(self._folder.glob("*.json")):
-            try:
-                yield path, _Process(**json.loads(path.read_text()))
-            except (OSError, ValueError, TypeError):
-                continue  # half written when its writer was killed: it proves nothing
+            # Half written when its writer was killed, or just removed: it proves nothing.
+            with suppress(OSError, ValueError, TypeError, KeyError):
+                known = json.loads(path.read_text())
+                process = _Process(**known["process"])
+                calls.append(Call(path=path, stack=known["stack"], mark=known["mark"], process=process))
+        return [call for call in calls if call.stack == stack]
 
 
 def end_leftovers(mark: str) -> None:

@@ -49,17 +49,18 @@ def test_a_process_of_ours_is_dead_when_it_is_gone_and_never_before(
     process: "subprocess.Popen[bytes]", tmp_path: Path
 ) -> None:
     calls = Calls(tmp_path / "calls")
-    assert not calls.is_dead(owner(process.pid)), "nobody wrote down that it was started here"
-    calls.begin(process.pid, "mark")
-    assert not calls.is_dead(owner(process.pid))
+    assert not calls.is_dead("s", owner(process.pid)), "nobody wrote down that it was started here"
+    call = calls.begin("s", process.pid, "mark")
+    assert not calls.is_dead("s", owner(process.pid))
     process.send_signal(signal.SIGKILL)
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-    assert calls.is_dead(owner(process.pid)), "a zombie works no more"
+    assert calls.is_dead("s", owner(process.pid)), "a zombie works no more"
     process.wait()
-    assert calls.is_dead(owner(process.pid))
-    assert not calls.is_dead(owner(process.pid, host="another"))
-    calls.forget([process.pid])
-    assert not calls.is_dead(owner(process.pid))
+    assert calls.is_dead("s", owner(process.pid))
+    assert not calls.is_dead("s", owner(process.pid, host="another"))
+    assert not calls.is_dead("another stack", owner(process.pid))
+    calls.end(call, held_lock=False)
+    assert not calls.is_dead("s", owner(process.pid))
 
 
 @pytest.mark.parametrize(
@@ -84,15 +85,33 @@ def test_the_same_process_id_may_be_somebody_else(
 ) -> None:
     monkeypatch.setattr("infra.pulumi_lock._machine", lambda: "this machine")
     calls = Calls(tmp_path)
-    record = calls.begin(process.pid, "mark")
-    record.write_text(json.dumps(json.loads(record.read_text()) | changed))
-    assert calls.is_dead(owner(process.pid)) is dead
+    record = calls.begin("s", process.pid, "mark").path
+    known = json.loads(record.read_text())
+    record.write_text(json.dumps(known | {"process": known["process"] | changed}))
+    assert calls.is_dead("s", owner(process.pid)) is dead
+
+
+def test_who_held_the_lock_makes_the_records_of_the_dead_before_it_void(
+    process: "subprocess.Popen[bytes]", tmp_path: Path
+) -> None:
+    calls = Calls(tmp_path)
+    dead = subprocess.Popen(["true"])
+    for stack, pid in (("s", dead.pid), ("another", dead.pid), ("s", process.pid)):
+        calls.begin(stack, pid, "mark")
+    dead.wait()
+    mine = calls.begin("s", os.getpid(), "mark")
+    calls.end(mine, held_lock=False)
+    assert calls.is_dead("s", owner(dead.pid)), "a call that was refused the lock says nothing of the one who has it"
+    calls.end(calls.begin("s", os.getpid(), "mark"), held_lock=True)
+    assert not calls.is_dead("s", owner(dead.pid)) and calls.is_dead("another", owner(dead.pid))
+    left = [json.loads(path.read_text()) for path in tmp_path.iterdir()]
+    assert sorted((it["stack"], it["process"]["pid"]) for it in left) == [("another", dead.pid), ("s", process.pid)]
 
 
 def test_a_record_nobody_can_read_proves_nothing(tmp_path: Path) -> None:
     for name, text in (("a.json", '{"pid": 17, "sta'), ("b.json", '{"pid": 17}'), ("c.json", "[]")):
         (tmp_path / name).write_text(text)
-    assert not Calls(tmp_path).is_dead(owner(17))
+    assert not Calls(tmp_path).is_dead("s", owner(17))
 
 
 def test_an_owner_elsewhere_may_work_until_its_lock_is_very_old(

@@ -88,11 +88,11 @@ def test_a_killed_cli_leaves_no_process_and_its_call_on_record(tmp_path: Path) -
     calls = Calls(tmp_path / "calls")
     cli = PulumiCli({"PATH": f"{_cli(tmp_path, script).parent}:{os.environ['PATH']}"}, calls)
     with pytest.raises(EngineError, match=r"'pulumi up' was killed \(SIGKILL\)"):
-        cli.run(["up"], str(tmp_path), {})
+        cli.run(["up", "--stack", "s"], str(tmp_path), {})
     _wait_until(lambda: not _alive(int((tmp_path / "provider").read_text())), "the provider is gone", 10)
     (record,) = (tmp_path / "calls").iterdir()
-    owner = Owner(user="x", host=socket.gethostname(), pid=json.loads(record.read_text())["pid"], since_s=None)
-    assert calls.is_dead(owner)
+    pid = json.loads(record.read_text())["process"]["pid"]
+    assert calls.is_dead("s", Owner(user="x", host=socket.gethostname(), pid=pid, since_s=None))
 
 
 def _cli(tmp_path: Path, script: str) -> Path:
