@@ -154,6 +154,24 @@ def test_the_next_attempt_after_such_a_kill_is_the_only_pod(scene: Scene) -> Non
     assert not scene.world.live()
 
 
+def test_a_destroy_that_was_killed_is_taken_up_again_by_destroy_and_by_up(scene: Scene) -> None:
+    first = scene.up()
+    scene.world.simulator.fault("slow", times=None, seconds=20, operation="delete_pod")
+    (state,) = (scene.state_dir / "pulumi" / ".pulumi" / "stacks").rglob("*.json")
+    with scene.another("destroy"):
+        wait_until(lambda: '"deleting"' in state.read_text(), "the pod's delete is on its way")
+    scene.world.clear_faults()
+    scene.world.cloud.terminate(str(first["pod_id"]))
+    again = scene.up()
+    assert [pod.id for pod in scene.world.live().pods] == [again["pod_id"]] and again["volume_id"] == first["volume_id"]
+    scene.world.simulator.fault("slow", times=None, seconds=20, operation="delete_pod")
+    with scene.another("destroy"):
+        wait_until(lambda: '"deleting"' in state.read_text(), "the other pod's delete is on its way")
+    scene.world.clear_faults()
+    scene.destroy()
+    assert not scene.world.live() and not scene.locks()
+
+
 def test_a_lock_of_another_machine_is_never_broken_and_the_command_for_a_person_works(scene: Scene) -> None:
     scene.killed_while_creating()
     hour_ago = (datetime.now(timezone.utc) - timedelta(minutes=62)).isoformat()
