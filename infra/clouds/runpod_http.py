@@ -91,8 +91,8 @@ class RunPodHttp:
         self.limits, self.sleep, self.clock = limits, sleep, clock
         self._secrets: set[str] = {api_key}
         self._quota = Quota()
+        self._base_url = base_url.rstrip("/").removesuffix("/v2")
         self._client = httpx.Client(
-            base_url=base_url.rstrip("/").removesuffix("/v2"),
             headers={"Authorization": f"Bearer {api_key}", "User-Agent": f"pushtrain/{__version__}"},
             transport=transport,
             trust_env=not loopback,
@@ -183,8 +183,8 @@ class RunPodHttp:
         self._quota.sent(self.clock())
         with self._client.stream(
             call.method,
-            call.path,
-            params=dict(call.query),
+            self._base_url + call.path,
+            params=dict(call.query) or None,
             json=call.body,
             headers=dict(call.headers),
             timeout=httpx.Timeout(call.timeout_s, connect=min(self.limits.connect_s, call.timeout_s)),
