@@ -28,6 +28,7 @@ from pushtrain.events import EventDraft, now_text
 from pushtrain.gpus import MIN_CUDA_VERSION
 from pushtrain.ledger import RunRecord
 from pushtrain.placement import Candidate, ladder
+from pushtrain.rented import note
 from pushtrain.run import Run
 from pushtrain.rungs import Rung, recorded_rungs, rung_of, rungs_in
 from pushtrain.soldout import remember, sold_out
@@ -117,8 +118,14 @@ def keep_one(control: Control, run: Run, attempt: int, pods: Sequence[Pod]) -> P
     for pod in mine:
         if pod is not oldest:
             control.say(f"{run.id}: pod {pod.id} is one too many: terminated")
-            control.cloud.terminate(pod.id)
+            end_unnamed(control, run, pod)
     return oldest
+
+
+def end_unnamed(control: Control, run: Run, pod: Pod) -> None:
+    """Terminate a pod that no event names: it was billed, too."""
+    note(control, run.id, pods=[pod.id])
+    control.cloud.terminate(pod.id)
 
 
 def one_pod(control: Control, run: Run, attempt: int, live: Live) -> list[Pod]:
@@ -224,7 +231,7 @@ def _settle(control: Control, run: Run, attempt: int, asked: Rung, outputs: Mapp
         return record_pod(control, run, asked, attempt, outputs, time=began)
     rung = rung_of([asked], pod, volume_of(run, live)) or _recorded_rung(control, run, attempt, pod, live)
     if rung is None:
-        control.cloud.terminate(pod.id)
+        end_unnamed(control, run, pod)
         raise CloudUnavailable(
             f"{run.id}: pod {pod.id} is on no recorded rung: terminated", hint="the next tick asks again"
         )
@@ -261,6 +268,7 @@ def _volume_first(
             control.engine.destroy(run.stack)  # what its state still remembers is not there any more
         return candidates
     if all(candidate.data_center != volume.data_center for candidate in candidates):
+        note(control, run.id, volumes=[volume.id])
         remove_volume(control, run)
     return sorted(candidates, key=lambda candidate: candidate.data_center != volume.data_center)
 

@@ -2,7 +2,7 @@
 taken over."""
 
 from pushtrain.budget import left
-from pushtrain.climb import LEAST_USEFUL_S, climb, record_pod, volume_of
+from pushtrain.climb import LEAST_USEFUL_S, climb, end_unnamed, record_pod, volume_of
 from pushtrain.cloud import Live
 from pushtrain.control import Control
 from pushtrain.errors import CloudAuthFailed, CloudError, NoBalance, NoCapacity, RequestRejected, SpecError
@@ -62,7 +62,7 @@ def adopt(control: Control, run: Run, record: RunRecord, live: Live) -> bool:
     rung = rung_of(rungs_in(planned), pod, volume)
     if rung is None:
         if pod is not None:
-            control.cloud.terminate(pod.id)
+            end_unnamed(control, run, pod)
         return False
     outputs = {
         "pod_id": pod.id if pod else str((spoke.data if spoke else {}).get("pod", "")),

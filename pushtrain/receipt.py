@@ -15,6 +15,7 @@ from pushtrain.events import now_text, parse_time
 from pushtrain.jsontext import json_bytes
 from pushtrain.ledger import RunRecord
 from pushtrain.record import BILL
+from pushtrain.rented import rented
 from pushtrain.run import Run
 
 # By then every bill of the run has been written, also one that came late; after so long nobody will say any more.
@@ -112,22 +113,6 @@ def _bill(control: Control, record: RunRecord) -> Bill | None:
 
 def _source(bill: Bill | None, is_rented: bool) -> str:
     return "nothing was rented" if not is_rented else "time × price" if bill is None else "billing API"
-
-
-def rented(record: RunRecord) -> tuple[list[str], list[str]]:
-    """Ids of every pod and volume the run's events know of, whoever said so: they are what the bill is asked for."""
-    pods: set[str] = set()
-    volumes: set[str] = set()
-    for event in record.events:
-        if event.state == "provisioned":
-            pods.add(str(event.data["pod_id"]))
-            volumes.add(str(event.data["volume_id"]))
-        elif event.state == "destroying":
-            pods.update(event.data.get("pods") or ())
-            volumes.update(event.data.get("volumes") or ())
-        elif event.state == "booting":
-            pods.add(str(event.data.get("pod") or ""))
-    return sorted(pods - {""}), sorted(volumes - {""})
 
 
 def phases_s(record: RunRecord, now_s: float) -> dict[str, float]:

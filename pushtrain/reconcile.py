@@ -24,6 +24,7 @@ from pushtrain.lookup import read_each
 from pushtrain.provision import adopt, provision
 from pushtrain.receipt import settle
 from pushtrain.redact import redact
+from pushtrain.rented import note
 from pushtrain.run import RUN_ID, Run, ledger_prefix
 from pushtrain.signs import last_step_s, look
 from pushtrain.source import Source
@@ -184,6 +185,8 @@ def _give_up_attempt(control: Control, run: Run, record: RunRecord, live: Live, 
     """The pod is gone, or as good as gone: make sure of it, keep what the cloud still has of its log, say so."""
     known = [str(it.data["pod_id"]) for it in record.events if (it.state, it.attempt) == ("provisioned", step.attempt)]
     listed = [pod.id for pod in live.pods if pod.name == run.pod_name(step.attempt)]
+    if unnamed := set(listed) - set(known):
+        note(control, run.id, pods=sorted(unnamed))
     for pod_id in dict.fromkeys([*known, *listed]):
         control.cloud.terminate(pod_id)
     lost = EventDraft(state="lost", writer="control", attempt=step.attempt, reason=step.reason, message=step.message)

@@ -12,6 +12,7 @@ from infra.simulator.state import PodOrder
 from pushtrain.cloud import VolumeRequest
 from pushtrain.errors import CloudUnavailable, NoBalance, RequestRejected
 from pushtrain.events import EventDraft
+from pushtrain.rented import rented
 from pushtrain.run import Run
 
 SOLD_OUT = (
@@ -151,6 +152,7 @@ def test_twins_that_their_creators_could_not_see_are_told_apart_by_the_next_tick
     world.tick()
     assert alive(world) == [mine] and twin != mine
     assert any("one too many" in line for line in world.said)
+    assert set(rented(world.record())[0]) == {mine, twin}, "both were billed"
 
 
 def test_a_run_whose_recorded_pod_was_the_twin_that_went_goes_on(world: World):

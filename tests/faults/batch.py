@@ -39,7 +39,7 @@ class Sum:
         self.drawn.update(fault.kind for fault in it.schedule.faults)
         self.struck.update(it.struck)
         mine, its = self.figures, it.figures
-        for name in ("runs", "pods", "leaks", "lost_events", "double_pods", "twins"):
+        for name in ("runs", "pods", "leaks", "lost_events", "double_pods", "twins", "unnamed_pods", "unnamed_usd"):
             setattr(mine, name, getattr(mine, name) + getattr(its, name))
         for name in ("longest_twin_s", "longest_orphan_s", "overshoot_usd", "overshoot_share", "excused_usd"):
             setattr(mine, name, max(getattr(mine, name), getattr(its, name)))
@@ -52,6 +52,7 @@ class Sum:
             ("schedules", f"{self.schedules}"),
             ("runs", f"{it.runs}"),
             ("pods created", f"{it.pods}"),
+            ("pods on no receipt", f"{it.unnamed_pods}, ${it.unnamed_usd:.4f} in all"),
             ("leaks", f"{it.leaks}"),
             ("lost events", f"{it.lost_events}"),
             ("double pods", f"{it.double_pods}"),

@@ -1,5 +1,6 @@
 """Control plane processes: the real code with every seam in memory, and witnesses beside ledger and cloud."""
 
+import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -56,7 +57,7 @@ class WatchedLedger(Ledger):
         if has_receipt and not self._is_mine(run_id, more["files"]["receipt.json"]):
             return tip  # another reconcile's receipt stands; nothing of this append was wanted any more
         if has_receipt:
-            self._promises.receipt_landed(run_id, self._listed)
+            self._promises.receipt_landed(run_id, json.loads(more["files"]["receipt.json"]), self._listed)
         self._promises.landed(run_id, events, self._who)
         return tip
 

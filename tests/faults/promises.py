@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from infra.simulator import billing
 from infra.simulator.state import Account, Pod, Volume
 from pushtrain.events import Event, EventDraft, broken_links, decode
 from pushtrain.ledger import RUNS
@@ -25,6 +26,9 @@ class Figures:
 
     runs: int = 0
     pods: int = 0
+    unnamed_pods: int = 0
+    """Not on the receipt: they came and went, and no control plane ever saw them."""
+    unnamed_usd: float = 0.0
     leaks: int = 0
     lost_events: int = 0
     double_pods: int = 0
@@ -127,11 +131,17 @@ class Promises:
         """An append was reported as done."""
         self._landed.append((run_id, who, [_key(event) for event in events]))
 
-    def receipt_landed(self, run_id: str, listed: Listed) -> None:
+    def receipt_landed(self, run_id: str, receipt: Mapping[str, Any], listed: Listed) -> None:
         """Whoever wrote it says that the cloud was asked twice and had nothing."""
         if len(listed.pods) < 2 or len(listed.volumes) < 2:
             return self.breaks("receipt", f"{run_id}: the cloud was not asked twice")
         resources = self._resources(run_id)
+        account, first_s = self._cloud(), min(listed.pods[0][0], listed.volumes[0][0])
+        prefix = resource_prefix(run_id, LEDGER_URL) + "-"
+        made = [it for it in account.pods.values() if it.name.startswith(prefix) and it.created_at < first_s]
+        unnamed = [it for it in made if it.id not in receipt["pods"]]
+        self.figures.unnamed_pods += len(unnamed)
+        self.figures.unnamed_usd += sum(billing.pod_cost(it, 0.0, first_s).total for it in unnamed)
         for asked, kind in ((listed.pods, "pod"), (listed.volumes, "volume")):
             for start, end in asked:
                 there = [
