@@ -12,8 +12,9 @@ help: ## Show this list
 demo: sync ## The main job on loopback: git push a job spec, a LoRA is trained, nothing is left
 	$(RUN) pushtrain demo
 
+# Two workers: much of a test with real processes is waiting. A file stays together, since it shares its simulator.
 test: sync ## Every test (the suite prints how many ran, and why any was skipped)
-	$(RUN) pytest
+	$(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 faults: sync ## The proof that no money leaks: N=10000 fault schedules, or one by SEED=17 or REPLAY='{…}'
 	@PYTHONPATH=tests $(RUN) python -m faults --n $(or $(N),1000) $(if $(SEED),--seed $(SEED)) $(if $(REPLAY),--replay '$(REPLAY)')
