@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from pod_bench import Api, Bench
+from pod_bench import BUSY, Api, Bench
 from whole import end, make_world
 
 
@@ -92,7 +92,7 @@ def test_a_boot_that_hangs_is_ended_by_a_watchdog_that_was_there_before_it(tmp_p
 
 
 def test_silence_is_a_stall_unless_bytes_move(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, "event training\nmetric 1\nwrite 4.5\nmetric 2\nsleep 60", stall_s=3)
+    bench = Bench(tmp_path, f"event training\nmetric 1\nwrite {4.5 * BUSY}\nmetric 2\nsleep 300", stall_s=3)
     try:
         bench.start()
         bench.wait_until_terminated()
@@ -106,6 +106,7 @@ def test_a_hang_between_steps_is_another_attempt_from_where_the_first_one_stood(
     world = make_world(tmp_path, steps=8)
     try:
         world.orders(steps=8, step_s=0.05, hang_at=4)
+        world.env["PUSHTRAIN_GRACE_S"] = "15"  # time for the last word; nobody uses up more than he needs
         world.write_job(more="limits: {step_gap_minutes: 0.05}\n")
         world.push()
         record = world.until(lambda record: record.is_over)
