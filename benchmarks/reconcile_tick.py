@@ -1,10 +1,11 @@
 """One reconcile tick over 1,000 finished and 100 active runs, beside the bare questions it cannot do without: one
 `git ls-remote` and the cloud's lists of pods and volumes.
 
-    python benchmarks/reconcile_tick.py [--finished N] [--active N]
+    python benchmarks/reconcile_tick.py [--finished N] [--active N] [--delay SECONDS]
 
 The cloud is the simulator (a process on loopback) with a pod and a volume for each active run; the ledger is a bare
-repository on the same disk. Prints seconds, ratios, and where a tick's time goes.
+repository on the same disk, or with --delay one behind git's smart HTTP backend on loopback, where then every request,
+of git and of the cloud, takes so much longer, as over a network. Prints seconds, ratios, and where a tick's time goes.
 """
 
 import argparse
@@ -30,21 +31,24 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--finished", type=int, default=1000)
     parser.add_argument("--active", type=int, default=100)
+    parser.add_argument("--delay", type=float, default=0.0)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
         config = SimulatorConfig(state_dir=base / "simulator", requests_per_minute=10**6, max_hours=0.5)
         simulator = start(config)
         try:
-            measure(base, simulator, asked.finished, asked.active)
+            measure(base, simulator, asked)
         finally:
             simulator.stop()
 
 
-def measure(base: Path, simulator: RunningSimulator, finished: int, active: int) -> None:
+def measure(base: Path, simulator: RunningSimulator, asked: argparse.Namespace) -> None:
+    finished, active, delay_s = asked.finished, asked.active, asked.delay
     remote = base / "ledger.git"
     git("init", "-q", "--bare", str(remote))
-    url = f"file://{remote}"
+    git("config", "uploadpack.allowFilter", "true", cwd=remote)  # as at GitHub
+    url = f"{smart_http(base, delay_s)}/ledger.git" if delay_s else f"file://{remote}"
     source, commit = make_source(base / "source", active)
     env = ENV | simulator.env() | {"PUSHTRAIN_LEDGER_URL": url, "PUSHTRAIN_SOURCE_URL": f"file://{source}"}
     env |= {"PUSHTRAIN_ENGINE": "embedded"}
@@ -56,6 +60,8 @@ def measure(base: Path, simulator: RunningSimulator, finished: int, active: int)
     write_runs(remote, runs_of(commit, url, 0, active), closed=False, pod=lambda run: owned[run.id], log_bytes=100_000)
     print(f"{finished} finished and {active} active runs written in {time.perf_counter() - began_s:.1f} s")
 
+    if delay_s:
+        simulator.fault("slow", times=None, seconds=delay_s)
     said: list[str] = []
 
     def control() -> Control:
@@ -96,6 +102,13 @@ def parts(url: str, one: Control, new: Callable[[], Control]) -> None:
         ("same process: open runs", lambda: one.ledger.read_all(tips)),
     ):
         print(f"  {1000 * median_s(work):7.1f} ms  {step}")
+
+
+def smart_http(base: Path, delay_s: float) -> str:
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    from git_http import GitHost
+
+    return GitHost(base, ENV, delay_s=delay_s).url
 
 
 def rent(simulator: RunningSimulator, run: Run) -> tuple[str, str]:

@@ -8,12 +8,14 @@ The cloud is listed before the ledger is read, always: what is listed and unclai
 that is not listed had already written its last word.
 """
 
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
 from pushtrain.claim import claim_new
 from pushtrain.climb import one_pod
-from pushtrain.cloud import Live
+from pushtrain.cloud import Live, Pod, Volume
 from pushtrain.control import Control
 from pushtrain.desired import Desired
 from pushtrain.errors import LedgerError, PushtrainError, StackLocked
@@ -76,12 +78,13 @@ def tick(control: Control, *, only: str | None = None, may_claim: bool = True) -
         if live:
             control.say(f"nobody can tell whose they are, so they are left alone: {names(live)}")
         raise
+    shares = _shares(live)
     for record in records.values():
         if only is None and record.is_over:
             settle(control, record)
         if record.is_over or (only and record.run.get("job") != only):
             continue
-        outcome = _guarded(control, record, wanted, live, report)
+        outcome = _guarded(control, record, wanted, shares, report)
         if outcome:
             report.closed[record.run_id] = outcome
         else:
@@ -107,10 +110,23 @@ def run_of(record: RunRecord, ledger_url: str) -> Run:
     return Run(job=run["job"], commit=run["commit"], spec_digest=run["spec_digest"], ledger_url=ledger_url, retry=retry)
 
 
-def _guarded(control: Control, record: RunRecord, wanted: Desired, live: Live, report: Tick) -> str | None:
+def _shares(live: Live) -> dict[str, Live]:
+    """What is listed by whose it is: resource prefix → pods and volumes. Each name is looked at once."""
+    pods, volumes = defaultdict[str, list[Pod]](list), defaultdict[str, list[Volume]](list)
+    for pod in live.pods:
+        pods[pod.name.rpartition("-")[0]].append(pod)
+    for volume in live.volumes:
+        volumes[volume.name.rpartition("-")[0]].append(volume)
+    return {owner: Live(pods=tuple(pods[owner]), volumes=tuple(volumes[owner])) for owner in {*pods, *volumes}}
+
+
+def _guarded(
+    control: Control, record: RunRecord, wanted: Desired, shares: Mapping[str, Live], report: Tick
+) -> str | None:
     """One run's trouble never keeps another from being looked after; the tick reports it and exits non-zero."""
     try:
-        return _advance(control, record, wanted, live)
+        run = run_of(record, control.settings.ledger_url)
+        return _advance(control, run, record, wanted, shares.get(run.resource_prefix, Live(pods=(), volumes=())))
     except PushtrainError as failure:
         control.say(f"{record.run_id}: {failure.reason}: {redact(str(failure))}")
         if isinstance(failure, StackLocked) and failure.passing:
@@ -120,10 +136,8 @@ def _guarded(control: Control, record: RunRecord, wanted: Desired, live: Live, r
         return None
 
 
-def _advance(control: Control, record: RunRecord, wanted: Desired, live: Live) -> str | None:
-    """Carry out steps until the run has to wait (None) or is closed (its outcome)."""
-    run = run_of(record, control.settings.ledger_url)
-    live = _under(live, run.resource_prefix + "-")
+def _advance(control: Control, run: Run, record: RunRecord, wanted: Desired, live: Live) -> str | None:
+    """Carry out steps until the run has to wait (None) or is closed (its outcome). `live` is what is listed of it."""
     while True:
         if not record.is_over and adopt(control, run, record, live):
             record = control.ledger.read(record.run_id)
@@ -141,13 +155,6 @@ def _advance(control: Control, record: RunRecord, wanted: Desired, live: Live) -
             return None
         live = control.cloud.find(run.resource_prefix + "-")
         record = control.ledger.read(record.run_id)
-
-
-def _under(live: Live, prefix: str) -> Live:
-    return Live(
-        pods=tuple(pod for pod in live.pods if pod.name.startswith(prefix)),
-        volumes=tuple(volume for volume in live.volumes if volume.name.startswith(prefix)),
-    )
 
 
 def _next(control: Control, run: Run, record: RunRecord, wanted: Desired, live: Live) -> Step:
