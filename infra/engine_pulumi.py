@@ -14,7 +14,6 @@ from pulumi.automation import (
     ProjectSettings,
     Stack,
     StackNotFoundError,
-    StackSettings,
 )
 
 from infra import clouds
@@ -26,7 +25,7 @@ from infra.program import PROJECT, checked_stack_name
 from infra.pulumi_cli import PulumiCli
 from infra.pulumi_lock import Calls, owners
 from infra.pulumi_settings import error_of, is_service, pulumi_environ
-from infra.pulumi_state import Resource, half_created, passphrase_salt, resources_of
+from infra.pulumi_state import Resource, half_created, outputs_of, resources_of
 from infra.pulumi_workspace import Workspace, leftovers_unreported, previewed, remove_empty_folders, workspace_of
 from pushtrain.engine import Change, Outputs, Program
 from pushtrain.errors import StackLocked
@@ -64,7 +63,7 @@ class PulumiEngine:
     def preview(self, stack: str, program: Program) -> list[Change]:
         with self._existing(stack, program) as existing:
             if existing is not None:
-                resources = resources_of(self._read_state(existing))
+                resources = resources_of(workspace_of(existing).state)
                 refuse_mixture(program, resources)
                 existing.workspace.program = informed(program, resources)
                 steps = previewed(existing, refresh=True)
@@ -79,7 +78,7 @@ class PulumiEngine:
             self._folder.mkdir(parents=True, exist_ok=True)
         with self._workspace(program) as workspace:
             target = self._selected(stack, workspace)
-            exported = {} if target is None else self._read_state(target)
+            exported = workspace.state
             refuse_mixture(program, resources_of(exported))
             begun = half_created(exported)
 
@@ -101,17 +100,17 @@ class PulumiEngine:
 
     def outputs(self, stack: str) -> Outputs:
         with self._existing(stack) as existing:
-            return {} if existing is None else {name: it.value for name, it in existing.outputs().items()}
+            return {} if existing is None else outputs_of(workspace_of(existing).state)
 
     def export(self, stack: str) -> Mapping[str, Any] | None:
         with self._existing(stack) as existing:
-            return None if existing is None else workspace_of(existing).exported(stack)
+            return None if existing is None else workspace_of(existing).state
 
     def destroy(self, stack: str) -> None:
         with self._existing(stack) as existing:
             if existing is None:
                 return
-            exported = self._read_state(existing)
+            exported = workspace_of(existing).state
             self._unlocking(stack, workspace_of(existing), lambda: self._destroy(existing, exported))
         if self._is_own_folder:
             remove_empty_folders(self._folder / ".pulumi", stack)
@@ -141,16 +140,6 @@ class PulumiEngine:
 
     def _resources(self, target: Stack) -> list[Resource]:
         return resources_of(workspace_of(target).exported(target.name))
-
-    def _read_state(self, target: Stack) -> dict[str, Any]:
-        """The stack's deployment. The salt in it goes into the workspace's settings: without it the CLI would take any
-        passphrase for the right one until it meets a secret."""
-        workspace = workspace_of(target)
-        exported = workspace.exported(target.name)
-        salt = passphrase_salt(exported)
-        if salt is not None:
-            workspace.save_stack_settings(target.name, StackSettings(encryption_salt=salt))
-        return exported
 
     @property
     def _is_own_folder(self) -> bool:

@@ -25,6 +25,12 @@ def resources_of(exported: Mapping[str, Any]) -> list[Resource]:
     return list((exported.get("deployment") or {}).get("resources") or ())
 
 
+def outputs_of(exported: Mapping[str, Any]) -> dict[str, Any]:
+    """The stack's exports as of the last update; none of ours is a secret."""
+    roots = [it for it in resources_of(exported) if it["type"] == "pulumi:pulumi:Stack"]
+    return dict(roots[0].get("outputs") or {}) if roots else {}
+
+
 def passphrase_salt(exported: Mapping[str, Any]) -> str | None:
     """What tells the CLI whether a passphrase is the right one; None where a service keeps the stack's secrets."""
     provider = (exported.get("deployment") or {}).get("secrets_providers") or {}

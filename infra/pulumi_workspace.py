@@ -7,11 +7,13 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
-from pulumi.automation import EngineEvent, LocalWorkspace, OutputMap, OutputValue, Stack
+from pulumi.automation import EngineEvent, LocalWorkspace, OutputMap, OutputValue, Stack, StackSettings
 
 from infra.operations import kind_of
+from infra.pulumi_state import passphrase_salt
 from pushtrain.engine import Change
 
 Action = Literal["create", "same", "update", "replace", "delete"]
@@ -29,7 +31,21 @@ _ACTIONS: Mapping[str, Action] = {
 
 
 class Workspace(LocalWorkspace):
-    """Two calls of the SDK without `--show-secrets`: nothing of ours is one, and what is should stay encrypted."""
+    """Calls of the SDK without `--show-secrets`: nothing of ours is one, and what is should stay encrypted."""
+
+    state: Mapping[str, Any] = MappingProxyType({})
+    """The deployment of the selected stack, as `exported` returns it; empty for one that was just made."""
+
+    def select_stack(self, stack_name: str) -> None:
+        """Reads the stack's state, which fails as a selection would; each later call names its stack itself.
+
+        The salt in it goes into the workspace's settings: without it the CLI would take any passphrase for the right
+        one until it meets a secret.
+        """
+        self.state = self.exported(stack_name)
+        salt = passphrase_salt(self.state)
+        if salt is not None:
+            self.save_stack_settings(stack_name, StackSettings(encryption_salt=salt))
 
     def stack_outputs(self, stack_name: str) -> OutputMap:
         said = self._said(["stack", "output", "--json", "--stack", stack_name])

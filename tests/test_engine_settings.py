@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from infra.pulumi_settings import pulumi_environ
-from infra.pulumi_state import half_created, passphrase_salt
+from infra.pulumi_state import half_created, outputs_of, passphrase_salt
 from pushtrain.errors import EngineError
 
 TOKEN = "pul-canary0secret0token"
@@ -82,6 +82,13 @@ def test_an_operation_that_is_no_create_leaves_nothing_half_created() -> None:
     state = exported()
     state["deployment"]["pending_operations"] = [{"type": "deleting", "resource": resource("a1", resource_id="p1")}]
     assert half_created(state) == [] and half_created({"version": 3, "deployment": None}) == []
+
+
+def test_the_exports_are_those_of_the_stack_itself() -> None:
+    state = exported(resource("a1", resource_id="p1"))
+    assert outputs_of(state) == {} and outputs_of({}) == {}
+    state["deployment"]["resources"][0]["outputs"] = {"pod_id": "p1"}
+    assert outputs_of(state) == {"pod_id": "p1"}
 
 
 def test_the_salt_is_there_only_where_a_passphrase_keeps_the_secrets() -> None:
