@@ -126,7 +126,7 @@ def test_the_deadline_ends_a_deaf_trainer_and_says_why(make_bench: MakeBench) ->
     bench.wait_until_terminated()
     last = bench.record().last
     assert (last.state, last.reason) == ("failed", "DeadlineReached")
-    assert bench.terminations[0] <= bench.deadline + float(bench.env["PUSHTRAIN_GRACE_S"]) + 1
+    assert bench.terminations[0] <= bench.deadline + float(bench.env["PUSHTRAIN_GRACE_S"]) + 5
     assert not any("-m trainer" in line for line in bench.processes().values())
 
 
@@ -139,7 +139,8 @@ def test_a_restarted_container_resumes_and_keeps_the_deadline(make_bench: MakeBe
     bench.wait_until_terminated()
     assert bench.states().count("booting") == 2 and bench.states().count("training") == 2
     assert bench.said("is here already"), "the checkout of the first container is used again"
-    assert bench.deadline - 1 <= bench.terminations[0] <= bench.deadline + float(bench.env["PUSHTRAIN_GRACE_S"]) + 1
+    grace_s = float(bench.env["PUSHTRAIN_GRACE_S"])
+    assert bench.deadline - grace_s - 2 <= bench.terminations[0] <= bench.deadline + grace_s + 5
     assert bench.record().last.reason == "DeadlineReached"
 
 
@@ -227,4 +228,4 @@ def test_a_ledger_that_never_comes_back_does_not_keep_the_pod(make_bench: MakeBe
     bench.ledger_dir.rename(bench.ledger_dir.with_name("away.git"))
     bench.start()
     bench.wait_until_terminated()
-    assert bench.terminations[0] <= bench.deadline + float(bench.env["PUSHTRAIN_GRACE_S"]) + 1
+    assert bench.terminations[0] <= bench.deadline + float(bench.env["PUSHTRAIN_GRACE_S"]) + 5

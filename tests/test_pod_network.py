@@ -35,7 +35,7 @@ def test_a_pod_that_nobody_answers_any_more_saves_ends_what_runs_and_asks_until_
     try:
         first = bench.start(PUSHTRAIN_LEDGER_URL=f"{bench.api.url}/o/ledger.git")
         bench.wait(lambda: bench.said("the end: Deadline"), "end")
-        assert time.time() <= bench.deadline + 2
+        assert time.time() <= bench.deadline + 10
         assert (bench.attempt_dir.parent / "saved").exists()
         assert not [line for line in bench.processes().values() if "trainer" in line or "agent" in line]
         bench.wait(lambda: bench.said("timed out"), "unanswered request")
