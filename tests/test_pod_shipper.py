@@ -252,8 +252,8 @@ def test_what_a_rule_of_the_remote_refuses_does_not_hold_up_the_rest(tmp_path: P
     remote.dislikes = b"looks like a key"
     shipper = Shipper(spool_in(tmp_path), remote, every_s=0.01, tick_s=0.001)
     (tmp_path / "trainer.log").write_text("looks like a key\n")
-    shipper.start()
     shipper.say(draft("booting"))
+    shipper.start()
     wait_for(lambda: remote.taken)
     assert len(remote.tried) == PATIENT_REFUSALS + 1
     (states, log), gap = remote.taken[0], GAP_LINE.search(remote.taken[0][1].decode())

@@ -39,7 +39,7 @@ def test_an_empty_balance_is_waited_for_and_said_once(world: World) -> None:
 
 
 def test_a_key_refused_in_the_middle_leaves_the_pod_at_work(world: World) -> None:
-    world.orders(steps=10, step_s=0.05)
+    world.orders(steps=100, step_s=0.05)
     world.write_job()
     world.push()
     world.until(lambda record: record.last.state == "training")
