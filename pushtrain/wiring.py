@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from pushtrain.clock import cloud_clock
+from pushtrain.clock import CloudClock
 from pushtrain.control import Control
 from pushtrain.ledger import Ledger
 from pushtrain.pod.terminate import PUBLIC_API
@@ -38,7 +38,7 @@ def open_control(root: Path, say: Callable[[str], None], environ: Mapping[str, s
     engine = select(environ, state_dir=settings.state_dir / "stacks", say=say)
     say(engine_line(engine))
     cloud = connect("runpod", environ)
-    clock = cloud_clock(environ.get("RUNPOD_API_BASE_URL") or PUBLIC_API, say)
+    clock = CloudClock(environ.get("RUNPOD_API_BASE_URL") or PUBLIC_API, say)
     return Control(
         settings=settings,
         source=GitSource(settings.root, settings.source_url, token=settings.ledger_token),

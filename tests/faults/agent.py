@@ -18,7 +18,7 @@ from pushtrain.pod.spool import Spool
 
 from .boards import Boards
 from .trainer import Clock, Orders, Work, train
-from .virtual import Event, Process, Scheduler
+from .virtual import Died, Event, Process, Scheduler
 
 Steps = Generator[float, None, int]
 
@@ -41,6 +41,9 @@ class Seat:
     clock: Clock
     open_ledger: OpenLedger
     log: Callable[[str], None]
+    shipper_dies_at: int | None
+    crash: Callable[[], None]
+    """Told when the shipper died at that point: its process is the agent's."""
 
 
 class VirtualShipper(Shipper):
@@ -110,7 +113,8 @@ class Agent:
         context = self._seat.context
         context.attempt_dir.mkdir(parents=True, exist_ok=True)
         self._beat()
-        self.shipping = self._seat.scheduler.start("shipper", self._ship, lambda process: None)
+        dies_at = self._seat.shipper_dies_at
+        self.shipping = self._seat.scheduler.start("shipper", self._ship, lambda it: setattr(it, "kill_at", dies_at))
         yield 0.0  # the shipper makes itself
         self._say("booting", pod=self._seat.pod_id, python="3.12")
         earlier = self._remains(None)
@@ -162,7 +166,12 @@ class Agent:
 
     def _ship(self, process: Process) -> None:
         self._shipper = VirtualShipper(self._seat, process)
-        self._shipper.run()
+        try:
+            self._shipper.run()
+        except Died:
+            if process.points == process.kill_at:
+                self._seat.crash()
+            raise
 
     def _wait(self, seconds: float) -> Generator[float, None, None]:
         end_s = self._seat.scheduler.now + seconds

@@ -76,6 +76,7 @@ class Container:
         self.context: Context = read_context(env)
         self._folder = self.context.attempt_dir
         assert ground.open_ledger is not None
+        fatal = machine.fate.killed_at_point
         self._seat = Seat(
             scheduler=ground.scheduler,
             boards=ground.boards,
@@ -85,6 +86,8 @@ class Container:
             clock=self.clock,
             open_ledger=ground.open_ledger,
             log=lambda line: machine.log("container", line),
+            shipper_dies_at=int(fatal.amount) if fatal is not None and fatal.what == "shipper" else None,
+            crash=self._die,
         )
         self.agent = Agent(self._seat)
         self._alive, self._told, self._watched = True, False, True
@@ -207,8 +210,13 @@ class Container:
         for pause in steps:
             self._points += 1
             fatal = self._machine.fate.killed_at_point
-            if fatal is not None and self._points == int(fatal.amount):
-                self._machine.fate.killed_at_point = None
-                self._machine.ground.boards.hit(fatal)
-                self._scheduler.after(0.0, lambda: self._machine.strike("container_restart") and None)
+            if fatal is not None and fatal.what == "agent" and self._points == int(fatal.amount):
+                self._die()
             yield pause
+
+    def _die(self) -> None:
+        """One of our processes is killed at a point of its work, and the container with it; once."""
+        fatal, self._machine.fate.killed_at_point = self._machine.fate.killed_at_point, None
+        if fatal is not None:
+            self._machine.ground.boards.hit(fatal)
+            self._scheduler.after(0.0, lambda: self._machine.strike("container_restart") and None)

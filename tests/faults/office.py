@@ -14,6 +14,7 @@ from infra.engine_embedded import EmbeddedEngine
 from infra.launch import make_launch
 from infra.operations import PodOperations, VolumeOperations
 from infra.state_file import StackState, StateFile
+from pushtrain.clock import CloudClock
 from pushtrain.control import Control
 from pushtrain.errors import PushtrainError
 from pushtrain.events import EventDraft
@@ -184,7 +185,7 @@ class Office:
         return self.scheduler.start(name, body, prepare)
 
     def _control(self, process: Process, shift: Shift, checkout: Checkout, state_dir: Path) -> Control:
-        who, skew_s = shift.who, shift.skew_s
+        who, boards = shift.who, self.boards
         settings = Settings(
             root=self.folder,
             ledger_url=LEDGER_URL,
@@ -194,7 +195,7 @@ class Office:
             tick_s=TICK_S,
         )
         listed = Listed()
-        scheduler, boards = self.scheduler, self.boards
+        scheduler = self.scheduler
         cloud = RunPod(
             ACCOUNT_KEY,
             BASE_URL,
@@ -205,9 +206,12 @@ class Office:
             transport=WatchedWire(listed, shift, who, process, scheduler, self.api, boards),
         )
 
-        def clock() -> float:
-            return scheduler.now + skew_s
-
+        clock = CloudClock(
+            BASE_URL,
+            partial(self._say, who),
+            local=lambda: scheduler.now + shift.skew_s,
+            ask=lambda url, patience_s: scheduler.now if boards.to_cloud() else None,
+        )
         store = MemoryStore(self.promises.remote, LedgerLink(process, scheduler, boards, "control", who))
         return Control(
             settings=settings,

@@ -131,6 +131,14 @@ def _pod(*amounts: float) -> Callable[[random.Random], Fault]:
     )  # fmt: skip
 
 
+def _killed_pod_process(rng: random.Random) -> Fault:
+    """At a step of the agent, or between two effects of its shipper."""
+    most = rng.choice([10, 30, 60])
+    return Fault(
+        kind="", who=int(rng.random() * 2), amount=1 + int(rng.random() * most), what=rng.choice(["agent", "shipper"])
+    )
+
+
 def _kill_control(rng: random.Random) -> Fault:
     return Fault(kind="", who=int(rng.expovariate(1.0)), amount=int(rng.choice([40, 120, 300]) * rng.random()) + 1)
 
@@ -145,7 +153,7 @@ def _ledger_down(rng: random.Random) -> Fault:
 
 
 def _skew(rng: random.Random) -> Fault:
-    return Fault(kind="", who=int(rng.random() * 3), amount=rng.choice([-90.0, -20.0, 20.0, 90.0]))
+    return Fault(kind="", who=int(rng.random() * 2), amount=rng.choice([-3600.0, -90.0, -20.0, 20.0, 90.0, 3600.0]))
 
 
 KINDS: Mapping[str, Callable[[random.Random], Fault]] = {
@@ -177,7 +185,7 @@ KINDS: Mapping[str, Callable[[random.Random], Fault]] = {
     "never_starts": lambda rng: Fault(kind="", who=int(rng.random() * 2)),
     "crash_loop": _pod(5.0, 40.0),
     "container_restart": _pod(),
-    "killed_pod_process": _pod(1, 3, 10, 30, 60),
+    "killed_pod_process": _killed_pod_process,
     "lost_pod": _pod(),
     "preemption": _pod(),
     "killed_trainer": _pod(),
