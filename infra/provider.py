@@ -4,7 +4,9 @@ The providers are stateless and live in an installed module, so Pulumi's state h
 and no credential: the cloud client reads its keys from the environment of the process that carries the step out.
 """
 
-from collections.abc import Callable
+import contextlib
+import pickle
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from typing import Any, TypeVar
 
@@ -60,7 +62,8 @@ class NetworkVolume(Resource, module="pushtrain", name="NetworkVolume"):
     data_center: pulumi.Output[str]
 
     def __init__(self, name: str, cloud: str, request: VolumeRequest) -> None:
-        super().__init__(NetworkVolumeProvider(), name, {"cloud": cloud, **_properties(request)})
+        with _pickler_as_it_was():
+            super().__init__(NetworkVolumeProvider(), name, {"cloud": cloud, **_properties(request)})
 
 
 class Pod(Resource, module="pushtrain", name="Pod"):
@@ -86,7 +89,21 @@ class Pod(Resource, module="pushtrain", name="Pod"):
             "ports": list(request.ports),
             "volume_id": volume_id,
         }
-        super().__init__(PodProvider(), name, {**wanted, "usd_per_hour": None, "placed_in": None}, opts)
+        with _pickler_as_it_was():
+            super().__init__(PodProvider(), name, {**wanted, "usd_per_hour": None, "placed_in": None}, opts)
+
+
+@contextlib.contextmanager
+def _pickler_as_it_was() -> Iterator[None]:
+    """Pulumi's SDK wraps Python's pickler anew for each resource and leaves it so: after hundreds of them in a process
+    every pickle would end in a RecursionError."""
+    pickler, kept = pickle._Pickler, ("_batch_setitems", "save_dict")  # type: ignore[attr-defined]
+    before = {name: getattr(pickler, name) for name in kept}
+    try:
+        yield
+    finally:
+        for name, method in before.items():
+            setattr(pickler, name, method)
 
 
 def _properties(request: VolumeRequest | PodRequest) -> dict[str, Any]:
