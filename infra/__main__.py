@@ -13,12 +13,12 @@ import pulumi
 from git import Repo
 
 from infra.launch import make_launch
-from pushtrain import spec_file
 from pushtrain.engine import Program
 from pushtrain.errors import PushtrainError, SpecError
 from pushtrain.placement import Candidate
 from pushtrain.run import Run
 from pushtrain.settings import load_settings
+from pushtrain.spec import file as spec_file
 
 
 def sketch(environ: Mapping[str, str], root: Path, now_s: float) -> Program:

@@ -97,7 +97,7 @@ class Pod(Resource, module="pushtrain", name="Pod"):
 def _pickler_as_it_was() -> Iterator[None]:
     """Pulumi's SDK wraps Python's pickler anew for each resource and leaves it so: after hundreds of them in a process
     every pickle would end in a RecursionError."""
-    pickler, kept = pickle._Pickler, ("_batch_setitems", "save_dict")  # type: ignore[attr-defined]
+    pickler, kept = pickle._Pickler, ("_batch_setitems", "save_dict")
     before = {name: getattr(pickler, name) for name in kept}
     try:
         yield

@@ -12,7 +12,7 @@ from pushtrain.errors import SpecError
 from pushtrain.gpus import GPU_NAMES, nearest, unusable
 from pushtrain.rows import DATA_MISSING, data_file, read_rows
 from pushtrain.spec import JobSpec
-from pushtrain.spec_file import Problem, SpecFile, read, spec_error
+from pushtrain.spec.file import Problem, SpecFile, read, spec_error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

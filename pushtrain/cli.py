@@ -49,7 +49,7 @@ def check(
 ) -> None:
     """Check job specs, their data files and each other. Needs no key and touches no network."""
     from pushtrain.check import check as check_specs
-    from pushtrain.spec_file import write_schema as write
+    from pushtrain.spec.file import write_schema as write
 
     root = Path.cwd()
     if write_schema:

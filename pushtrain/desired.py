@@ -10,7 +10,7 @@ from git import Blob, GitError, Repo, Tree
 from pushtrain.errors import LedgerError, SpecError
 from pushtrain.run import Run
 from pushtrain.spec import JobSpec
-from pushtrain.spec_file import MAX_BYTES, loads
+from pushtrain.spec.file import MAX_BYTES, loads
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,7 +30,7 @@ from pushtrain.rented import note
 from pushtrain.run import RUN_ID, Run, ledger_prefix
 from pushtrain.signs import last_step_s, look
 from pushtrain.source import Source
-from pushtrain.spec_file import loads
+from pushtrain.spec.file import loads
 from pushtrain.sweep import remove_orphans, unowned
 from pushtrain.teardown import destroy, names, remove_late
 

@@ -19,7 +19,7 @@ from pushtrain.ledger import Ledger
 from pushtrain.record import RECEIPT, Evidence
 from pushtrain.refs import claim_of
 from pushtrain.run import RUN_ID
-from pushtrain.spec_file import loads
+from pushtrain.spec.file import loads
 
 _SHA256, _COMMIT = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
 

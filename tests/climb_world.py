@@ -24,7 +24,7 @@ from pushtrain.reconcile import Tick, run_of, tick
 from pushtrain.run import Run
 from pushtrain.rungs import Rung
 from pushtrain.settings import Settings
-from pushtrain.spec_file import loads
+from pushtrain.spec.file import loads
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 JOB = """\

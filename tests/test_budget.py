@@ -8,7 +8,7 @@ from test_lifecycle import record
 from pushtrain.budget import RESERVE_S, Left, left, pod_seconds, used
 from pushtrain.events import now_text
 from pushtrain.ledger import RunRecord
-from pushtrain.spec_file import loads
+from pushtrain.spec.file import loads
 
 SPEC = loads(
     b"{version: 1, name: j, model: {id: a/b}, data: {path: d.jsonl}, compute: {gpus: [NVIDIA A40]}, "

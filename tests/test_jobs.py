@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 
 from pushtrain.check import check
 from pushtrain.gpus import memory_gb
-from pushtrain.spec_file import load, schema_json
+from pushtrain.spec.file import load, schema_json
 
 ROOT = Path(__file__).parents[1]
 JOBS = sorted((ROOT / "jobs").glob("*.yaml"))

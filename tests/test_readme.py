@@ -16,7 +16,7 @@ from pushtrain import errors
 from pushtrain.cli import app
 from pushtrain.placement import Candidate, cap
 from pushtrain.spec import JobSpec
-from pushtrain.spec_file import loads
+from pushtrain.spec.file import loads
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -10,8 +10,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from pushtrain.errors import SpecError
-from pushtrain.spec_file import load, loads, parse, schema_json, spec_error, write_schema
-from pushtrain.yaml_tree import MAX_BYTES, MAX_DEPTH, Problem
+from pushtrain.spec.file import load, loads, parse, schema_json, spec_error, write_schema
+from pushtrain.spec.yaml_tree import MAX_BYTES, MAX_DEPTH, Problem
 
 GOOD = """\
 # a comment

@@ -12,7 +12,7 @@ from git_world import SHA, Remote, event
 from pushtrain.errors import PushtrainError
 from pushtrain.events import EventDraft, encode
 from pushtrain.ledger import Ledger
-from pushtrain.spec_file import loads
+from pushtrain.spec.file import loads
 from pushtrain.verify import Verdict, verify
 
 SPEC = b"""\

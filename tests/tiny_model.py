@@ -15,7 +15,7 @@ from hub_server import ALICE, USERS, Hub, point_client_at, running_server
 from huggingface_hub import HfApi, constants
 
 from infra.simulator.hub_store import HubStore
-from pushtrain.spec_file import load
+from pushtrain.spec.file import load
 from trainer.job import Inputs, Job, file_sha256
 
 REPOSITORY = Path(__file__).resolve().parent.parent

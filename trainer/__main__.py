@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pushtrain.errors import SpecError
 from pushtrain.spec import JobSpec
-from pushtrain.spec_file import load
+from pushtrain.spec.file import load
 from trainer.checkpoint import Stop, latest_complete, stop_on_signals
 from trainer.failures import PREEMPTED_EXIT_CODE, Preempted, TrainingFailed, exit_code, translate
 from trainer.job import Job, rank

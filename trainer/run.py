@@ -19,7 +19,8 @@ from trainer.model import check_gpu, describe, load_model, load_tokenizer, with_
 from trainer.publish import Published, publish
 from trainer.report import Report, write_whole
 from trainer.save import finish_model, save_adapter
-from trainer.training import Trained, Watch, build_trainer, train
+from trainer.training import Trained, build_trainer, train
+from trainer.watch import Watch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

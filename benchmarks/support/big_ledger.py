@@ -12,7 +12,7 @@ from pathlib import Path
 from pushtrain.events import EventDraft, encode
 from pushtrain.refs import CLAIMS, RUNS, claim_of
 from pushtrain.run import Run
-from pushtrain.spec_file import loads
+from pushtrain.spec.file import loads
 
 SPEC = """\
 version: 1

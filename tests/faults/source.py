@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from pushtrain.desired import Desired, Job
 from pushtrain.spec import JobSpec
-from pushtrain.spec_file import loads
+from pushtrain.spec.file import loads
 
 from .boards import Windows
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from pushtrain.spec import JobSpec
-from pushtrain.yaml_tree import Mark, Node, Problem, Tree, descend, shorten
+from pushtrain.spec.yaml_tree import Mark, Node, Problem, Tree, descend, shorten
 
 Path = tuple[str | int, ...]
 

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from pushtrain.errors import SpecError
 from pushtrain.spec import JobSpec
-from pushtrain.spec_problems import described, explain
-from pushtrain.yaml_tree import MAX_BYTES, Node, Problem, Tree, descend, read_tree, shorten
+from pushtrain.spec.problems import described, explain
+from pushtrain.spec.yaml_tree import MAX_BYTES, Node, Problem, Tree, descend, read_tree, shorten
 
 __all__ = [
     "MAX_BYTES",

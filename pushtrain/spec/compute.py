@@ -1,0 +1,74 @@
+"""`compute`, `budget` and `limits` of a spec: what is rented, and for how long at most."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, field_validator
+
+from pushtrain.cloud import Tier
+from pushtrain.gpus import USABLE_GPU_NAMES
+from pushtrain.spec.names import Part
+
+ImageRef = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][A-Za-z0-9_./:@-]{0,254}$")]
+DataCenter = Annotated[str, StringConstraints(pattern=r"^[A-Z]{2,3}-[A-Z]{2,4}-\d+$")]
+GpuName = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._+-]{0,79}$"),
+    Field(json_schema_extra={"examples": list(USABLE_GPU_NAMES)}),
+]
+
+# RunPod's PyTorch image of August 2026 (their REST v2 OpenAPI example); CUDA 12.8, Ubuntu 24.04, Python and git inside.
+DEFAULT_IMAGE = "runpod/pytorch:1.0.2-cu1281-torch280-ubuntu2404"
+
+
+class NetworkVolume(Part):
+    """The volume all attempts of a run share; it is deleted with the run. On COMMUNITY, the pod's own disk."""
+
+    size_gb: Annotated[int, Field(ge=10, le=4096)] = 50
+    """RunPod takes 10 to 4096. Holds the base model, checkpoints and caches."""
+
+
+class Compute(Part):
+    """What is rented."""
+
+    cloud: Literal["runpod"] = "runpod"
+    """Who rents it out."""
+    gpus: Annotated[list[GpuName], Field(min_length=1)]
+    """GPU type ids in order of preference, e.g. NVIDIA A40."""
+    count: Annotated[int, Field(ge=1, le=8)] = 1
+    """GPUs in the pod."""
+    tiers: Annotated[list[Tier], Field(min_length=1, max_length=2)] = ["SECURE"]
+    """In order of preference. COMMUNITY is cheaper and keeps nothing: a lost pod starts again from step 0."""
+    data_centers: list[DataCenter] = []
+    """Empty: any data center that has network volumes and the GPU. Community machines are in none."""
+    image: ImageRef = DEFAULT_IMAGE
+    """Container image of the pod."""
+    disk_gb: Annotated[int, Field(ge=5, le=2000)] = 40
+    """Container disk; holds the environment."""
+    volume: NetworkVolume = NetworkVolume()
+
+    @field_validator("tiers")
+    @classmethod
+    def _each_once(cls, tiers: list[Tier]) -> list[Tier]:
+        if len(set(tiers)) < len(tiers):
+            raise ValueError("names a tier twice")
+        return tiers
+
+
+class Budget(Part):
+    """Hard limits over all attempts of a run; the pod and the control plane each enforce them alone."""
+
+    max_hours: Annotated[float, Field(gt=0, le=720)]
+    """Hours a pod may run, all attempts together."""
+    max_usd: Annotated[float, Field(gt=0, le=100_000)]
+    """US dollars, storage included."""
+
+
+class Limits(Part):
+    """How long the run may stand still; the other limits are the control plane's."""
+
+    placement_hours: Annotated[float, Field(gt=0, le=720)] = 24
+    """Hours it may wait for a GPU; a quarter of it once a pod was lost, since the volume is billed meanwhile."""
+    first_step_minutes: Annotated[float, Field(gt=0, le=1440)] = 60
+    """Minutes from the installed environment to the first step: model, data, compilation."""
+    step_gap_minutes: Annotated[float, Field(gt=0, le=1440)] = 30
+    """Minutes between two steps."""

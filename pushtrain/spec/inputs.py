@@ -1,0 +1,50 @@
+"""`model` and `data` of a spec: what a run starts from."""
+
+from typing import Annotated
+
+from pydantic import ConfigDict, Field, StringConstraints, field_validator, model_validator
+
+from pushtrain.spec.names import DatasetUrl, HubId, Part, Revision
+
+
+class Model(Part):
+    """The base model."""
+
+    id: HubId
+    """Hub id of the base model, ORG/NAME."""
+    revision: Revision = "main"
+    """Branch, tag or commit on the Hub; resolved to a commit when the run starts and recorded."""
+    trust_remote_code: bool = False
+    """True lets the model's repository run its own Python code on the pod."""
+
+
+class Data(Part):
+    """The dataset: exactly one of `source` (on the Hub) and `path` (in the commit)."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["path"]}, {"required": ["source"]}]})
+
+    source: DatasetUrl | None = None
+    """A dataset on the Hub, hf://datasets/ORG/NAME."""
+    path: Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=r"\.jsonl$")] | None = None
+    """A .jsonl file in the commit, relative to the repository's root."""
+    revision: Revision = "main"
+    """Branch, tag or commit of `source`; resolved to a commit when the run starts and recorded."""
+    split: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,59}$")] = "train"
+    """The split of `source` to train on."""
+    eval_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.02
+    """Share of the rows held out, chosen by `train.seed`."""
+
+    @field_validator("path")
+    @classmethod
+    def _stays_in_the_repository(cls, path: str | None) -> str | None:
+        if path is not None:
+            parts = path.replace("\\", "/").split("/")
+            if path.startswith(("/", "~")) or ".." in parts or ":" in parts[0] or not path.isprintable():
+                raise ValueError("must be a relative path inside the repository")
+        return path
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "Data":
+        if (self.source is None) == (self.path is None):
+            raise ValueError("needs exactly one of 'path' (a file in the commit) and 'source' (hf://datasets/…)")
+        return self

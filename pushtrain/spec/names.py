@@ -1,0 +1,21 @@
+"""What all parts of a spec share: the strict base class, and names that reach URLs, refs and shells."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+# Hub ids, revisions and image references reach URLs and git: only characters that mean nothing to a shell, and no "..".
+_HUB_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}"
+HubId = Annotated[str, StringConstraints(pattern=rf"^{_HUB_NAME}(/{_HUB_NAME})?$")]
+DatasetUrl = Annotated[str, StringConstraints(pattern=rf"^hf://datasets/{_HUB_NAME}(/{_HUB_NAME})?$")]
+HubRepo = Annotated[str, StringConstraints(pattern=rf"^{_HUB_NAME}/{_HUB_NAME}$")]
+Revision = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*([./][A-Za-z0-9_-]+)*$", max_length=100)
+]
+Positive = Annotated[int, Field(gt=0)]
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )

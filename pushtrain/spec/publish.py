@@ -1,0 +1,16 @@
+"""`publish` of a spec: where the result goes."""
+
+from typing import Literal
+
+from pushtrain.spec.names import HubRepo, Part
+
+
+class Publish(Part):
+    """Where the adapter goes."""
+
+    repo: HubRepo
+    """Hub repository ORG/NAME; created when missing."""
+    private: bool = True
+    """Whether a repository that is created is private."""
+    merge: Literal[False] = False
+    """Merging the adapter into the base is not offered yet; the key is reserved."""
