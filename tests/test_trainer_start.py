@@ -76,9 +76,8 @@ def test_a_spec_that_is_wrong_is_exit_2(bench: Bench) -> None:
 def test_a_token_that_may_not_write_is_found_out_at_once(bench: Bench, hub: Hub, token: str) -> None:
     hub.alice.create_repo("demo/adapter", exist_ok=True)
     bench.write()
-    assert bench.run(HF_TOKEN=token) == 1
+    assert bench.run(HF_TOKEN=token, PUSHTRAIN_RUN_ID="tiny-run") == 1
     failure = bench.file("failure.json")
-    print(failure)
     assert failure["reason"] == "HubForbidden"
     assert "demo/adapter" in failure["message"]
 

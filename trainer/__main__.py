@@ -1,7 +1,10 @@
-"""python -m trainer SPEC --run-dir DIR [--attempt N]: one attempt at a run, from the root of the checkout.
+"""python -m trainer SPEC [--run-dir DIR] [--attempt N]: one attempt at a run, from the root of the checkout.
 
 First what needs no torch (spec, data, Hub, disk: a second or two), then the training. Exit codes: 0 done, 1 the run
 failed, 2 spec or data wrong, 75 told to stop: the next attempt resumes. Standard output and error are the log.
+
+On a machine of one's own, without our control plane, the run lies in runs/NAME-DIGEST, so that the same spec started
+again resumes; without a token for the Hub nothing is uploaded.
 """
 
 import argparse
@@ -39,7 +42,13 @@ def main(argv: list[str] | None = None) -> int:
     given = sys.argv[1:] if argv is None else argv
     arguments = _parse(given)
     _quiet_libraries()
+    try:
+        arguments.run_dir = arguments.run_dir or _own_run_dir(arguments.spec)
+    except SpecError as error:
+        say(f"failed: {error}" + (f"\nhint: {error.hint}" if error.hint else ""))
+        return exit_code(error)
     report = Report(arguments.run_dir / f"attempt-{arguments.attempt}", is_main=rank() == 0)
+    report.phases.ended("start")
     try:
         with stop_on_signals() as stop:
             _attempt(arguments, given, report, stop)
@@ -63,7 +72,10 @@ def _attempt(arguments: argparse.Namespace, given: list[str], report: Report, st
     from trainer import preflight
 
     rows = preflight.read_local_rows(spec, root)
-    if not is_worker:
+    uploads = preflight.uploads()
+    if not uploads and not is_worker:
+        say("publishing: there is no token for the Hub here, so nothing will be uploaded")
+    elif not is_worker:
         preflight.check_write_access(spec)
     run_dir = arguments.run_dir.resolve()
     job = Job(
@@ -74,6 +86,7 @@ def _attempt(arguments: argparse.Namespace, given: list[str], report: Report, st
         run_id=os.environ.get("PUSHTRAIN_RUN_ID") or run_dir.name,
         commit=os.environ.get("PUSHTRAIN_COMMIT"),
         inputs=preflight.pin_inputs(spec, root, run_dir),
+        uploads=uploads,
     )
     download: BaseProcess | None = None
     if not is_worker:
@@ -86,9 +99,16 @@ def _attempt(arguments: argparse.Namespace, given: list[str], report: Report, st
     if job.processes == 1 and visible_gpus() > 1:
         # transformers would spread one process over every GPU it sees.
         os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    report.phases.ended("checks")
     from trainer.run import carry_out
 
     carry_out(job, rows, report, stop, download)
+
+
+def _own_run_dir(spec_path: str) -> Path:
+    """Another spec has another folder: its checkpoints would be deleted as nobody's."""
+    spec = load(Path.cwd() / spec_path, Path.cwd())
+    return Path("runs") / f"{spec.name}-{spec.digest[:8]}"
 
 
 def _quiet_libraries() -> None:
@@ -116,7 +136,7 @@ def _fail(report: Report, error: Exception) -> int:
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m trainer", description="Train, evaluate and publish one job spec.")
     parser.add_argument("spec", help="job spec, relative to the current folder, which is the root of the checkout")
-    parser.add_argument("--run-dir", type=Path, required=True, help="folder of the run, kept over its attempts")
+    parser.add_argument("--run-dir", type=Path, help="folder of the run, kept over its attempts (runs/NAME-DIGEST)")
     parser.add_argument("--attempt", type=int, default=1, help="from 1; each attempt reports into its own folder")
     return parser.parse_args(argv)
 

@@ -22,7 +22,7 @@ class Inputs:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
     """`root` is the checkout, `run_dir` the run's folder on the volume, `processes` one a GPU; `commit` is None where
-    nobody says from which commit the run is."""
+    nobody says from which commit the run is. Without `uploads` the result stays in `run_dir`."""
 
     spec: JobSpec
     root: Path
@@ -31,6 +31,7 @@ class Job:
     run_id: str
     commit: str | None
     inputs: Inputs
+    uploads: bool = True
 
     @property
     def checkpoints(self) -> Path:

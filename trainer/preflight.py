@@ -5,13 +5,14 @@ Also starts the download of the base model in a process of its own, so that it r
 
 import json
 import multiprocessing
+import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
-from huggingface_hub import HfApi, constants, snapshot_download, try_to_load_from_cache
+from huggingface_hub import HfApi, constants, get_token, snapshot_download, try_to_load_from_cache
 
 from pushtrain.errors import PushtrainError, SpecError
 from pushtrain.rows import Row, data_file, read_rows
@@ -36,6 +37,11 @@ def read_local_rows(spec: JobSpec, root: Path) -> list[Row]:
         return list(read_rows(data_file(spec.data.path, root), spec.data.path))
     except SpecError as error:
         raise DatasetError(str(error), hint=error.hint) from error
+
+
+def uploads(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether the result goes to the Hub: always for a run of the control plane, else where there is a token."""
+    return "PUSHTRAIN_RUN_ID" in environ or get_token() is not None
 
 
 def check_write_access(spec: JobSpec) -> None:

@@ -34,10 +34,11 @@ _ALLOWED = re.compile(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Published:
-    """`revision` is the Hub's commit, `files` the SHA-256 of each file in it."""
+    """`revision` is the Hub's commit, `files` the SHA-256 of each file in it. `repo` and `revision` are None where the
+    result stays on this machine."""
 
-    repo: str
-    revision: str
+    repo: str | None
+    revision: str | None
     files: dict[str, str]
 
 
@@ -48,6 +49,9 @@ def publish(job: Job) -> Published:
     """
     repo = job.spec.publish.repo
     paths = sorted(path for path in job.adapter.iterdir() if _ALLOWED.fullmatch(path.name))
+    if not job.uploads:
+        say(f"publishing: nothing is uploaded, the result is in {job.adapter}")
+        return Published(repo=None, revision=None, files={path.name: file_sha256(path) for path in paths})
     try:
         revision = retried(lambda: _commit(job, paths), RETRY_DELAYS_S, time.sleep)
     except HubUnreachable as error:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pushtrain.errors import PushtrainError
 from pushtrain.redact import redact
 from trainer.job import rank
+from trainer.phases import Phases
 
 State = Literal["preparing", "training", "evaluating", "publishing"]
 
@@ -57,6 +58,7 @@ class Report:
 
     def __init__(self, folder: Path, *, is_main: bool = True, now: Callable[[], float] = time.time) -> None:
         self.folder = folder
+        self.phases = Phases()
         self._is_main = is_main
         self._now = now
         folder.mkdir(parents=True, exist_ok=True)

@@ -36,31 +36,37 @@ def carry_out(job: Job, rows: Sequence[Row], report: Report, stop: Stop, downloa
 
     Raises the failures of `trainer.failures`, and Preempted when told to stop.
     """
+    report.phases.ended("imports")
     transformers_logging.disable_progress_bar()
     check_gpu()
     tokenizer = load_tokenizer(job)
     data = prepare(job, rows, tokenizer)
+    report.phases.ended("data")
     if download is not None:
         download.join()
+        report.phases.ended("download")
     checkpoint = latest_complete(job.checkpoints, job.digest)
     is_over = checkpoint is not None and checkpoint.is_final
     weights = checkpoint.path if checkpoint is not None and is_over and job.spec.method.kind == "full" else None
     model = with_adapters(load_model(job, weights), job)
     describe(model, job.spec)
+    report.phases.ended("model")
     watch = Watch(job, report, stop)
     trainer = build_trainer(job, model, tokenizer, data, watch)
     if job.spec.method.kind == "full" and not is_over:
         remember_base(job, trainer, data.questions)
+    report.phases.ended("trainer")
     where = f"from step {checkpoint.step}" if checkpoint else "from the start"
-    report.event("training", where, resumed_from_step=checkpoint.step if checkpoint else None, **asdict(data.counts))
+    start = {"resumed_from_step": checkpoint.step if checkpoint else None, "phases_s": report.phases.seconds}
+    report.event("training", where, **start, **asdict(data.counts))
     trained = train(job, trainer, watch, checkpoint)
-    report.event("evaluating", f"after {trained.steps} steps", steps=trained.steps)
+    report.event("evaluating", f"after {trained.steps} steps", steps=trained.steps, phases_s=report.phases.seconds)
     outcome = _evaluate(job, trainer, data, trained)
     if rank() == 0:
         metrics = _metrics(outcome)
         write_whole(job.adapter / "README.md", model_card(job, data, metrics, outcome.samples))
         report.event("publishing", job.spec.publish.repo)
-        report.result(_result(publish(job), metrics, outcome))
+        report.result({**_result(publish(job), metrics, outcome), "phases_s": report.phases.seconds})
     trainer.end()
 
 

@@ -35,6 +35,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, _args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._report.step()
+        if "first_step" not in self._report.phases.seconds:
+            self._report.phases.ended("first_step")
         if self._is_stop_requested():
             say(f"training: told to stop, saving step {state.global_step}")
             control.should_save = control.should_training_stop = True
