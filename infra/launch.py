@@ -34,7 +34,7 @@ def make_launch(settings: Settings, environ: Mapping[str, str]) -> Launch:
             stall_s=settings.stall_limit_s,
             environ=environ,
         )
-        env |= limits_env(limits_of(spec.limits.model_dump(), settings))
+        env |= limits_env(limits_of(spec.watched, settings))
         return program(stack_plan(run, spec, candidate, attempt=attempt, env=env), environ)
 
     return launch

@@ -11,7 +11,7 @@ from typing import Any
 from pushtrain.errors import SpecError
 from pushtrain.gpus import GPU_NAMES, nearest, unusable
 from pushtrain.rows import DATA_MISSING, data_file, read_rows
-from pushtrain.spec import JobSpec
+from pushtrain.spec import CommandSpec, JobSpec, TrainingSpec
 from pushtrain.spec.file import Problem, SpecFile, read, spec_error
 
 
@@ -51,9 +51,9 @@ def check(paths: Sequence[Path], root: Path, *, gpu_names: Collection[str] = GPU
         if file.spec is not None:
             wrong += _unknown_gpus(file, file.spec, gpu_names)
             warnings += _lost_with_the_pod(file, file.spec)
-            data_problems, data_warnings = _data(file, file.spec, root)
-            wrong += data_problems
-            warnings += data_warnings
+            files_problems, files_warnings = _files(file, file.spec, root)
+            wrong += files_problems
+            warnings += files_warnings
             specs += [] if wrong else [file.spec]
         problems += wrong
     return CheckReport(
@@ -104,7 +104,20 @@ def _lost_with_the_pod(file: SpecFile, spec: JobSpec) -> Iterator[Problem]:
     yield Problem(where=where, message=message, hint="tiers: [SECURE, COMMUNITY] asks for such a machine last")
 
 
-def _data(file: SpecFile, spec: JobSpec, root: Path) -> tuple[list[Problem], list[Problem]]:
+def _files(file: SpecFile, spec: JobSpec, root: Path) -> tuple[list[Problem], list[Problem]]:
+    """Problems and warnings of what the spec names in the commit."""
+    if isinstance(spec, TrainingSpec):
+        return _data(file, spec, root)
+    return [], list(_kept_nowhere(file, spec)) if isinstance(spec, CommandSpec) else []
+
+
+def _kept_nowhere(file: SpecFile, spec: CommandSpec) -> Iterator[Problem]:
+    if spec.command.artifacts and spec.publish is None:
+        message = "command.artifacts are hashed and then lost with the run's volume: there is no publish"
+        yield Problem(where=file.where("command", "artifacts"), message=message, hint="publish: {repo: ORG/NAME}")
+
+
+def _data(file: SpecFile, spec: TrainingSpec, root: Path) -> tuple[list[Problem], list[Problem]]:
     """Problems and warnings of the file at `data.path`. A suspended job may wait for its data: then absence warns."""
     path, where = spec.data.path, file.where("data", "path")
     if path is None:

@@ -13,6 +13,7 @@ from pushtrain.jsontext import json_bytes
 from pushtrain.placement import Candidate, CostEstimate, cap, ladder
 from pushtrain.refs import Look
 from pushtrain.run import Run
+from pushtrain.spec import CommandSpec, JobSpec, TrainingSpec
 
 
 def claim_new(
@@ -89,19 +90,27 @@ def _run_json(control: Control, run: Run, job: Job, candidates: Sequence[Candida
         "source_url": control.settings.source_url,
         "created": now_text(control.clock()),
         "trigger": trigger,
-        "model": {"id": spec.model.id, "revision": spec.model.revision},
-        "data": {"path": spec.data.path} if spec.data.path else spec.data.model_dump(mode="json", exclude={"path"}),
+        **_inputs(spec),
         "lock": control.source.lock_digest(),
         "image": spec.compute.image,
         "engine": control.engine.name,
         "resource_prefix": run.resource_prefix,
         "candidates": [asdict(candidate) for candidate in candidates],
         "budget": {"max_usd": spec.budget.max_usd, "max_hours": spec.budget.max_hours},
-        "limits": spec.limits.model_dump(mode="json"),
+        "limits": spec.watched,
         # What the first candidate would cost up to its limit; what it will cost nobody knows before the training.
         "estimate": estimate and {"usd_per_hour": round(estimate.usd_per_hour, 6), **_rounded(estimate)},
     }
     return json_bytes(document)
+
+
+def _inputs(spec: JobSpec) -> dict[str, object]:
+    """What the run starts from, beside the commit."""
+    if isinstance(spec, CommandSpec):
+        return {"command": {"run": spec.command.run, "workdir": spec.command.workdir}}
+    assert isinstance(spec, TrainingSpec)
+    data = {"path": spec.data.path} if spec.data.path else spec.data.model_dump(mode="json", exclude={"path"})
+    return {"model": {"id": spec.model.id, "revision": spec.model.revision}, "data": data}
 
 
 def _rounded(estimate: CostEstimate) -> dict[str, float]:

@@ -9,7 +9,7 @@ from git import Blob, GitError, Repo, Tree
 
 from pushtrain.errors import LedgerError, SpecError
 from pushtrain.run import Run
-from pushtrain.spec import JobSpec
+from pushtrain.spec import CommandSpec, JobSpec, TrainingSpec
 from pushtrain.spec.file import MAX_BYTES, loads
 
 
@@ -108,13 +108,24 @@ def _specs(repo: Repo) -> list[Blob]:
 
 
 def _require_file(repo: Repo, spec: JobSpec, where: str) -> None:
-    """The data file must be in the very commit the pod fetches."""
-    if spec.data.path is not None and not spec.suspend and _at_head(repo, spec.data.path) is None:
-        raise SpecError(
-            f"data.path: '{spec.data.path}' is not in commit {repo.head.commit.hexsha[:8]}",
-            where=where,
-            hint=f"git add {spec.data.path}, commit and push again",
-        )
+    """What the spec names must be in the very commit the pod fetches."""
+    key, path = _named_file(spec)
+    if path is None or spec.suspend:
+        return
+    blob, commit = _at_head(repo, path), repo.head.commit.hexsha[:8]
+    if blob is None:
+        hint = f"git add {path}, commit and push again"
+        raise SpecError(f"{key}: '{path}' is not in commit {commit}", where=where, hint=hint)
+    if isinstance(spec, CommandSpec) and not blob.mode & 0o100:
+        hint = f"git update-index --chmod=+x {path}, commit and push again; or run: [bash, {path}]"
+        raise SpecError(f"{key}: '{path}' is not executable in commit {commit}", where=where, hint=hint)
+
+
+def _named_file(spec: JobSpec) -> tuple[str, str | None]:
+    """Key and path of the one file a spec names in the commit."""
+    if isinstance(spec, CommandSpec):
+        return "command.run", spec.command.run if isinstance(spec.command.run, str) else None
+    return "data.path", spec.data.path if isinstance(spec, TrainingSpec) else None
 
 
 def _at_head(repo: Repo, path: str) -> Blob | None:

@@ -15,6 +15,7 @@ from pushtrain.gpus import MIN_CUDA_VERSION
 from pushtrain.placement import Candidate, hourly_usd, ladder, where
 from pushtrain.prices import HIGH_PERFORMANCE_NOTE
 from pushtrain.spec import JobSpec
+from pushtrain.spec.told import told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,21 +28,14 @@ class Plan:
 
     def rows(self) -> list[tuple[str, str]]:
         spec = self.spec
-        data = spec.data.path or f"{spec.data.source} at {spec.data.revision}"
-        floating = [
-            ref for ref in (spec.model.revision, spec.data.revision if spec.data.source else "") if ref == "main"
-        ]
         return [
-            ("trains", f"{spec.task}, {spec.method.kind} on {spec.model.id} at {spec.model.revision}"),
-            ("data", data),
-            ("publishes", f"{spec.publish.repo} ({'private' if spec.publish.private else 'PUBLIC'})"),
+            *told(spec),
             ("creates", _creates(spec)),
             ("after a lost pod", _after_a_lost_pod(spec)),
             (
                 "never more than",
                 f"${spec.budget.max_usd:g} and {spec.budget.max_hours:g} h, storage and retries included",
             ),
-            ("revisions", "floating: pin a commit to be able to repeat it" if floating else "pinned"),
             ("state", "suspended: a merge starts nothing" if spec.suspend else "a merge starts it"),
         ]
 

@@ -11,7 +11,7 @@ from pushtrain.placement import (
     storage_usd_per_hour,
     volume_usd_per_hour,
 )
-from pushtrain.spec import JobSpec
+from pushtrain.spec import JobSpec, job_spec
 
 A40, A6000, H100 = "NVIDIA A40", "NVIDIA RTX A6000", "NVIDIA H100 PCIe"
 BOTH = ("STANDARD", "HIGH_PERFORMANCE")
@@ -19,7 +19,7 @@ KNOWN = (A40, A6000, H100, "NVIDIA GeForce RTX 4090")
 
 
 def spec(*, budget: dict[str, float] | None = None, **compute: object) -> JobSpec:
-    return JobSpec.model_validate(
+    return job_spec(
         {
             "version": 1,
             "name": "support-lora",

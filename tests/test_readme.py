@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from pushtrain import errors
 from pushtrain.cli import app
 from pushtrain.placement import Candidate, cap
-from pushtrain.spec import JobSpec
+from pushtrain.spec import KINDS, JobSpec
 from pushtrain.spec.file import loads
 
 ROOT = Path(__file__).parents[1]
@@ -138,7 +138,12 @@ def test_every_dependency_has_its_reason_in_decisions() -> None:
 
 
 def field_rows() -> list[str]:
-    return [f"| `{name}` | {default} | {text} |" for name, default, text in _fields(JobSpec, "")]
+    """What every job has, then what each kind adds."""
+    rows = {row[0]: row for row in _fields(JobSpec, "") if row[0] != "task"}
+    for kind in KINDS:
+        added = {row[0] if row[0] != "task" else f"task {kind}": row for row in _fields(kind, "")}
+        rows |= {key: row for key, row in added.items() if key not in rows}
+    return [f"| `{name}` | {default} | {text} |" for name, default, text in rows.values()]
 
 
 def _fields(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str]]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from pushtrain.spec import JobSpec
+from pushtrain.spec import KINDS, CommandSpec, JobSpec, TrainingSpec, job_spec
 
 SPEC: dict[str, Any] = {
     "version": 1,
@@ -31,7 +31,7 @@ def with_value(path: str, value: object) -> dict[str, Any]:
 
 
 def spec(path: str = "version", value: object = 1) -> JobSpec:
-    return JobSpec.model_validate(with_value(path, value))
+    return job_spec(with_value(path, value))
 
 
 def test_a_whole_number_is_taken_where_a_float_is_meant() -> None:
@@ -96,6 +96,79 @@ def test_data_comes_from_exactly_one_place(data: dict[str, str]) -> None:
         spec("data", data)
 
 
+COMMAND: dict[str, Any] = {
+    "version": 1,
+    "name": "speedrun",
+    "task": "command",
+    "command": {"run": ["bash", "runs/speedrun.sh"]},
+    "compute": {"gpus": ["NVIDIA A40"]},
+    "budget": {"max_hours": 6, "max_usd": 5},
+}
+
+
+def test_a_command_needs_no_model_and_a_training_no_command() -> None:
+    assert isinstance(job_spec(COMMAND), CommandSpec) and isinstance(spec(), TrainingSpec)
+    for key in ("model", "data", "method", "train", "track"):
+        with pytest.raises(ValidationError, match=key):
+            job_spec({**COMMAND, key: SPEC.get(key, {})})
+    with pytest.raises(ValidationError, match="command"):
+        spec("command", {"run": ["true"]})
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        {"run": []},
+        {"run": ["a\0b"]},
+        {"run": "/bin/sh"},
+        {"run": "../run.sh"},
+        {"run": ["true"], "workdir": "../.."},
+        {"run": ["true"], "env": {"A B": "x"}},
+        {"run": ["true"], "env": {"HF_TOKEN": "x"}},
+        {"run": ["true"], "env": {"MY_API_KEY": "x"}},
+        {"run": ["true"], "env": {"password": "x"}},
+        {"run": ["true"], "env": {"NOTE": "hf_" + "a" * 20}},
+        {"run": ["true"], "env": {"URL": "https://user:pass@host/"}},
+        {"run": ["true"], "env": {"PUSHTRAIN_RUN_DIR": "/"}},
+        {"run": ["true"], "env": {"HOME": "/"}},
+        {"run": ["true"], "secrets": ["PUSHTRAIN_LEDGER_TOKEN"]},
+        {"run": ["true"], "secrets": ["RUNPOD_API_KEY"]},
+        {"run": ["true"], "artifacts": ["../*"]},
+        {"run": ["true"], "artifacts": ["/etc/passwd"]},
+        {"run": ["true"], "success_exit_codes": [75]},
+        {"run": ["true"], "success_exit_codes": []},
+        {"run": ["true"], "progress": {"step": "step"}},
+        {"run": ["true"], "progress": {"step": "(a)(b)"}},
+        {"run": ["true"], "progress": {"step": "(" * 300}},
+        {"run": ["true"], "progress": {"loss": "(a)"}},
+        {"run": ["true"], "progress": {"step": "(a)", "metrics": {"loss": "(b)"}}},
+    ],
+    ids=str,
+)
+def test_a_command_that_leads_out_tells_a_secret_or_cannot_be_read_is_refused(command: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        job_spec({**COMMAND, "command": command})
+
+
+def test_variables_that_only_sound_like_secrets_are_allowed() -> None:
+    env = {"TOKENIZERS_PARALLELISM": "false", "MAX_TOKENS": "10", "KEYBOARD": "no", "PATH": "/opt/bin:/bin"}
+    assert job_spec({**COMMAND, "command": {"run": ["true"], "env": env}})
+
+
+def test_a_key_of_a_command_that_would_do_nothing_is_refused() -> None:
+    with pytest.raises(ValidationError, match=r"limits\.step_gap_minutes"):
+        job_spec({**COMMAND, "limits": {"step_gap_minutes": 5}})
+    with pytest.raises(ValidationError, match=r"command\.artifacts"):
+        job_spec({**COMMAND, "publish": {"repo": "org/name"}})
+
+
+def test_a_command_without_steps_is_held_to_none() -> None:
+    silent = job_spec(COMMAND).watched
+    assert silent["first_step_minutes"] == silent["step_gap_minutes"] == 6 * 60
+    told = job_spec({**COMMAND, "command": {"run": ["true"], "progress": {"step": r"(\d+)"}}}).watched
+    assert (told["first_step_minutes"], told["step_gap_minutes"]) == (60, 30)
+
+
 @pytest.mark.parametrize("name", ["$(reboot)", "a\n", "A", "-a", "a/b", "", "a" * 42, "a.b"])
 def test_a_name_that_is_not_safe_in_a_ref_is_refused(name: str) -> None:
     with pytest.raises(ValidationError):
@@ -122,7 +195,7 @@ def test_the_digest_of_a_spec_never_changes_with_pushtrain() -> None:
 
 
 def test_every_field_says_what_it_is() -> None:
-    waiting: list[type[BaseModel]] = [JobSpec]
+    waiting: list[type[BaseModel]] = list(KINDS)
     while waiting:
         model = waiting.pop()
         assert model.__doc__

@@ -154,7 +154,7 @@ def test_a_missing_key_is_reported_at_the_mapping_it_belongs_in() -> None:
     )
     missing = parse("version: 1\n", NAME).problems
     assert [problem.message for problem in missing] == [
-        f"{key} is missing" for key in ("name", "model", "data", "compute", "budget", "publish")
+        f"{key} is missing" for key in ("name", "compute", "budget", "model", "data", "publish")
     ]
     assert {problem.where for problem in missing} == {f"{NAME}:1:1"}
 
@@ -289,6 +289,53 @@ def test_the_schema_takes_what_the_model_takes() -> None:
         ("  max_hours: 6\n", ""),
     ]:
         assert not validator.is_valid(YAML(typ="safe").load(changed(old, new))), new
+
+
+COMMAND = """\
+version: 1
+name: support
+task: command
+command:
+  run: [bash, train.sh]
+  progress: {step: 'step (\\d+)'}
+  artifacts: ['out/*']
+compute: {gpus: [NVIDIA A40]}
+budget: {max_hours: 6, max_usd: 5}
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "at", "message", "hint"),
+    [
+        ("budget:", "model: {id: a/b}\nbudget:", "9:1", "model is not for task 'command'", "'model' is for task 'sft'"),
+        ("task: command", "task: comand", "3:7", "task must be 'sft' or 'command', not 'comand'", None),
+        ("task: command\n", "", "3:1", "command is not for task 'sft', which it is when left out", "task 'command'"),
+        ("'out/*'", "'../*'", "7:15", "command.artifacts[0] must be a relative path inside the run's folder", None),
+        ("(\\d+)", "\\d+", "6:20", "command.progress.step must have one group ( ) around the number", None),
+        ("(\\d+)", "(\\d+", "6:20", "command.progress.step must be a regular expression: missing )", None),
+        ("progress: {step:", "progress: {stop:", "6:14", "command.progress.stop is not a key that is", "'step'"),
+        ("[bash, train.sh]", "[bash, 5]", "5:15", "command.run[1] must be text, not 5", '"5"'),
+        ("[bash, train.sh]", "/bin/sh", "5:8", "command.run must be a relative path inside the repository", None),
+    ],
+)
+def test_a_command_is_told_where_it_is_wrong(old: str, new: str, at: str, message: str, hint: str | None) -> None:
+    assert COMMAND.count(old) == 1
+    problem = {problem.where: problem for problem in parse(COMMAND.replace(old, new), NAME).problems}[f"{NAME}:{at}"]
+    assert message in problem.message
+    assert hint is None or hint in (problem.hint or "")
+
+
+def test_the_schema_knows_a_command_by_its_task() -> None:
+    validator = jsonschema.Draft202012Validator(json.loads(schema_json()))
+    assert loads(COMMAND, NAME) and validator.is_valid(YAML(typ="safe").load(COMMAND))
+    for old, new in [
+        ("task: command\n", ""),
+        ("budget:", "model: {id: a/b}\nbudget:"),
+        ("[bash, train.sh]", "[]"),
+        ("progress:", "progres:"),
+    ]:
+        assert COMMAND.count(old) == 1
+        assert not validator.is_valid(YAML(typ="safe").load(COMMAND.replace(old, new))), new
 
 
 def test_the_schema_is_written_only_when_it_changed(tmp_path: Path) -> None:

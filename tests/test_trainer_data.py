@@ -6,7 +6,7 @@ import pytest
 from tiny_model import rows, spec, tokenizer
 
 from pushtrain.rows import Row
-from pushtrain.spec import JobSpec
+from pushtrain.spec import job_spec
 from trainer.data import held_out_indexes, prepare
 from trainer.failures import DatasetError
 from trainer.job import Inputs, Job
@@ -14,7 +14,7 @@ from trainer.job import Inputs, Job
 
 def job(root: Path, **changes: object) -> Job:
     return Job(
-        spec=JobSpec.model_validate(spec(**changes)),
+        spec=job_spec(spec(**changes)),
         root=root,
         run_dir=root / "run",
         processes=1,

@@ -18,7 +18,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from pushtrain.errors import SpecError
-from pushtrain.spec import JobSpec
+from pushtrain.spec import TrainingSpec
 from pushtrain.spec.file import load
 from trainer.checkpoint import Stop, latest_complete, stop_on_signals
 from trainer.failures import PREEMPTED_EXIT_CODE, Preempted, TrainingFailed, exit_code, translate
@@ -65,6 +65,7 @@ def main(argv: list[str] | None = None) -> int:
 def _attempt(arguments: argparse.Namespace, given: list[str], report: Report, stop: Stop) -> None:
     root = Path.cwd()
     spec = load(root / arguments.spec, root)
+    assert isinstance(spec, TrainingSpec)
     is_worker = "RANK" in os.environ
     if not is_worker:
         report.event("preparing", f"{spec.name}: {spec.method.kind} on {spec.model.id}")
@@ -119,7 +120,7 @@ def _quiet_libraries() -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
-def _check_tracking(spec: JobSpec) -> None:
+def _check_tracking(spec: TrainingSpec) -> None:
     if "tensorboard" in spec.track and not find_spec("tensorboard") and not find_spec("tensorboardX"):
         raise SpecError("track: tensorboard is not installed here", hint="leave track out, or install tensorboard")
 

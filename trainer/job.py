@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pushtrain.run import spec_digest
-from pushtrain.spec import JobSpec
+from pushtrain.spec import TrainingSpec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,7 +24,7 @@ class Job:
     """`root` is the checkout, `run_dir` the run's folder on the volume, `processes` one a GPU; `commit` is None where
     nobody says from which commit the run is. Without `uploads` the result stays in `run_dir`."""
 
-    spec: JobSpec
+    spec: TrainingSpec
     root: Path
     run_dir: Path
     processes: int

@@ -8,7 +8,7 @@ import torch
 from huggingface_hub import constants
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, set_seed
 
-from pushtrain.spec import JobSpec
+from pushtrain.spec import TrainingSpec
 from trainer.failures import GpuUnavailable, ModelNotFound, ModelUnsupported, TrainingFailed, hub_errors, translate
 from trainer.job import Job
 from trainer.launch import visible_gpus
@@ -108,7 +108,7 @@ def with_adapters(model: "PreTrainedModel", job: Job) -> "PreTrainedModel":
     return adapted
 
 
-def describe(model: "PreTrainedModel", spec: JobSpec) -> None:
+def describe(model: "PreTrainedModel", spec: TrainingSpec) -> None:
     trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     say(f"model: {spec.model.id}, {spec.method.kind}, {trained:,} weights are trained, dtype {model.dtype}")
 

@@ -16,7 +16,7 @@ from huggingface_hub import HfApi, constants, get_token, snapshot_download, try_
 
 from pushtrain.errors import PushtrainError, SpecError
 from pushtrain.rows import Row, data_file, read_rows
-from pushtrain.spec import JobSpec
+from pushtrain.spec import TrainingSpec
 from trainer.failures import DatasetError, DiskFull, HubRejected, ModelNotFound, hub_errors, retried, translate
 from trainer.job import Inputs, Job, file_sha256, read_json
 from trainer.report import say, write_whole
@@ -29,7 +29,7 @@ _MODEL_FILES = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.py"
 _OTHER_FORMATS = ["*/*", "consolidated*"]
 
 
-def read_local_rows(spec: JobSpec, root: Path) -> list[Row]:
+def read_local_rows(spec: TrainingSpec, root: Path) -> list[Row]:
     """Every row of `data.path`; none when the dataset is on the Hub. Raises DatasetError naming the first bad row."""
     if spec.data.path is None:
         return []
@@ -44,7 +44,7 @@ def uploads(environ: Mapping[str, str] = os.environ) -> bool:
     return "PUSHTRAIN_RUN_ID" in environ or get_token() is not None
 
 
-def check_write_access(spec: JobSpec) -> None:
+def check_write_access(spec: TrainingSpec) -> None:
     """Create the repository to publish to if it is missing, and ask whether HF_TOKEN may write to it.
 
     The Hub answers "exists" also to those who may not write: a token that only reads would be found out after training.
@@ -60,7 +60,7 @@ def check_write_access(spec: JobSpec) -> None:
     retried(check, RETRY_DELAYS_S, time.sleep)
 
 
-def pin_inputs(spec: JobSpec, root: Path, run_dir: Path) -> Inputs:
+def pin_inputs(spec: TrainingSpec, root: Path, run_dir: Path) -> Inputs:
     """Branches and tags to commits, once per run: a later attempt trains on what the first one found.
 
     Raises ModelNotFound, DatasetError, RevisionNotFound, HubForbidden or HubUnreachable.

@@ -8,9 +8,10 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic.json_schema import models_json_schema
 
 from pushtrain.errors import SpecError
-from pushtrain.spec import JobSpec
+from pushtrain.spec import KINDS, JobSpec, job_spec, tasks_of
 from pushtrain.spec.problems import described, explain
 from pushtrain.spec.yaml_tree import MAX_BYTES, Node, Problem, Tree, descend, read_tree, shorten
 
@@ -101,7 +102,7 @@ def parse(text: str | bytes, name: str, *, check_name: bool = True) -> SpecFile:
         problems.append(Problem(where=tree.where(tree.root.at), message=message, hint="start with 'version: 1'"))
     elif tree.root is not None:
         try:
-            spec = JobSpec.model_validate(tree.root.value)
+            spec = job_spec(tree.root.value)
         except ValidationError as invalid:
             # What could not be read as a value is said once, not again as a value of the wrong type.
             known = {problem.where for problem in problems}
@@ -129,9 +130,15 @@ def shown_path(path: Path, root: Path | None) -> str:
 
 
 def schema_json() -> str:
-    """The JSON schema of a job spec, for editors; the file jobs/schema.json holds it."""
-    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **JobSpec.model_json_schema()}
-    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+    """The JSON schema of a job spec, for editors; the file jobs/schema.json holds it. `task` chooses the kind."""
+    refs, definitions = models_json_schema([(kind, "validation") for kind in KINDS])
+    first, *others = KINDS
+    schema: dict[str, Any] = refs[first, "validation"]
+    for kind in others:
+        named = {"properties": {"task": {"enum": list(tasks_of(kind))}}, "required": ["task"]}
+        schema = {"if": named, "then": refs[kind, "validation"], "else": schema}
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "JobSpec", "type": "object"}
+    return json.dumps({**head, **schema, **definitions}, indent=2, ensure_ascii=False) + "\n"
 
 
 def write_schema(path: Path) -> bool:

@@ -1,15 +1,17 @@
-"""The whole spec, put together from its parts."""
+"""The whole spec, put together from its parts: what every job has, and what each kind of job adds."""
 
 import re
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from pushtrain.run import spec_digest
+from pushtrain.spec.command import Command
 from pushtrain.spec.compute import Budget, Compute, Limits
 from pushtrain.spec.inputs import Data, Model
 from pushtrain.spec.names import Part
-from pushtrain.spec.publish import Publish
+from pushtrain.spec.publish import Destination, Publish
 from pushtrain.spec.recipe import Method, Train
 
 # Matched with fullmatch: `$` would let a newline through at the end.
@@ -17,24 +19,17 @@ NAME = re.compile(r"^[a-z0-9][a-z0-9-]{0,40}$")
 
 
 class JobSpec(Part):
-    """A pushtrain job: desired state, run once per change."""
+    """A pushtrain job: desired state, run once per change. Always one of the kinds below; `job_spec` makes it."""
 
     version: Literal[1]
     """Version of this format."""
     name: Annotated[str, Field(json_schema_extra={"pattern": NAME.pattern})]
     """Equals the file name without .yaml."""
-    task: Literal["sft"] = "sft"
-    """sft: supervised fine-tuning."""
-    model: Model
-    data: Data
-    method: Method = Method()
-    train: Train = Train()
+    task: str
+    """What is done."""
     compute: Compute
     budget: Budget
     limits: Limits = Limits()
-    publish: Publish
-    track: list[Literal["tensorboard"]] = []
-    """Besides the ledger: tensorboard writes event files beside the checkpoints."""
     suspend: bool = False
     """True: no new run, and an active one is cancelled."""
 
@@ -52,3 +47,66 @@ class JobSpec(Part):
         `suspend` is left out: suspending and resuming is the same run.
         """
         return spec_digest(self.model_dump(mode="json", exclude_unset=True, exclude={"suspend"}))
+
+    @property
+    def watched(self) -> dict[str, float]:
+        """`limits` as they are held; what has no steps is held to none between them."""
+        return self.limits.model_dump(mode="json")
+
+
+class TrainingSpec(JobSpec):
+    """A job that trains a model of the Hub."""
+
+    task: Literal["sft"] = "sft"
+    """sft: supervised fine-tuning."""
+    model: Model
+    data: Data
+    method: Method = Method()
+    train: Train = Train()
+    publish: Publish
+    track: list[Literal["tensorboard"]] = []
+    """Besides the ledger: tensorboard writes event files beside the checkpoints."""
+
+
+class CommandSpec(JobSpec):
+    """A job that runs a program of the commit."""
+
+    task: Literal["command"]
+    """command: any program of the commit, with the same pod, volume, log and budget."""
+    command: Command
+    publish: Destination | None = None
+    """Where `command.artifacts` go; without it they are hashed, and lost with the volume."""
+
+    @model_validator(mode="after")
+    def _no_key_without_effect(self) -> "CommandSpec":
+        steps = self.limits.model_fields_set & {"first_step_minutes", "step_gap_minutes"}
+        if steps and self.command.progress is None:
+            raise ValueError(f"has limits.{min(steps)}, but nothing tells of steps: command.progress.step does")
+        if self.publish is not None and not self.command.artifacts:
+            raise ValueError("has publish, but command.artifacts names no file to publish")
+        return self
+
+    @property
+    def watched(self) -> dict[str, float]:
+        whole = {name: self.budget.max_hours * 60 for name in ("first_step_minutes", "step_gap_minutes")}
+        return super().watched | (whole if self.command.progress is None else {})
+
+
+# The kinds of jobs; where `task` is left out it is the first one's.
+KINDS: tuple[type[JobSpec], ...] = (TrainingSpec, CommandSpec)
+
+
+def tasks_of(kind: type[JobSpec]) -> tuple[str, ...]:
+    """What `task` may be in a job of this kind."""
+    return get_args(kind.model_fields["task"].annotation)
+
+
+def kind_of(document: Mapping[str, Any]) -> type[JobSpec]:
+    """The kind that `task` names; the first one where it names none."""
+    task = document.get("task")
+    return next((kind for kind in KINDS if task in tasks_of(kind)), KINDS[0])
+
+
+def job_spec(document: Mapping[str, Any]) -> JobSpec:
+    """Raises pydantic's ValidationError."""
+    return kind_of(document).model_validate(document)

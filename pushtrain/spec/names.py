@@ -19,3 +19,11 @@ class Part(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+
+def inside(path: str, place: str = "the repository") -> str:
+    """`path` itself; raises ValueError where it is not relative or leads out of the folder it counts from."""
+    parts = path.replace("\\", "/").split("/")
+    if path.startswith(("/", "~")) or ".." in parts or ":" in parts[0] or not path.isprintable():
+        raise ValueError(f"must be a relative path inside {place}")
+    return path

@@ -2,15 +2,15 @@
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from pushtrain.spec import JobSpec
+from pushtrain.spec import KINDS, JobSpec, kind_of, tasks_of
 from pushtrain.spec.yaml_tree import Mark, Node, Problem, Tree, descend, shorten
 
 Path = tuple[str | int, ...]
@@ -28,7 +28,8 @@ _EXPECTED = {
 
 def explain(invalid: ValidationError, tree: Tree, root: Node) -> list[Problem]:
     """One problem for each place that is wrong, in the order of the file."""
-    faults = [_fault(root, error) for error in invalid.errors(include_url=False, include_input=False)]
+    kind = kind_of(root.value)
+    faults = [_fault(kind, root, error) for error in invalid.errors(include_url=False, include_input=False)]
     # Of a union pydantic reports every branch: one with an error further in is the branch that was meant.
     faults = [fault for fault in faults if not (fault.of_union and any(_is_under(other, fault) for other in faults))]
     by_path: dict[Path, _Fault] = {}
@@ -70,25 +71,43 @@ class _Fault:
         return f"{keys} {self.says}" + (f", not {self.found}" if self.found else "")
 
 
-def _fault(root: Node, error: Mapping[str, Any]) -> _Fault:
+def _fault(kind: type[JobSpec], root: Node, error: Mapping[str, Any]) -> _Fault:
     loc: Path = tuple(error["loc"])
-    kind = error["type"]
+    fault = error["type"]
     node, path = descend(root, loc)
-    if kind == "missing":
+    if fault == "missing":
         path = (*path, loc[-1])
-        return _Fault(path=path, at=node.at, says="is missing", hint=_description(path))
-    if kind == "extra_forbidden":
-        key = str(loc[-1])
-        at = descend(root, path[:-1])[0].keys[key]
-        return _Fault(path=path, at=at, says="is not a key that is known here", hint=_nearest_keys(path[:-1], key))
+        return _Fault(path=path, at=node.at, says="is missing", hint=_description(kind, path))
+    if fault == "extra_forbidden":
+        return _unknown_key(kind, root, path)
     return _Fault(
         path=path,
         at=node.at,
-        says=_says(kind, error),
-        found=described(node) if kind != "value_error" or not isinstance(node.value, dict) else "",
-        hint=_value_hint(kind, node, path),
+        says=_says(fault, error) if path != ("task",) else f"must be {_either(_tasks())}",
+        found=described(node) if fault != "value_error" or not isinstance(node.value, dict) else "",
+        hint=_value_hint(fault, node) or (_description(kind, path) if fault != "value_error" else None),
         of_union=len(loc) > len(path),
     )
+
+
+def _unknown_key(kind: type[JobSpec], root: Node, path: Path) -> _Fault:
+    key = str(path[-1])
+    at = descend(root, path[:-1])[0].keys[key]
+    others = [other for other in KINDS if len(path) == 1 and key in other.model_fields]
+    if others:
+        task, said = root.children.get("task"), _either(task for other in others for task in tasks_of(other))
+        here = described(task) if task is not None else f"{tasks_of(kind)[0]!r}, which it is when left out"
+        return _Fault(path=path, at=at, says=f"is not for task {here}", hint=f"{key!r} is for task {said}")
+    return _Fault(path=path, at=at, says="is not a key that is known here", hint=_nearest_keys(kind, path[:-1], key))
+
+
+def _tasks() -> list[str]:
+    return [task for kind in KINDS for task in tasks_of(kind)]
+
+
+def _either(words: Iterable[str]) -> str:
+    *most, last = [repr(word) for word in words]
+    return f"{', '.join(most)} or {last}" if most else last
 
 
 def _is_under(other: _Fault, fault: _Fault) -> bool:
@@ -108,9 +127,8 @@ def _says(kind: str, error: Mapping[str, Any]) -> str:
     return re.sub(r"^(Input|String|List) should", "must", said).replace("be False", "be false")
 
 
-def _value_hint(kind: str, node: Node, path: Path) -> str | None:
-    if kind == "value_error":
-        return None
+def _value_hint(kind: str, node: Node) -> str | None:
+    """What to write in place of a value of the wrong type, where that can be told."""
     if kind == "string_type" and not isinstance(node.value, dict | list | None):
         return f'put it in quotes: "{shorten(node.written)}"'
     if kind == "bool_type" and str(node.value).lower() in ("yes", "on", "true", "no", "off", "false", "0", "1"):
@@ -121,7 +139,7 @@ def _value_hint(kind: str, node: Node, path: Path) -> str | None:
         return f"write {node.value} without quotes"
     if kind == "model_type" and node.value is None:
         return "write its keys below it, indented, or delete it"
-    return _description(path)
+    return None
 
 
 def _is_number(value: object) -> bool:
@@ -133,10 +151,10 @@ def _is_number(value: object) -> bool:
         return False
 
 
-def _description(path: Path) -> str | None:
+def _description(kind: type[JobSpec], path: Path) -> str | None:
     """What the spec's model says about the field at `path`."""
     keys = [part for part in path if isinstance(part, str)]
-    model = _model_at(keys[:-1])
+    model = _model_at(kind, keys[:-1])
     known = model.model_fields.get(keys[-1]) if model is not None and keys else None
     if known is None:
         return None
@@ -144,8 +162,8 @@ def _description(path: Path) -> str | None:
     return known.description or (inspect.getdoc(part) if part is not None else None)
 
 
-def _model_at(keys: Sequence[str | int]) -> type[BaseModel] | None:
-    model: type[BaseModel] = JobSpec
+def _model_at(kind: type[JobSpec], keys: Sequence[str | int]) -> type[BaseModel] | None:
+    model: type[BaseModel] = kind
     for key in keys:
         part = _part(model.model_fields.get(str(key)))
         if part is None:
@@ -155,27 +173,29 @@ def _model_at(keys: Sequence[str | int]) -> type[BaseModel] | None:
 
 
 def _part(known: FieldInfo | None) -> type[BaseModel] | None:
+    """The mapping that a field is, or may be."""
     annotation = known.annotation if known is not None else None
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+    parts = [it for it in (annotation, *get_args(annotation)) if isinstance(it, type) and issubclass(it, BaseModel)]
+    return parts[0] if parts else None
 
 
-def _nearest_keys(path: Path, key: str) -> str | None:
+def _nearest_keys(kind: type[JobSpec], path: Path, key: str) -> str | None:
     """Keys of this mapping that look like `key`; else the mapping that has it; else all keys there are."""
-    model = _model_at(path)
+    model = _model_at(kind, path)
     if model is None:
         return None
     near = get_close_matches(key[:80].lower(), model.model_fields, n=3, cutoff=0.6)
     if near:
         return f"did you mean {' or '.join(repr(name) for name in near)}?"
-    homes = [home for home, part in _parts() if key in part.model_fields and part is not model]
+    homes = [home for home, part in _parts(kind) if key in part.model_fields and part is not model]
     if homes:
         return f"{key!r} belongs {' or '.join(f'in {home!r}' if home else 'at the top' for home in homes)}"
     return f"known here: {', '.join(model.model_fields)}"
 
 
-def _parts() -> Iterator[tuple[str, type[BaseModel]]]:
+def _parts(kind: type[JobSpec]) -> Iterator[tuple[str, type[BaseModel]]]:
     """Every mapping of a job spec under its dotted name, the top under the empty one."""
-    waiting: list[tuple[str, type[BaseModel]]] = [("", JobSpec)]
+    waiting: list[tuple[str, type[BaseModel]]] = [("", kind)]
     while waiting:
         home, model = waiting.pop(0)
         yield home, model
