@@ -10,9 +10,13 @@ from typing import Any
 
 from pushtrain.errors import SpecError
 from pushtrain.gpus import GPU_NAMES, nearest, unusable
-from pushtrain.rows import DATA_MISSING, data_file, read_rows
+from pushtrain.rows import DATA_MISSING, PYARROW_MISSING, data_file, read_rows
 from pushtrain.spec import CommandSpec, JobSpec, TrainingSpec
 from pushtrain.spec.file import Problem, SpecFile, read, spec_error
+
+# Of a data file this many rows are looked at: a wrong form shows in the first one, and a file of millions must cost
+# neither minutes nor memory here. The trainer looks at every row before it trains.
+HEAD_ROWS = 20_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,9 +140,12 @@ def _data(file: SpecFile, spec: TrainingSpec, root: Path) -> tuple[list[Problem]
         hint = f"git add {path}, and commit it: the pod fetches the commit, not this folder"
         (absent if is_absent else warnings).append(Problem(where=where, message=message, hint=hint))
     try:
-        for _ in read_rows(found, path):
+        for _ in read_rows(found, path, spec.reading, head=HEAD_ROWS):
             pass
     except SpecError as error:
+        if error.reason == PYARROW_MISSING:
+            warnings.append(Problem(where=where, message=str(error), hint=error.hint))
+            return problems, warnings
         at = error.where or path
         problems.append(Problem(where=at, message=str(error).removeprefix(f"{at}: "), hint=error.hint))
     return problems, warnings

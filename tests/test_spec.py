@@ -77,7 +77,7 @@ def test_a_value_of_the_wrong_type_or_size_is_refused(path: str, value: object) 
 
 
 @pytest.mark.parametrize(
-    "path", ["../x.jsonl", "/etc/x.jsonl", "~/x.jsonl", "C:/x.jsonl", "a\\..\\x.jsonl", "a\n.jsonl", "x.csv", ""]
+    "path", ["../x.jsonl", "/etc/x.jsonl", "~/x.jsonl", "C:/x.jsonl", "a\\..\\x.jsonl", "a\n.jsonl", "x.txt", ""]
 )
 def test_a_data_path_out_of_the_repository_is_refused(path: str) -> None:
     with pytest.raises(ValidationError):

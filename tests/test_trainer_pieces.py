@@ -129,3 +129,21 @@ def test_a_tokenizer_that_cannot_end_a_text_is_refused() -> None:
     endless.eos_token = None
     with pytest.raises(ModelUnsupported, match="end-of-sequence"):
         Writer(endless, 16)
+
+
+def test_of_a_prompt_in_messages_only_the_completion_is_learned() -> None:
+    record = {"prompt": TURNS[:4], "completion": TURNS[4:]}
+    assert shown(record) == (
+        f"<|system|>be one{END}<|user|>what is red{END}<|assistant|>a bird{END}"
+        f"<|user|>who{END}<|assistant|>«the fish{END}»"
+    )
+
+
+def test_tools_reach_the_template_as_a_list_or_as_the_text_of_one() -> None:
+    template = "{% for tool in tools or [] %}[{{ tool.name }}]{% endfor %}" + CHAT_TEMPLATE
+    tools = [{"name": "river"}]
+    called = [*TURNS[1:2], {"role": "assistant", "content": "bird", "tool_calls": None}]
+    for given in (tools, '[{"name": "river"}]'):
+        text = shown({"messages": called, "tools": given}, template=template)
+        assert text == f"[river]<|user|>what is red{END}<|assistant|>«bird{END}»"
+    assert shown({"messages": called, "tools": ""}, template=template).startswith("<|user|>")

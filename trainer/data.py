@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pushtrain.rows import FORMS_HINT, Form, Row, fault, form_of
+from pushtrain.errors import SpecError
+from pushtrain.rows import Form, Row, judged
 from trainer.failures import DatasetError, hub_errors, is_disk_full
 from trainer.job import Job
 from trainer.pieces import Encoded, Piece, Writer
@@ -94,14 +95,10 @@ def held_out_indexes(count: int, fraction: float, seed: int) -> set[int]:
 
 def _hub_rows(job: Job) -> Iterator[Row]:
     where = f"{job.dataset_name}@{job.inputs.data_version[:8]} {job.spec.data.split}"
-    form: Form | None = None
-    for number, record in enumerate(_hub_dataset(job), start=1):
-        form = form or form_of(record)
-        if (what := fault(record, form)) is not None or form is None:
-            raise DatasetError(f"row {number}: {what}", where=where, hint=FORMS_HINT)
-        yield Row(number, form, record)
-    if form is None:
-        raise DatasetError("the dataset is empty: not one row", where=where, hint=FORMS_HINT)
+    try:
+        yield from judged(enumerate(_hub_dataset(job), start=1), where, job.spec.reading)
+    except SpecError as error:
+        raise DatasetError(str(error), hint=error.hint) from error
 
 
 def _hub_dataset(job: Job) -> Iterable[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """One row as pieces of text, each learned or not, and those pieces as tokens with labels.
 
-    prompt/completion    prompt | COMPLETION <eos>
+    prompt/completion    prompt | COMPLETION <eos>; of messages: as messages, learned from the completion on
     instruction/output   as messages when the model has a chat template, else a prompt with headings | OUTPUT <eos>
     messages             what the chat template makes of them, the ASSISTANT TURNS <end of turn> learned
     text                 TEXT <eos>
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pushtrain.rows import Row
+from pushtrain.rows import Message, Row, tools_of
 from trainer.failures import DatasetError, ModelUnsupported
 
 if TYPE_CHECKING:
@@ -59,7 +59,9 @@ class Writer:
 
     def is_chat(self, row: Row) -> bool:
         """Whether the chat template writes this row."""
-        return row.form == "messages" or (row.form == "instruction/output" and bool(self.tokenizer.chat_template))
+        if row.form == "instruction/output":
+            return bool(self.tokenizer.chat_template)
+        return row.form == "messages" or isinstance(row.record.get("prompt"), list)
 
     def pieces(self, row: Row) -> list[Piece]:
         """Raises DatasetError when the chat template cannot write the row so that its turns can be told apart."""
@@ -99,11 +101,11 @@ class Writer:
         return Piece(text if text.endswith(eos) else text + eos, True)
 
     def _chat(self, row: Row) -> list[Piece]:
-        messages = _messages(row.record)
+        messages, asked = _messages(row.record)
         whole = self._render(row, messages)
         pieces, position = [], 0
         for index, message in enumerate(messages):
-            if message["role"] != "assistant":
+            if message["role"] != "assistant" or index < asked:
                 continue
             before = self._render(row, messages[:index]) if index else ""
             opened = self._render(row, messages[:index], add_generation_prompt=True) if index else ""
@@ -124,6 +126,7 @@ class Writer:
         try:
             text = self.tokenizer.apply_chat_template(
                 messages,
+                tools=tools_of(row.record),
                 tokenize=False,
                 add_generation_prompt=add_generation_prompt,
                 chat_template=self._template,
@@ -163,12 +166,19 @@ def _covers_learned(is_learned: bytes, start: int, end: int) -> bool:
     return start > 0 and is_learned[start - 1] == 1
 
 
-def _messages(record: dict[str, Any]) -> list[dict[str, Any]]:
-    if "messages" in record:
-        # A dataset from the Hub has every key in every row, None where the row has none.
-        return [{key: value for key, value in message.items() if value is not None} for message in record["messages"]]
+def _messages(record: dict[str, Any]) -> tuple[list[Message], int]:
+    """The conversation, and how many messages at its start are the prompt, of which nothing is learned."""
+    if record.get("messages") is not None:
+        return _without_none(record["messages"]), 0
+    if isinstance(record.get("prompt"), list):
+        return _without_none([*record["prompt"], *record["completion"]]), len(record["prompt"])
     question = "\n\n".join(part for part in (record["instruction"], record.get("input")) if part)
-    return [{"role": "user", "content": question}, {"role": "assistant", "content": record["output"]}]
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": record["output"]}], 1
+
+
+def _without_none(messages: Sequence[Message]) -> list[Message]:
+    """A dataset from the Hub has every key in every row, None where the row has none."""
+    return [{key: value for key, value in message.items() if value is not None} for message in messages]
 
 
 def _headings(record: dict[str, Any]) -> str:
@@ -180,12 +190,13 @@ def _headings(record: dict[str, Any]) -> str:
 
 def _training_template(tokenizer: "PreTrainedTokenizerBase") -> str | None:
     """TRL's variant of the template for the families it knows, in which a turn never changes once more follow."""
+    from jinja2 import TemplateError
     from trl import get_training_chat_template
 
     if not tokenizer.chat_template:
         return None
     try:
         template: str | None = get_training_chat_template(tokenizer)
-    except ValueError:
+    except (TemplateError, TypeError, ValueError):  # TRL tries the template on conversations of its own
         return None
     return template

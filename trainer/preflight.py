@@ -34,7 +34,7 @@ def read_local_rows(spec: TrainingSpec, root: Path) -> list[Row]:
     if spec.data.path is None:
         return []
     try:
-        return list(read_rows(data_file(spec.data.path, root), spec.data.path))
+        return list(read_rows(data_file(spec.data.path, root), spec.data.path, spec.reading))
     except SpecError as error:
         raise DatasetError(str(error), hint=error.hint) from error
 

@@ -1,10 +1,28 @@
 """`model` and `data` of a spec: what a run starts from."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints, field_validator, model_validator
 
+from pushtrain.rows import Form
 from pushtrain.spec.names import DatasetUrl, HubId, Part, Revision
+
+# What a form calls the text, or messages, that a column of the dataset holds.
+RowField = Literal[
+    "prompt",
+    "completion",
+    "messages",
+    "tools",
+    "chosen",
+    "rejected",
+    "instruction",
+    "input",
+    "output",
+    "source",
+    "summary",
+    "text",
+]
+ColumnName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 
 class Model(Part):
@@ -25,12 +43,18 @@ class Data(Part):
 
     source: DatasetUrl | None = None
     """A dataset on the Hub, hf://datasets/ORG/NAME."""
-    path: Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=r"\.jsonl$")] | None = None
-    """A .jsonl file in the commit, relative to the repository's root."""
+    path: (
+        Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=r"\.(jsonl|csv|tsv|parquet)$")] | None
+    ) = None
+    """A .jsonl, .csv, .tsv or .parquet file in the commit, relative to the repository's root."""
     revision: Revision = "main"
     """Branch, tag or commit of `source`; resolved to a commit when the run starts and recorded."""
     split: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,59}$")] = "train"
     """The split of `source` to train on."""
+    form: Form | None = None
+    """The form every row must have; the first row tells when left out."""
+    columns: dict[RowField, ColumnName] = {}
+    """The dataset's name for a field of the form, where it has another: {prompt: question, completion: answer}."""
     eval_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.02
     """Share of the rows held out, chosen by `train.seed`."""
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
+from pushtrain.rows import TASK_FORMS, Reading
 from pushtrain.run import spec_digest
 from pushtrain.spec.command import Command
 from pushtrain.spec.compute import Budget, Compute, Limits
@@ -66,6 +67,19 @@ class TrainingSpec(JobSpec):
     publish: Publish
     track: list[Literal["tensorboard"]] = []
     """Besides the ledger: tensorboard writes event files beside the checkpoints."""
+
+    @model_validator(mode="after")
+    def _form_suits_the_task(self) -> "TrainingSpec":
+        form, forms = self.data.form, TASK_FORMS[self.task]
+        if form is not None and form not in forms:
+            raise ValueError(f"data.form: task {self.task} takes {' or '.join(forms)}, not {form}")
+        return self
+
+    @property
+    def reading(self) -> Reading:
+        """What the spec says about the rows of its dataset."""
+        columns = {str(field): column for field, column in self.data.columns.items()}
+        return Reading(task=self.task, form=self.data.form, columns=columns)
 
 
 class CommandSpec(JobSpec):
