@@ -181,6 +181,7 @@ def _ask(
 ) -> CloudError | None:
     """None with a pod, else the refusal that is about this rung alone. Raises one that is for all rungs."""
     program = control.launch(run, spec, candidate, attempt=attempt, deadline_epoch_s=rung.deadline_epoch_s)
+    control.stacks[run.id] = run
     began = now_text(control.clock())  # billed from the create on, so counted from before it
     try:
         outputs = control.engine.up(run.stack, program)

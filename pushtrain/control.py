@@ -58,5 +58,8 @@ class Control:
 
     uptimes: Uptimes = field(default_factory=Uptimes)
 
+    stacks: dict[str, Run] = field(default_factory=dict)
+    """The runs whose stack this process's engine may remember, by run id."""
+
     def limits(self, record: RunRecord) -> Limits:
         return limits_of(record.run.get("limits") or {}, self.settings)

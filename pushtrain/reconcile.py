@@ -90,15 +90,25 @@ def tick(control: Control, *, only: str | None = None, may_claim: bool = True) -
         else:
             report.active.append(record.run_id)
     report.waiting = {run_id: control.waiting_s[run_id] for run_id in report.active if run_id in control.waiting_s}
+    owners = [run_id for run_id, record in records.items() if not record.is_over] + [*unreadable]
     if only is None:
-        owners = [run_id for run_id, record in records.items() if not record.is_over] + [*unreadable]
         _sweep(control, unowned(control, live, owners), report)
+    for run in [run for run_id, run in control.stacks.items() if run_id not in owners]:
+        _forget(control, run, report)
     return report
 
 
 def _sweep(control: Control, left: Live, report: Tick) -> None:
     try:
         report.swept = remove_orphans(control, left, wait_s=SWEEP_WAIT_S)
+    except PushtrainError as failure:
+        report.failures.append(failure)
+
+
+def _forget(control: Control, run: Run, report: Tick) -> None:
+    """Another reconcile, with an engine state of its own, closed a run whose stack this one had brought up."""
+    try:
+        remove_late(control, run)
     except PushtrainError as failure:
         report.failures.append(failure)
 

@@ -101,6 +101,7 @@ def _destroy_stack(control: Control, run: Run) -> str:
             raise
         control.say(f"{run.id}: destroy: {failure}")
         return str(failure)
+    control.stacks.pop(run.id, None)
     return ""
 
 

@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -133,3 +134,12 @@ def _wait_until(is_so: Callable[[], bool], what: str, timeout_s: float = 30.0) -
     while not is_so():
         assert time.monotonic() < gives_up, f"never: {what}"
         time.sleep(0.05)
+
+
+def test_bringing_up_a_stack_leaves_pythons_pickler_as_it_was(engine: Engine, stack_world: World) -> None:
+    """Pulumi's SDK wraps it at each resource: a process that follows for hours would run out of stack."""
+    names = ("_batch_setitems", "save_dict")
+    before = [getattr(pickle._Pickler, name) for name in names]
+    engine.up(stack_world.stack, stack_world.program())
+    assert [getattr(pickle._Pickler, name) for name in names] == before
+    engine.destroy(stack_world.stack)

@@ -10,6 +10,7 @@ from whole import World, end
 
 from pushtrain.events import broken_links, decode
 from pushtrain.gitcmd import git
+from pushtrain.wiring import open_control
 
 pytest_plugins = ("whole",)
 
@@ -103,6 +104,19 @@ def test_two_reconciles_on_two_machines_make_one_claim_one_pod_and_one_receipt(w
     assert states.count("closed") == 1, states
     assert len(world.pods_made(record)) == 1
     assert end(record) == ("succeeded", "")
+    world.assert_nothing_left()
+
+
+def test_a_run_that_another_machine_closed_leaves_no_stack_here(world: World) -> None:
+    world.write_job()
+    world.push()
+    state = world.folder / "state-2"
+    here = open_control(world.repository, world.said.append, world.env | {"PUSHTRAIN_STATE_DIR": str(state)})
+    world.tick(here)
+    assert list(state.glob("stacks/*.json"))
+    world.until(lambda record: record.is_over)
+    assert list(state.glob("stacks/*.json"))
+    world.tick(here)
     world.assert_nothing_left()
 
 
