@@ -21,7 +21,8 @@ def main() -> int:
     options = parser.parse_args()
     if options.replay or options.seed is not None:
         return _one(Schedule.parse(options.replay) if options.replay else schedule(options.seed))
-    total = run_batch(range(options.first, options.first + options.n), processes=options.processes)
+    seeds = range(options.first, options.first + options.n)
+    total = run_batch(seeds, processes=options.processes, tell=lambda text: print(text, file=sys.stderr, flush=True))
     print(total.table())
     for found, sentence in total.broken[:SHOWN]:
         small, said = shortest(found, sentence)

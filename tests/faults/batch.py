@@ -16,7 +16,7 @@ from .schedule import KINDS, Schedule, schedule
 from .shrink import shrink
 from .world import Result, World, play
 
-COLLECT_EVERY = 5
+COLLECT_EVERY, TELL_EVERY = 5, 1000
 Prepare = Callable[[World], None]
 
 
@@ -70,17 +70,30 @@ class Sum:
         return "\n".join(lines)
 
 
-def run_batch(seeds: Iterable[int], *, processes: int, prepare: Prepare = as_is) -> Sum:
-    """Plays every seed. `prepare` is called with each world before it begins; it has to be a module's function."""
+def run_batch(
+    seeds: Iterable[int],
+    *,
+    processes: int,
+    prepare: Prepare = as_is,
+    tell: Callable[[str], None] = lambda text: None,
+) -> Sum:
+    """Plays every seed. `prepare` is called with each world before it begins; it has to be a module's function. `tell`
+    hears how far it is."""
     began, total = time.monotonic(), Sum()
+
+    def add(result: Result) -> None:
+        total.add(result)
+        if total.schedules % TELL_EVERY == 0:
+            tell(f"{total.schedules} schedules, {len(total.broken)} broken, {time.monotonic() - began:.0f} s")
+
     with _quiet():
         if processes == 1:
             for seed in seeds:
-                total.add(_played((seed, prepare)))
+                add(_played((seed, prepare)))
         else:
             with multiprocessing.get_context("fork").Pool(processes, _settle_down, maxtasksperchild=250) as pool:
                 for result in pool.imap_unordered(_played, ((seed, prepare) for seed in seeds), chunksize=8):
-                    total.add(result)
+                    add(result)
     total.seconds = time.monotonic() - began
     return total
 

@@ -87,6 +87,16 @@ class HeardFaults(Faults):
         return found
 
 
+class ListedAccount(Account):
+    """An account whose lists may be behind: `hides` says whether a pod is not in them yet."""
+
+    hides: Callable[[Pod], bool] | None = None
+
+    def live_pods(self) -> list[Pod]:
+        live = super().live_pods()
+        return live if self.hides is None else [pod for pod in live if not self.hides(pod)]
+
+
 class VirtualService(Service):
     """The simulator's service on a virtual machine and clock; nothing is saved."""
 
@@ -101,7 +111,7 @@ class VirtualService(Service):
             expires_at=float("inf"),
             page_size=page_size,
         )
-        account = Account(CATALOG, lambda: next(ids))
+        account = ListedAccount(CATALOG, lambda: next(ids))
         self.board = HeardFaults(lambda: next(ids), hit)
         super().__init__(settings, account, self.board, None, clock=lambda: scheduler.now)  # type: ignore[arg-type]
         self.containers, self._watcher = containers, watcher
@@ -155,6 +165,8 @@ class RestApi:
 
     def __init__(self, service: VirtualService) -> None:
         self.service = service
+        self.hides: Callable[[Pod], bool] | None = None
+        """Pods that a list does not show yet."""
         self._aborted = False
         gate = Gate(service, {("client", 1): self})  # type: ignore[dict-item]
         routes = [*runpod_api.routes(gate), *catalog_api.routes(gate), *billing_api.routes(gate)]
@@ -200,6 +212,9 @@ class RestApi:
             sent.append(message)
 
         self._aborted = False
+        account = self.service.account
+        assert isinstance(account, ListedAccount)
+        account.hides = self.hides if (method, path) == ("GET", "/v2/pods") else None
         handling = self._app(scope, receive, send)
         try:
             handling.send(None)  # type: ignore[attr-defined]
@@ -207,6 +222,8 @@ class RestApi:
             pass
         else:
             raise AssertionError(f"{method} {path} waits for something that is not there")
+        finally:
+            account.hides = None
         if self._aborted:
             return None
         return Answer(sent[0]["status"], sent[0]["headers"], b"".join(part.get("body", b"") for part in sent[1:]))

@@ -7,6 +7,7 @@ from pushtrain.reconcile import tick
 from pushtrain.retry import retry
 from pushtrain.sweep import remove_orphans, survey
 
+from .fault import Fault
 from .office import Office
 from .virtual import Process
 
@@ -22,6 +23,8 @@ class Actions:
     def __init__(self, office: Office, hour_s: float) -> None:
         self._office, self._hour_s = office, hour_s
         self.running: Process | None = None
+        self.dropped: list[Fault] = []
+        """Hours at which GitHub starts nothing."""
         self._is_starting = self._is_waiting = False
         office.scheduler.after(hour_s, self._hour)
 
@@ -46,7 +49,10 @@ class Actions:
         return True
 
     def _hour(self) -> None:
-        self.ask()
+        if self.dropped:
+            self._office.boards.hit(self.dropped.pop())
+        else:
+            self.ask()
         self._office.scheduler.after(self._hour_s, self._hour)
 
     def _start(self) -> None:

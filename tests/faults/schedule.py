@@ -163,6 +163,7 @@ KINDS: Mapping[str, Callable[[random.Random], Fault]] = {
     "lost_state": lambda rng: Fault(kind="", who=1 + int(rng.random() * 2)),
     "second_reconcile": _second,
     "stale_reconcile": _second,
+    "dropped_hour": _times(1),
     "sweep_by_hand": _for(0.0),
     "skewed_control": _skew,
     # The cloud.
@@ -177,6 +178,7 @@ KINDS: Mapping[str, Callable[[random.Random], Fault]] = {
     "http_500": _times(1, 3, 8),
     "http_502": _times(1, 3, 8),
     "cloud_down": _for(20.0, 200.0, 1200.0),
+    "list_behind": _for(2.0, 10.0, 40.0),
     "no_capacity": _on(("*", "NVIDIA A40"), 60, 600, 1800),
     "no_stock": _on(("*", "NVIDIA A40"), 60, 600),
     "volume_busy": _times(1, 2, 6),

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, cast
 
 from infra.simulator.faults import Kind
+from infra.simulator.state import Pod
 
 from . import people
 from .container import Fate
@@ -83,6 +84,23 @@ def _no_room(world: "World", fault: Fault) -> None:
 
 def _cloud_down(world: "World", fault: Fault) -> None:
     world.boards.cloud.add(fault)
+
+
+def _list_behind(world: "World", fault: Fault) -> None:
+    """For ten minutes a list of pods does not show those of the last seconds."""
+    scheduler, until = world.scheduler, world.scheduler.now + 600.0
+
+    def hides(pod: Pod) -> bool:
+        is_hidden = scheduler.now < until and pod.created_at > scheduler.now - fault.amount
+        if is_hidden:
+            world.hit(fault)
+        return is_hidden
+
+    world.api.hides = hides
+
+
+def _dropped_hour(world: "World", fault: Fault) -> None:
+    world.actions.dropped.append(fault)
 
 
 def _ledger_down(world: "World", fault: Fault) -> None:
@@ -199,6 +217,8 @@ STRIKES: Mapping[str, Strike] = {
     "http_500": _times,
     "http_502": _times,
     "cloud_down": _cloud_down,
+    "list_behind": _list_behind,
+    "dropped_hour": _dropped_hour,
     "no_capacity": _no_room,
     "no_stock": _no_room,
     "volume_busy": _times,
