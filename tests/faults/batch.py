@@ -34,6 +34,8 @@ class Sum:
     struck: Counter[str] = field(default_factory=Counter)
     figures: Figures = field(default_factory=Figures)
     broken: list[tuple[Schedule, str]] = field(default_factory=list)
+    seeds: dict[str, int] = field(default_factory=dict)
+    """Which schedule a worst figure is from."""
 
     def add(self, it: Result) -> None:
         self.schedules += 1
@@ -43,12 +45,18 @@ class Sum:
         for name in ("runs", "pods", "leaks", "lost_events", "double_pods", "twins", "unnamed_pods", "unnamed_usd"):
             setattr(mine, name, getattr(mine, name) + getattr(its, name))
         for name in ("longest_twin_s", "longest_orphan_s", "overshoot_usd", "overshoot_share", "excused_usd"):
-            setattr(mine, name, max(getattr(mine, name), getattr(its, name)))
+            if getattr(its, name) > getattr(mine, name):
+                setattr(mine, name, getattr(its, name))
+                self.seeds[name] = it.schedule.seed
         if it.broken:
             self.broken.append((it.schedule, it.broken[0]))
 
     def table(self) -> str:
         it = self.figures
+
+        def seed(name: str) -> str:
+            return f" (seed {self.seeds[name]})" if name in self.seeds else ""
+
         rows = [
             ("schedules", f"{self.schedules}"),
             ("runs", f"{it.runs}"),
@@ -57,10 +65,14 @@ class Sum:
             ("leaks", f"{it.leaks}"),
             ("lost events", f"{it.lost_events}"),
             ("double pods", f"{it.double_pods}"),
-            ("twins ended before work", f"{it.twins}, the longest lived {it.longest_twin_s:.1f} s"),
-            ("longest orphan life", f"{it.longest_orphan_s:.1f} s"),
-            ("worst overshoot of a cap", f"${it.overshoot_usd:.4f}, {100 * it.overshoot_share:.2f} %"),
-            ("worst while nobody could act", f"${it.excused_usd:.4f}"),
+            (
+                "twins ended before work",
+                f"{it.twins}, the longest lived {it.longest_twin_s:.1f} s{seed('longest_twin_s')}",
+            ),
+            ("longest orphan life", f"{it.longest_orphan_s:.1f} s{seed('longest_orphan_s')}"),
+            ("worst overshoot of a cap", f"${it.overshoot_usd:.4f}{seed('overshoot_usd')}"),
+            ("the same in percent", f"{100 * it.overshoot_share:.2f} %{seed('overshoot_share')}"),
+            ("worst while nobody could act", f"${it.excused_usd:.4f}{seed('excused_usd')}"),
             ("broken promises", f"{len(self.broken)}"),
             ("time", f"{self.seconds:.1f} s"),
         ]
