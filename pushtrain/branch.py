@@ -85,9 +85,9 @@ class Head:
 
 
 def chunk_path(folder: str, seq: int) -> str:
-    """`logs/000001.log`; from 1,000 on in a folder for each thousand, `logs/001/001000.log`: git writes a folder's list
-    anew at every append, and a branch would grow with the square of them."""
-    below = f"{seq // 1000:03d}/" if seq >= 1000 else ""
+    """`logs/000001.log`; from 100 on in a folder for each hundred, `logs/0001/000100.log`: git writes the list of a
+    folder anew at every append, and a branch would grow with the square of them."""
+    below = f"{seq // 100:04d}/" if seq >= 100 else ""
     return f"{folder}/{below}{seq:06d}.{'log' if folder == 'logs' else 'jsonl'}"
 
 

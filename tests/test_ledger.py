@@ -149,20 +149,20 @@ def test_a_refused_claim_is_not_a_claim_of_somebody_else(remote: Remote) -> None
     assert caught.value.hint
 
 
-def test_chunks_beyond_a_thousand_lie_in_folders_of_a_thousand() -> None:
-    paths = [chunk_path("logs", seq) for seq in (1, 999, 1000, 1999, 2000, 12345)]
+def test_chunks_beyond_a_hundred_lie_in_folders_of_a_hundred() -> None:
+    paths = [chunk_path("logs", seq) for seq in (1, 99, 100, 199, 200, 12345)]
     assert paths == [
         "logs/000001.log",
-        "logs/000999.log",
-        "logs/001/001000.log",
-        "logs/001/001999.log",
-        "logs/002/002000.log",
-        "logs/012/012345.log",
+        "logs/000099.log",
+        "logs/0001/000100.log",
+        "logs/0001/000199.log",
+        "logs/0002/000200.log",
+        "logs/0123/012345.log",
     ]
-    assert paths == sorted(paths) and [number_of(path) for path in paths] == [1, 999, 1000, 1999, 2000, 12345]
+    assert paths == sorted(paths) and [number_of(path) for path in paths] == [1, 99, 100, 199, 200, 12345]
     head = Head.of("tip", dict.fromkeys(paths, "blob"), None)
     added = head.files_for(Addition(log=b"x", metrics=b"y"), clean=bytes, now_s=0)
-    assert list(added) == ["logs/012/012346.log", "metrics/000001.jsonl"]
+    assert list(added) == ["logs/0123/012346.log", "metrics/000001.jsonl"]
 
 
 @pytest.mark.parametrize(
