@@ -15,7 +15,7 @@ from faults.strikes import STRIKES
 from faults.virtual import Died, Event, Process, Scheduler
 
 ROOT = Path(__file__).parents[1]
-SCHEDULES = int(os.environ.get("PUSHTRAIN_FAULTS_N", "1000"))
+SCHEDULES = int(os.environ.get("PUSHTRAIN_FAULTS_N", "200"))
 
 
 def faults(*args: str) -> "subprocess.CompletedProcess[str]":
@@ -30,7 +30,6 @@ def faults(*args: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-@pytest.mark.timeout(900)  # 45 s on two idle cores
 def test_every_promise_holds_under_every_schedule() -> None:
     total = run_batch(range(SCHEDULES), processes=2)
     assert total.schedules == SCHEDULES
