@@ -116,6 +116,8 @@ def spec(**changes: Any) -> dict[str, Any]:
     }
     for key, value in changes.items():
         base[key] = {**base[key], **value} if isinstance(value, dict) and key in base else value
+    if base["method"]["kind"] == "full":
+        base["method"] = {key: base["method"][key] for key in base["method"].keys() - {"rank", "alpha"}}
     if "source" in base["data"]:
         base["data"].pop("path", None)
     return base

@@ -3,61 +3,71 @@
 import json
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM
-from trl import SFTTrainer
 
 from trainer.data import Question
 from trainer.failures import AdapterBroken
 from trainer.job import Job, rank, read_json
-from trainer.model import uses_bf16
+from trainer.model import load_model, uses_bf16
 from trainer.report import say, write_whole
+from trainer.tasks import task_of
 
 MAX_NEW_TOKENS = 64
 
-# Share of the largest logit by which two loads of the same weights may differ. Only the order of sums inside a kernel
-# differs, except that bitsandbytes on some CPUs repacks the scales of a 4-bit base as bf16 (2⁻⁸) as it goes.
+# Only the order of sums inside a kernel differs, except that bitsandbytes on some CPUs repacks the scales of a 4-bit
+# base as bf16 (2⁻⁸) as it goes, and that a bf16 base is rounded once more when a part is taken out of it.
 MAX_DIFFERENCE = 1e-4
-MAX_4BIT_DIFFERENCE = 2**-6
+MAX_ROUNDED_DIFFERENCE = 2**-6
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """`loss` is the mean over held-out batches, in nats a token; None without held-out rows. Answers by question."""
+    """`loss` is the mean over held-out batches, in nats a token; None without held-out rows. Answers by question.
+    `figures` are the task's own, by our names."""
 
     loss: float | None
     answers: list[str]
+    figures: dict[str, float] = field(default_factory=dict)
 
 
-def measure(trainer: SFTTrainer, questions: Sequence[Question], *, base: bool = False) -> Measured:
+def measure(job: Job, trainer: Any, questions: Sequence[Question], *, base: bool = False) -> Measured:
     """Held-out loss and greedy answers of the model as it is; of the model without its adapters with `base`."""
     with trainer.model.disable_adapter() if base else nullcontext():
         prefix = "base" if base else "eval"
-        loss = None
+        loss, figures = None, {}
         if trainer.eval_dataset is not None:
-            loss = float(trainer.evaluate(metric_key_prefix=prefix)[f"{prefix}_loss"])
+            said = trainer.evaluate(metric_key_prefix=prefix)
+            loss = float(said[f"{prefix}_loss"])
+            wanted = task_of(job.spec).figures
+            figures = {ours: float(said[f"{prefix}_{name}"]) for name, ours in wanted.items()}
         answers = [_answer(trainer, question) for question in questions] if rank() == 0 else []
-    return Measured(loss, answers)
+    return Measured(loss, answers, figures)
 
 
-def remember_base(job: Job, trainer: SFTTrainer, questions: Sequence[Question]) -> None:
-    """Full fine-tuning overwrites the base, so it is measured before the first step, once per run."""
+def base_comes_first(job: Job) -> bool:
+    """Whether the base has to be measured before the first step: it is overwritten, or a part of it is taken away."""
+    method = job.spec.method
+    return method.kind == "full" or method.takes_from_base or task_of(job.spec).compares_in_training
+
+
+def remember_base(job: Job, trainer: Any, questions: Sequence[Question]) -> None:
+    """Measure what has not been trained yet, once per run."""
     path = job.run_dir / "base.json"
     known = read_json(path)
     if known.get("digest") != job.digest:
-        measured = measure(trainer, questions)
+        measured = measure(job, trainer, questions)
         if rank() == 0:
             write_whole(path, json.dumps({"digest": job.digest, **asdict(measured)}) + "\n")
 
 
 def remembered_base(job: Job) -> Measured:
     known: dict[str, Any] = read_json(job.run_dir / "base.json")
-    return Measured(known["loss"], known["answers"])
+    return Measured(known["loss"], known["answers"], known["figures"])
 
 
 def samples(questions: Sequence[Question], base: Measured, trained: Measured) -> list[dict[str, str]]:
@@ -67,32 +77,51 @@ def samples(questions: Sequence[Question], base: Measured, trained: Measured) ->
     ]
 
 
-def check_saved(job: Job, trainer: SFTTrainer, questions: Sequence[Question]) -> None:
-    """Load what was saved and compare its logits with what was trained. Leaves the loaded adapter active: call it last.
+def check_saved(job: Job, trainer: Any, questions: Sequence[Question]) -> None:
+    """Load what was saved and compare its logits with what was trained. What was trained may be gone: call it last.
 
     Raises AdapterBroken when a weight is not finite, or the two do not agree.
     """
     _check_finite(job.adapter)
     ids = [question.prompt_ids for question in questions]
     in_memory = [_logits(trainer.model, prompt) for prompt in ids]
-    if job.spec.method.kind == "full":
-        fresh = AutoModelForCausalLM.from_pretrained(job.adapter, dtype=trainer.model.dtype).to(trainer.args.device)
-    else:
+    if not base_comes_first(job):
         with trainer.model.disable_adapter():
             base = [_logits(trainer.model, prompt) for prompt in ids]
         if ids and _difference(base, in_memory) == 0:
             say("evaluation: the adapter changes nothing yet: too few steps, or too low a learning rate")
-        fresh = trainer.model
-        fresh.load_adapter(str(job.adapter), "saved")
-        fresh.set_adapter("saved")
+    fresh = _loaded_again(job, trainer)
     difference = _difference(in_memory, [_logits(fresh, prompt) for prompt in ids])
     largest = max((float(logits.abs().max()) for logits in in_memory), default=1.0)
-    if not difference <= largest * (MAX_4BIT_DIFFERENCE if job.spec.method.kind == "qlora" else MAX_DIFFERENCE):
+    if not difference <= largest * _allowed(job):
         raise AdapterBroken(f"what was saved is not what was trained: logits of {largest:g} differ by {difference:g}")
     say(f"evaluation: loaded again from {job.adapter}, logits up to {largest:.3g} agree within {difference:.2g}")
 
 
-def _answer(trainer: SFTTrainer, question: Question) -> str:
+def _loaded_again(job: Job, trainer: Any) -> Any:
+    """The saved model, or the saved adapter on the base it is for; in the place of what was trained, or beside it."""
+    if job.spec.method.kind == "full":
+        kind = task_of(job.spec).model_class()
+        return kind.from_pretrained(job.adapter, dtype=trainer.model.dtype).to(trainer.args.device)
+    if job.spec.method.takes_from_base:
+        from peft import PeftModel
+
+        trainer.model.to("cpu")  # room for the base as it was
+        torch.cuda.empty_cache()
+        return PeftModel.from_pretrained(load_model(job), str(job.adapter))
+    trainer.model.load_adapter(str(job.adapter), "saved")
+    trainer.model.set_adapter("saved")
+    return trainer.model
+
+
+def _allowed(job: Job) -> float:
+    """Share of the largest logit by which two loads of the same weights may differ."""
+    method = job.spec.method
+    is_rounded = method.kind == "qlora" or (method.takes_from_base and uses_bf16())
+    return MAX_ROUNDED_DIFFERENCE if is_rounded else MAX_DIFFERENCE
+
+
+def _answer(trainer: Any, question: Question) -> str:
     model, tokenizer = trainer.model, trainer.processing_class
     model.eval()
     ids = torch.tensor([question.prompt_ids], device=trainer.args.device)

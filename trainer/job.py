@@ -42,6 +42,11 @@ class Job:
         return self.run_dir / "adapter"
 
     @property
+    def start(self) -> Path:
+        """The adapter before the first step, kept where it is a part of the base."""
+        return self.run_dir / f"start-{self.digest[:12]}.safetensors"
+
+    @property
     def dataset_name(self) -> str:
         """ORG/NAME of a Hub dataset, else the path in git."""
         data = self.spec.data
@@ -51,6 +56,7 @@ class Job:
     def digest(self) -> str:
         """SHA-256 of everything the weights depend on; a checkpoint of another digest is never resumed."""
         recipe = self.spec.model_dump(mode="json", include={"task", "model", "data", "method", "train"})
+        recipe["train"]["learning_rate"] = self.spec.learning_rate
         versions = {"model": self.inputs.model_sha, "data": self.inputs.data_version, "processes": self.processes}
         return spec_digest({"recipe": recipe, "inputs": versions})
 

@@ -1,4 +1,4 @@
-"""The base model at its commit, with adapters in it or not; and its tokenizer."""
+"""The base model at its commit, and its tokenizer."""
 
 import os
 from pathlib import Path
@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import constants
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, set_seed
+from transformers import AutoTokenizer, BitsAndBytesConfig
 
-from pushtrain.spec import TrainingSpec
 from trainer.failures import GpuUnavailable, ModelNotFound, ModelUnsupported, TrainingFailed, hub_errors, translate
 from trainer.job import Job
 from trainer.launch import visible_gpus
 from trainer.report import say
+from trainer.tasks import task_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -75,42 +75,15 @@ def load_model(job: Job, weights: str | Path | None = None) -> "PreTrainedModel"
         options["revision"] = job.inputs.model_sha
     try:
         with hub_errors(f"model {model.id}", missing=ModelNotFound):
-            loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(str(weights or model.id), **options)
+            loaded: PreTrainedModel = (
+                task_of(job.spec).model_class().from_pretrained(str(weights or model.id), **options)
+            )
     except (ValueError, OSError) as error:
         failure = translate(error)
         if not isinstance(failure, TrainingFailed):
             raise
         raise ModelUnsupported(f"model {model.id} cannot be loaded: {error}") from error
     return loaded
-
-
-def with_adapters(model: "PreTrainedModel", job: Job) -> "PreTrainedModel":
-    """The model with fresh LoRA layers, drawn by `train.seed`; as it is for full fine-tuning."""
-    from peft import LoraConfig, get_peft_model
-
-    method = job.spec.method
-    if method.kind == "full":
-        return model
-    modules = method.target_modules
-    config = LoraConfig(
-        r=method.rank,
-        lora_alpha=method.alpha,
-        lora_dropout=method.dropout,
-        target_modules=modules if isinstance(modules, str) else sorted(modules),
-        task_type="CAUSAL_LM",
-        revision=job.inputs.model_sha,
-    )
-    set_seed(job.spec.train.seed)
-    try:
-        adapted: Any = get_peft_model(model, config)
-    except ValueError as error:
-        raise ModelUnsupported(f"method.target_modules on {job.spec.model.id}: {error}") from error
-    return adapted
-
-
-def describe(model: "PreTrainedModel", spec: TrainingSpec) -> None:
-    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    say(f"model: {spec.model.id}, {spec.method.kind}, {trained:,} weights are trained, dtype {model.dtype}")
 
 
 def is_on_network(path: Path, mounts: Path = Path("/proc/mounts")) -> bool:

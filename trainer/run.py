@@ -7,18 +7,19 @@ from typing import Any
 
 import torch
 from transformers import logging as transformers_logging
-from trl import SFTTrainer
 
 from pushtrain.rows import Row
+from trainer.adapters import with_trained_weights
 from trainer.card import model_card
 from trainer.checkpoint import Stop, latest_complete
-from trainer.data import Prepared, prepare
-from trainer.evaluate import Measured, check_saved, measure, remember_base, remembered_base, samples
+from trainer.data import Prepared
+from trainer.evaluate import Measured, base_comes_first, check_saved, measure, remember_base, remembered_base, samples
 from trainer.job import Job, rank
-from trainer.model import check_gpu, describe, load_model, load_tokenizer, with_adapters
+from trainer.model import check_gpu, load_model, load_tokenizer
 from trainer.publish import Published, publish
 from trainer.report import Report, write_whole
 from trainer.save import finish_model, save_adapter
+from trainer.tasks import task_of
 from trainer.training import Trained, build_trainer, train
 from trainer.watch import Watch
 
@@ -39,8 +40,8 @@ def carry_out(job: Job, rows: Sequence[Row], report: Report, stop: Stop, downloa
     report.phases.ended("imports")
     transformers_logging.disable_progress_bar()
     check_gpu()
-    tokenizer = load_tokenizer(job)
-    data = prepare(job, rows, tokenizer)
+    task, tokenizer = task_of(job.spec), load_tokenizer(job)
+    data = task.prepare(job, rows, tokenizer)
     report.phases.ended("data")
     if download is not None:
         download.join()
@@ -48,12 +49,11 @@ def carry_out(job: Job, rows: Sequence[Row], report: Report, stop: Stop, downloa
     checkpoint = latest_complete(job.checkpoints, job.digest)
     is_over = checkpoint is not None and checkpoint.is_final
     weights = checkpoint.path if checkpoint is not None and is_over and job.spec.method.kind == "full" else None
-    model = with_adapters(load_model(job, weights), job)
-    describe(model, job.spec)
+    model = with_trained_weights(load_model(job, weights), job, task.peft_type)
     report.phases.ended("model")
     watch = Watch(job, report, stop)
     trainer = build_trainer(job, model, tokenizer, data, watch)
-    if job.spec.method.kind == "full" and not is_over:
+    if base_comes_first(job) and not is_over:
         remember_base(job, trainer, data.questions)
     report.phases.ended("trainer")
     where = f"from step {checkpoint.step}" if checkpoint else "from the start"
@@ -70,13 +70,12 @@ def carry_out(job: Job, rows: Sequence[Row], report: Report, stop: Stop, downloa
     trainer.end()
 
 
-def _evaluate(job: Job, trainer: SFTTrainer, data: Prepared, trained: Trained) -> Outcome:
+def _evaluate(job: Job, trainer: Any, data: Prepared, trained: Trained) -> Outcome:
     finish_model(job, trainer)
     if rank() == 0:
         save_adapter(job, trainer)
-    adapter = measure(trainer, data.questions)
-    is_full = job.spec.method.kind == "full"
-    base = remembered_base(job) if is_full else measure(trainer, data.questions, base=True)
+    adapter = measure(job, trainer, data.questions)
+    base = remembered_base(job) if base_comes_first(job) else measure(job, trainer, data.questions, base=True)
     if rank() == 0:
         check_saved(job, trainer, data.questions)
     shown = samples(data.questions, base, adapter) if rank() == 0 else []
@@ -87,6 +86,8 @@ def _metrics(outcome: Outcome) -> dict[str, Any]:
     metrics = {
         "base_eval_loss": outcome.base.loss,
         "eval_loss": outcome.adapter.loss,
+        **{f"base_{name}": value for name, value in outcome.base.figures.items()},
+        **outcome.adapter.figures,
         "train_loss": outcome.trained.train_loss,
         "steps": outcome.trained.steps,
         "resumed_from_step": outcome.trained.resumed_from_step,

@@ -2,18 +2,20 @@
 
 import gc
 import json
+import math
 import shutil
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
-from trl import SFTTrainer
 
+from trainer.adapters import load_start, on_plain_base
 from trainer.job import Job
 from trainer.report import write_whole
 
 
-def finish_model(job: Job, trainer: SFTTrainer) -> None:
+def finish_model(job: Job, trainer: Any) -> None:
     """Let go of what only training needs. A full model takes on its base's dtype on the Hub: so it is published."""
     trainer.model.zero_grad(set_to_none=True)
     trainer.model_wrapped = trainer.model
@@ -32,14 +34,27 @@ def finish_model(job: Job, trainer: SFTTrainer) -> None:
     torch.cuda.empty_cache()
 
 
-def save_adapter(job: Job, trainer: SFTTrainer) -> None:
+def save_adapter(job: Job, trainer: Any) -> None:
     """Write `job.adapter` anew: PEFT's two files for LoRA, a transformers model for full fine-tuning."""
     shutil.rmtree(job.adapter, ignore_errors=True)
     job.adapter.mkdir(parents=True)
     trainer.model.save_pretrained(job.adapter)
+    if job.spec.method.takes_from_base:
+        _for_the_plain_base(job)
     if job.spec.method.kind != "full":
         _pin_config(job)
     trainer.processing_class.save_pretrained(job.adapter)
+
+
+def _for_the_plain_base(job: Job) -> None:
+    """The adapter as one of twice the rank that anybody can load on the base as it is on the Hub."""
+    weights, settings = job.adapter / "adapter_model.safetensors", job.adapter / "adapter_config.json"
+    save_file(on_plain_base(load_file(weights), load_start(job)), weights, metadata={"format": "pt"})
+    config: dict[str, Any] = json.loads(settings.read_text(encoding="utf-8"))
+    # The scale stays: alpha / r, with rsLoRA alpha / √r.
+    alpha = config["lora_alpha"] * (math.sqrt(2) if config["use_rslora"] else 2)
+    config |= {"init_lora_weights": True, "r": 2 * config["r"], "lora_alpha": alpha}
+    write_whole(settings, json.dumps(config) + "\n")
 
 
 def _pin_config(job: Job) -> None:

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 from transformers.trainer_callback import TrainerControl, TrainerState
-from trl import SFTTrainer
 
 from trainer.checkpoint import Stop, mark_complete
 from trainer.failures import LossNotFinite
 from trainer.job import Job
 from trainer.pieces import IGNORED
 from trainer.report import Report, say, say_if_quiet
+from trainer.tasks import task_of
 
 
 class Watch(TrainerCallback):  # type: ignore[misc]
@@ -21,7 +21,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
     def __init__(self, job: Job, report: Report, stop: Stop) -> None:
         self.stop = stop
-        self.trainer: SFTTrainer | None = None
+        self.trainer: Any = None
         self._job = job
         self._report = report
         self._logged_at = time.monotonic()
@@ -30,7 +30,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, _args: Any, state: TrainerState, _control: TrainerControl, **_: Any) -> None:
         if self.trainer is not None:
-            self._logged_tokens = _try_longest_batch(self.trainer) * self._job.processes
+            self._logged_tokens = _try_longest_batch(self._job, self.trainer) * self._job.processes
         self._logged_at, self._logged_step = time.monotonic(), state.global_step
 
     def on_step_end(self, _args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -103,23 +103,20 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         return self.stop.requested
 
 
-def _try_longest_batch(trainer: SFTTrainer) -> int:
+def _try_longest_batch(job: Job, trainer: Any) -> int:
     """Forward and backward over the longest rows: running out of memory shows now, not when chance brings them.
 
     Returns the tokens that took, which TRL counts as trained.
     """
-    rows = trainer.train_dataset
-    lengths = [len(ids) for ids in rows["input_ids"]]
-    longest = sorted(range(len(lengths)), key=lengths.__getitem__)[-trainer.args.per_device_train_batch_size :]
-    columns = [name for name in ("input_ids", "labels", "seq_lengths") if name in rows.column_names]
-    inputs = trainer.data_collator(list(rows.select_columns(columns).select(longest)))
-    trainer.training_step(trainer.model, inputs, num_items_in_batch=(inputs["labels"] != IGNORED).sum())
+    inputs, tokens = task_of(job.spec).longest(trainer)
+    learned = (inputs["labels"] != IGNORED).sum() if "labels" in inputs else None
+    trainer.training_step(trainer.model, inputs, num_items_in_batch=learned)
     trainer.model.zero_grad(set_to_none=True)
     if torch.cuda.is_available():
         used_gb = torch.cuda.max_memory_reserved() / 1e9
         total_gb = torch.cuda.get_device_properties(trainer.args.device).total_memory / 1e9
         say(f"memory: the longest batch takes {used_gb:.1f} of {total_gb:.1f} GB")
-    return sum(lengths[index] for index in longest)
+    return tokens
 
 
 def _duration(seconds: float) -> str:

@@ -18,6 +18,9 @@ from pushtrain.spec.recipe import Method, Train
 # Matched with fullmatch: `$` would let a newline through at the end.
 NAME = re.compile(r"^[a-z0-9][a-z0-9-]{0,40}$")
 
+# By task, and whether it is full fine-tuning: TRL's documentation has 2e-5 for it, and about ten times that for LoRA.
+LEARNING_RATES = {("sft", False): 2e-4, ("sft", True): 2e-5}
+
 
 class JobSpec(Part):
     """A pushtrain job: desired state, run once per change. Always one of the kinds below; `job_spec` makes it."""
@@ -80,6 +83,11 @@ class TrainingSpec(JobSpec):
         """What the spec says about the rows of its dataset."""
         columns = {str(field): column for field, column in self.data.columns.items()}
         return Reading(task=self.task, form=self.data.form, columns=columns)
+
+    @property
+    def learning_rate(self) -> float:
+        """`train.learning_rate`, or the one that suits method and task."""
+        return self.train.learning_rate or LEARNING_RATES[self.task, self.method.kind == "full"]
 
 
 class CommandSpec(JobSpec):

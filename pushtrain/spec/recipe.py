@@ -2,11 +2,17 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
 from pushtrain.spec.names import Part, Positive
 
 ModuleName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.]{1,200}$")]
+# `*` and `?` as in file names; brackets would need quotes in YAML.
+ParameterPattern = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.*?]{1,200}$")]
+# Not PEFT's eva, corda and lora_ga, which pass over the data before the training, nor loftq, which makes another base.
+AdapterInit = Annotated[
+    str, StringConstraints(pattern=r"^(default|gaussian|orthogonal|olora|pissa(_niter_[1-9][0-9]?)?)$")
+]
 
 
 class Method(Part):
@@ -22,6 +28,40 @@ class Method(Part):
     """0 by default: dropout keeps one more activation per adapted layer."""
     target_modules: Literal["all-linear"] | Annotated[list[ModuleName], Field(min_length=1)] = "all-linear"
     """Layers that get an adapter: all-linear, or a list of module names."""
+    exclude_modules: list[ModuleName] = []
+    """Module names that get none, of those that target_modules names."""
+    layers_to_transform: list[Annotated[int, Field(ge=0)]] = []
+    """Numbers of the layers that get adapters, from 0; empty: all of them."""
+    modules_to_save: list[ModuleName] = []
+    """Modules trained whole beside the adapters and saved with them, e.g. embed_tokens."""
+    use_rslora: bool = False
+    """True: the adapter counts alpha / √rank, for high ranks (rsLoRA)."""
+    use_dora: bool = False
+    """True trains magnitude and direction of each weight apart (DoRA): better at low ranks, slower."""
+    init_lora_weights: AdapterInit = "default"
+    """How adapters begin: default, gaussian, orthogonal, olora, pissa or pissa_niter_N (a fast SVD in N rounds)."""
+    trainable_parameters: list[ParameterPattern] = []
+    """full only: names of the weights to train, with * and ?, e.g. model.layers.3?.*; empty: every weight."""
+
+    @property
+    def takes_from_base(self) -> bool:
+        """Whether adapters begin as a part of the base, which is taken out of it: PiSSA and OLoRA."""
+        return self.kind != "full" and self.init_lora_weights.startswith(("pissa", "olora"))
+
+    @model_validator(mode="after")
+    def _keys_that_count(self) -> "Method":
+        given = self.model_fields_set - {"kind"}
+        if self.kind == "full" and (idle := sorted(given - {"trainable_parameters"})):
+            raise ValueError(f"kind full has no adapters: {', '.join(idle)} would do nothing")
+        if self.kind != "full" and self.trainable_parameters:
+            raise ValueError("trainable_parameters is for kind full; adapters go by target_modules")
+        if self.kind == "qlora" and self.takes_from_base:
+            raise ValueError(f"init_lora_weights {self.init_lora_weights} takes a part out of a 16-bit base: kind lora")
+        if self.use_dora and self.takes_from_base:
+            raise ValueError(f"use_dora with {self.init_lora_weights} makes an adapter no plain base could load")
+        if self.init_lora_weights == "orthogonal" and self.rank % 2:
+            raise ValueError("init_lora_weights orthogonal needs an even rank")
+        return self
 
 
 class Train(Part):
@@ -31,8 +71,8 @@ class Train(Part):
     """Passes over the data."""
     max_steps: Positive | None = None
     """Stops after so many optimizer steps, whatever `epochs` says."""
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 2.0e-4
-    """Peak learning rate; 1e-4 to 2e-4 suits LoRA."""
+    learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Peak learning rate; left out: sft 2e-4, of full weights 2e-5."""
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
     """How the learning rate falls."""
     warmup_steps: Annotated[float, Field(ge=0)] = 0.03

@@ -1,0 +1,51 @@
+"""Training arguments that every task shares: transformers' TrainingArguments, which TRL's configurations extend."""
+
+import os
+from typing import Any
+
+import torch
+
+from trainer.job import Job
+from trainer.model import uses_bf16
+
+# The one being written and the last whole one: a checkpoint counts only once its marker is written.
+KEPT_CHECKPOINTS = 2
+
+
+def common_arguments(job: Job, *, has_held_out: bool) -> dict[str, Any]:
+    """The spec's `train`, and what we decide: NaN is seen, nothing is sent anywhere, evaluation builds no logits."""
+    train = job.spec.train
+    evaluates = has_held_out and train.eval_steps is not None
+    if "tensorboard" in job.spec.track:
+        os.environ["TENSORBOARD_LOGGING_DIR"] = str(job.run_dir / "tensorboard")
+    return {
+        "output_dir": str(job.checkpoints),
+        "num_train_epochs": train.epochs,
+        "max_steps": train.max_steps or -1,
+        "learning_rate": job.spec.learning_rate,
+        "lr_scheduler_type": train.lr_scheduler_type,
+        "warmup_steps": train.warmup_steps,
+        "weight_decay": train.weight_decay,
+        "per_device_train_batch_size": train.per_device_train_batch_size,
+        "per_device_eval_batch_size": train.per_device_train_batch_size,
+        "gradient_accumulation_steps": train.gradient_accumulation_steps,
+        "activation_checkpointing": train.gradient_checkpointing,
+        "bf16": uses_bf16(),
+        "fp16": False,
+        "use_cpu": not torch.cuda.is_available(),
+        "logging_steps": train.logging_steps,
+        "logging_first_step": True,
+        "logging_nan_inf_filter": False,
+        "save_strategy": "steps",
+        "save_steps": train.save_steps,
+        "save_total_limit": KEPT_CHECKPOINTS,
+        "eval_strategy": "steps" if evaluates else "no",
+        "eval_steps": train.eval_steps if evaluates else None,
+        "prediction_loss_only": True,
+        "seed": train.seed,
+        "data_seed": train.seed,
+        "report_to": list(job.spec.track) or "none",
+        "ddp_find_unused_parameters": False,
+        "disable_tqdm": True,
+        "push_to_hub": False,
+    }

@@ -1,0 +1,63 @@
+"""sft: supervised fine-tuning with TRL's SFTTrainer, on rows that `trainer.data` has made into tokens."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pushtrain.rows import Row
+from trainer.arguments import common_arguments
+from trainer.data import Prepared, prepare
+from trainer.job import Job
+from trainer.tasks import Batch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+
+
+class Sft:
+    peft_type = "CAUSAL_LM"
+    pipeline = "text-generation"
+    figures: Mapping[str, str] = {}
+    compares_in_training = False
+
+    def model_class(self) -> Any:
+        from transformers import AutoModelForCausalLM
+
+        return AutoModelForCausalLM
+
+    def prepare(self, job: Job, rows: Sequence[Row], tokenizer: "PreTrainedTokenizerBase") -> Prepared:
+        return prepare(job, rows, tokenizer)
+
+    def build(
+        self,
+        job: Job,
+        model: "PreTrainedModel",
+        tokenizer: "PreTrainedTokenizerBase",
+        data: Prepared,
+        callback: "TrainerCallback",
+    ) -> Any:
+        from trl import SFTConfig, SFTTrainer
+
+        train = job.spec.train
+        arguments = SFTConfig(
+            **common_arguments(job, has_held_out=data.held_out is not None),
+            max_length=train.max_length if train.packing else None,  # rows are cut already
+            packing=train.packing,
+            packing_strategy="bfd",
+            eval_packing=False,
+        )
+        return SFTTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=data.train,
+            eval_dataset=data.held_out,
+            processing_class=tokenizer,
+            callbacks=[callback],
+        )
+
+    def longest(self, trainer: Any) -> Batch:
+        rows = trainer.train_dataset
+        lengths = [len(ids) for ids in rows["input_ids"]]
+        longest = sorted(range(len(lengths)), key=lengths.__getitem__)[-trainer.args.per_device_train_batch_size :]
+        columns = [name for name in ("input_ids", "labels", "seq_lengths") if name in rows.column_names]
+        inputs = trainer.data_collator(list(rows.select_columns(columns).select(longest)))
+        return Batch(inputs, sum(lengths[index] for index in longest))
