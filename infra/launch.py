@@ -18,7 +18,7 @@ from pushtrain.spec import JobSpec
 
 # The cloud client reads their values from its own environment at the moment of the create; Pulumi sees only the names
 # (of RunPod's own plugin, encrypted values).
-POD_SECRETS = ("HF_TOKEN", "PUSHTRAIN_LEDGER_TOKEN")
+LEDGER_TOKEN = "PUSHTRAIN_LEDGER_TOKEN"
 
 
 def make_launch(settings: Settings, environ: Mapping[str, str]) -> Launch:
@@ -31,9 +31,10 @@ def make_launch(settings: Settings, environ: Mapping[str, str]) -> Launch:
             spec_path=f"jobs/{spec.name}.yaml",
             source_url=settings.source_url,
             deadline_epoch_s=deadline_epoch_s,
-            stall_s=settings.stall_limit_s,
+            stall_s=settings.stall_limit_s if spec.silence_s is None else spec.silence_s,
             environ=environ,
         )
+        env |= {"PUSHTRAIN_TASK": spec.task}
         env |= limits_env(limits_of(spec.watched, settings))
         return program(stack_plan(run, spec, candidate, attempt=attempt, env=env), environ)
 
@@ -58,7 +59,7 @@ def stack_plan(run: Run, spec: JobSpec, candidate: Candidate, *, attempt: int, e
         data_center=candidate.data_center,
         persistent_gb=None if volume else size_gb,
         env=env,
-        secret_env=POD_SECRETS,
+        secret_env=(*spec.secrets, LEDGER_TOKEN),
         min_cuda_version=MIN_CUDA_VERSION,
     )
     return StackPlan(run_id=run.id, cloud=spec.compute.cloud, volume=volume, pod=pod)

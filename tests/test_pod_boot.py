@@ -91,7 +91,8 @@ def test_the_environment_is_installed_by_uv_from_the_lock_without_any_secret(tmp
         python = prepare_environment(context, environ, run, disk=tmp_path)
     text = seen.read_text()
     assert python == str(tmp_path / "pushtrain-venv" / "bin" / "python")
-    assert text.count("sync --frozen --extra trainer --no-dev") == 2, "the first try failed"
+    assert text.count("sync --frozen --no-dev --no-install-project") == 2, "the first try failed"
+    assert text.count("--extra trainer") == 2
     assert f"UV_PROJECT_ENVIRONMENT={tmp_path}/pushtrain-venv" in text and "UV_LINK_MODE=copy" in text
     assert f"UV_CACHE_DIR={tmp_path}/volume/.cache/uv" in text and "canary-secret" not in text
 

@@ -13,12 +13,13 @@ import os
 import sys
 import traceback
 import warnings
+from collections.abc import Mapping
 from importlib.util import find_spec
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from pushtrain.errors import SpecError
-from pushtrain.spec import TrainingSpec
+from pushtrain.spec import CommandSpec, TrainingSpec
 from pushtrain.spec.file import load
 from trainer.checkpoint import Stop, latest_complete, stop_on_signals
 from trainer.failures import PREEMPTED_EXIT_CODE, Preempted, TrainingFailed, exit_code, translate
@@ -41,7 +42,6 @@ _LIBRARY_SETTINGS = {
 def main(argv: list[str] | None = None) -> int:
     given = sys.argv[1:] if argv is None else argv
     arguments = _parse(given)
-    _quiet_libraries()
     try:
         arguments.run_dir = arguments.run_dir or _own_run_dir(arguments.spec)
     except SpecError as error:
@@ -65,6 +65,10 @@ def main(argv: list[str] | None = None) -> int:
 def _attempt(arguments: argparse.Namespace, given: list[str], report: Report, stop: Stop) -> None:
     root = Path.cwd()
     spec = load(root / arguments.spec, root)
+    environ = dict(os.environ)
+    _quiet_libraries()
+    if isinstance(spec, CommandSpec):
+        return _run_command(spec, arguments, environ, report, stop)
     assert isinstance(spec, TrainingSpec)
     is_worker = "RANK" in os.environ
     if not is_worker:
@@ -77,7 +81,7 @@ def _attempt(arguments: argparse.Namespace, given: list[str], report: Report, st
     if not uploads and not is_worker:
         say("publishing: there is no token for the Hub here, so nothing will be uploaded")
     elif not is_worker:
-        preflight.check_write_access(spec)
+        preflight.check_write_access(spec.publish)
     run_dir = arguments.run_dir.resolve()
     job = Job(
         spec=spec,
@@ -104,6 +108,22 @@ def _attempt(arguments: argparse.Namespace, given: list[str], report: Report, st
     from trainer.run import carry_out
 
     carry_out(job, rows, report, stop, download)
+
+
+def _run_command(
+    spec: CommandSpec, arguments: argparse.Namespace, environ: Mapping[str, str], report: Report, stop: Stop
+) -> None:
+    """`environ`: as this process was started; what is set for our own libraries is not for the command."""
+    from trainer.command.run import CommandJob, carry_out
+
+    run_dir = arguments.run_dir.resolve()
+    run_id = environ.get("PUSHTRAIN_RUN_ID") or run_dir.name
+    commit = environ.get("PUSHTRAIN_COMMIT")
+    carry_out(
+        CommandJob(spec=spec, root=Path.cwd(), run_dir=run_dir, run_id=run_id, commit=commit, environ=environ),
+        report,
+        stop,
+    )
 
 
 def _own_run_dir(spec_path: str) -> Path:

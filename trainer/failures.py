@@ -1,10 +1,11 @@
 """Why a training run ends early: the reasons that reach failure.json, and how foreign exceptions become one of them.
 
 exit 2, a person edits the spec, the data or what they name
-    DatasetError · ModelNotFound · ModelUnsupported · RevisionNotFound, and the SpecErrors of `pushtrain`
+    DatasetError · ModelNotFound · ModelUnsupported · RevisionNotFound · CommandNotFound, and the SpecErrors of
+    `pushtrain`
 exit 1, the run itself
     OutOfMemory · DiskFull · GpuUnavailable · LossNotFinite · AdapterBroken · HubUnreachable · HubForbidden ·
-    HubRejected · WorkerDied, and TrainingFailed for everything nobody foresaw
+    HubRejected · WorkerDied · CommandFailed · ArtifactMissing, and TrainingFailed for everything nobody foresaw
 exit 75, no failure: Preempted, the next attempt resumes
 """
 
@@ -33,6 +34,18 @@ class ModelUnsupported(SpecError):
 
 class RevisionNotFound(SpecError):
     reason = "RevisionNotFound"
+
+
+class CommandNotFound(SpecError):
+    reason = "CommandNotFound"
+
+
+class CommandFailed(RunFailed):
+    reason = "CommandFailed"
+
+
+class ArtifactMissing(RunFailed):
+    reason = "ArtifactMissing"
 
 
 class OutOfMemory(RunFailed):

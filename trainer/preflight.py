@@ -17,6 +17,7 @@ from huggingface_hub import HfApi, constants, get_token, snapshot_download, try_
 from pushtrain.errors import PushtrainError, SpecError
 from pushtrain.rows import Row, data_file, read_rows
 from pushtrain.spec import TrainingSpec
+from pushtrain.spec.publish import Destination
 from trainer.failures import DatasetError, DiskFull, HubRejected, ModelNotFound, hub_errors, retried, translate
 from trainer.job import Inputs, Job, file_sha256, read_json
 from trainer.report import say, write_whole
@@ -44,17 +45,17 @@ def uploads(environ: Mapping[str, str] = os.environ) -> bool:
     return "PUSHTRAIN_RUN_ID" in environ or get_token() is not None
 
 
-def check_write_access(spec: TrainingSpec) -> None:
+def check_write_access(to: Destination) -> None:
     """Create the repository to publish to if it is missing, and ask whether HF_TOKEN may write to it.
 
     The Hub answers "exists" also to those who may not write: a token that only reads would be found out after training.
     """
-    repo = spec.publish.repo
+    repo = to.repo
     api = HfApi()
 
     def check() -> None:
         with hub_errors(f"publish.repo {repo}", missing=HubRejected):
-            api.create_repo(repo, private=spec.publish.private, exist_ok=True)
+            api.create_repo(repo, private=to.private, exist_ok=True)
             api.auth_check(repo, write=True)
 
     retried(check, RETRY_DELAYS_S, time.sleep)

@@ -117,7 +117,7 @@ class Report:
         if path.exists():
             return
         self._reserve.unlink(missing_ok=True)
-        write_whole(path, _dump(record) + "\n")
+        write_json(path, record)
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -127,6 +127,11 @@ def write_whole(path: Path, text: str) -> None:
     sync(part)
     part.replace(path)
     sync(path.parent)
+
+
+def write_json(path: Path, record: Mapping[str, Any]) -> None:
+    """The same for an object; NaN and infinities become null."""
+    write_whole(path, _dump(record) + "\n")
 
 
 def _dump(record: Mapping[str, Any]) -> str:

@@ -18,15 +18,13 @@ from pushtrain.events import EventDraft, now_text
 from pushtrain.ledger import Ledger
 from pushtrain.pod.child import Heartbeat, LogFile, StopRequest, Watch, run_child
 from pushtrain.pod.console import clean
-from pushtrain.pod.context import LEDGER_TOKEN, Context, read_context
+from pushtrain.pod.context import LEDGER_TOKEN, SAVING_SHARE, Context, read_context
 from pushtrain.pod.environment import prepare_environment, trainer_env
 from pushtrain.pod.outcome import TAIL_LINES, Outcome, Remains, decide
 from pushtrain.pod.shipper import Shipper
 from pushtrain.pod.spool import Spool, plain
 
 LAST_EFFORT_S = 120.0
-# Of the grace a SIGTERM leaves, the trainer's share for its last save; the rest is for the ledger.
-SAVING_SHARE = 2 / 3
 
 
 class Interrupted(Exception):

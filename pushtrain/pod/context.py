@@ -27,15 +27,19 @@ FIRST_PID = "PUSHTRAIN_FIRST_PID"
 # Exit codes along the process chain: boot's own failure, and the trainer's "resume me", which the agent hands on.
 EXIT_BOOT_FAILED = 69
 EXIT_PREEMPTED = 75
+# Of the grace a SIGTERM leaves, what the trainer has for its last save; the rest is for the ledger.
+SAVING_SHARE = 2 / 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """One attempt of one run on this pod. Times are seconds; `deadline_epoch_s` is when the pod has to be gone."""
+    """One attempt of one run on this pod. `task` is its job spec's. Times are seconds; `deadline_epoch_s` is when the
+    pod has to be gone."""
 
     run_id: str
     attempt: int
     commit: str
+    task: str
     spec_path: str
     source_url: str
     ledger_url: str
@@ -92,6 +96,7 @@ def read_context(environ: Mapping[str, str]) -> Context:
         run_id=_matching(environ, "PUSHTRAIN_RUN_ID", r"[a-z0-9][a-z0-9-]{0,80}"),
         attempt=int(_matching(environ, "PUSHTRAIN_ATTEMPT", r"[1-9][0-9]{0,3}")),
         commit=_matching(environ, "PUSHTRAIN_COMMIT", r"[0-9a-f]{40}"),
+        task=environ.get("PUSHTRAIN_TASK") or "sft",
         spec_path=_inside(environ, "PUSHTRAIN_SPEC_PATH"),
         source_url=_matching(environ, "PUSHTRAIN_SOURCE_URL", r"[^-\s]\S*"),
         ledger_url=_matching(environ, "PUSHTRAIN_LEDGER_URL", r"[^-\s]\S*"),

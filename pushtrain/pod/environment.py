@@ -13,7 +13,8 @@ from pushtrain.pod.context import LEDGER_TOKEN, SOURCE_TOKEN, Context
 TRIES = 3
 # One import of the trainer's libraries makes about 105,000 file operations: the environment lives on the container's
 # disk, compiled; only uv's download cache is on the volume, where the next attempt finds it.
-SYNC = ("sync", "--frozen", "--extra", "trainer", "--no-dev", "--no-install-project", "--compile-bytecode")
+SYNC = ("sync", "--frozen", "--no-dev", "--no-install-project", "--compile-bytecode")
+TRAINING = ("--extra", "trainer")
 PRIVATE = (LEDGER_TOKEN, SOURCE_TOKEN, "RUNPOD_API_KEY", "PUSHTRAIN_BOOT")
 RunTool = Callable[[Sequence[str], Mapping[str, str]], int]
 
@@ -21,7 +22,8 @@ RunTool = Callable[[Sequence[str], Mapping[str, str]], int]
 def prepare_environment(
     context: Context, environ: Mapping[str, str], run: RunTool, *, disk: Path = Path("/opt")
 ) -> str:
-    """Path of a Python that can import the trainer. `run(argv, env)` runs a tool and returns its exit code.
+    """Path of a Python that can run the trainer's part for this task. `run(argv, env)` runs a tool and returns its exit
+    code.
 
     `disk` is a folder on the container's own disk; HOME stands in where it cannot be written.
 
@@ -38,14 +40,16 @@ def prepare_environment(
         "UV_LINK_MODE": "copy",
         "UV_NO_PROGRESS": "1",
     }
+    # A command brings its own libraries: what reads its spec and uploads its files is without any extra.
+    extra = () if context.task == "command" else TRAINING
     for attempt in range(TRIES):
         uv = shutil.which("uv") or _install_uv(home / "pushtrain-uv", env, run)
-        if uv and run([uv, *SYNC], env) == 0:
+        if uv and run([uv, *SYNC, *extra], env) == 0:
             return str(venv / "bin" / "python")
         time.sleep(context.tick_s * 2**attempt)
     raise RunFailed(
         f"the trainer's environment could not be installed in {TRIES} tries",
-        hint="the log shows uv's words; run 'uv sync --frozen --extra trainer' on a clean machine",
+        hint=f"the log shows uv's words; run 'uv {' '.join([*SYNC[:2], *extra])}' on a clean machine",
         reason="EnvironmentFailed",
     )
 

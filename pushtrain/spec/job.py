@@ -57,6 +57,16 @@ class JobSpec(Part):
         """`limits` as they are held; what has no steps is held to none between them."""
         return self.limits.model_dump(mode="json")
 
+    @property
+    def silence_s(self) -> float | None:
+        """Seconds without a sign of life that count as a hang; None where the control plane's own setting counts."""
+        return None
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Names of the secrets that its pod needs, beside the ledger's token."""
+        return ("HF_TOKEN",)
+
 
 class TrainingSpec(JobSpec):
     """A job that trains a model of the Hub."""
@@ -107,6 +117,15 @@ class CommandSpec(JobSpec):
         if self.publish is not None and not self.command.artifacts:
             raise ValueError("has publish, but command.artifacts names no file to publish")
         return self
+
+    @property
+    def silence_s(self) -> float | None:
+        return self.command.silence_minutes * 60
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """To publish needs the Hub's token on the pod; the command itself gets what it names, and nothing else."""
+        return tuple(dict.fromkeys([*self.command.secrets, *(["HF_TOKEN"] if self.publish else [])]))
 
     @property
     def watched(self) -> dict[str, float]:

@@ -1,0 +1,67 @@
+"""Files to a repository on the Hub: one commit, verified against what the Hub then lists."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub.hf_api import RepoFile
+
+from trainer.failures import AdapterBroken, HubRejected, hub_errors
+from trainer.job import file_sha256
+
+# With the 23 s that huggingface_hub itself tries each time, about six minutes: less than the work again costs.
+RETRY_DELAYS_S = (10.0, 20.0, 40.0, 80.0, 120.0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Target:
+    """Where a commit goes and what it says. `branch` is made when missing, from where main begins."""
+
+    repo: str
+    title: str
+    description: str | None = None
+    branch: str = "main"
+
+
+def commit_files(to: Target, files: Mapping[str, Path]) -> str:
+    """The commit that holds `files` (by path in the repository). What the Hub has already, byte for byte, is not
+    committed again: an attempt before, or a request whose answer was lost, made it.
+
+    Raises HubUnreachable (to be tried again), HubForbidden or HubRejected, and AdapterBroken when the Hub lists other
+    bytes than were sent.
+    """
+    api = HfApi()
+    with hub_errors(f"publish.repo {to.repo}", missing=HubRejected):
+        if to.branch != "main":
+            api.create_branch(to.repo, branch=to.branch, exist_ok=True)
+        head = str(api.model_info(to.repo, revision=to.branch).sha)
+        if not _differing(api, to.repo, head, files):
+            return head
+        made = api.create_commit(
+            to.repo,
+            operations=[CommitOperationAdd(path_in_repo=name, path_or_fileobj=path) for name, path in files.items()],
+            commit_message=to.title,
+            commit_description=to.description,
+            revision=to.branch,
+        )
+        if differing := _differing(api, to.repo, made.oid, files):
+            raise AdapterBroken(
+                f"{to.repo}@{made.oid[:8]}: the Hub lists other bytes than were sent for {differing[0]}"
+            )
+    return str(made.oid)
+
+
+def _differing(api: HfApi, repo: str, revision: str, files: Mapping[str, Path]) -> list[str]:
+    """Names that the Hub does not list with the bytes we have: SHA-256 of LFS files, git's blob id of the others."""
+    entries = api.get_paths_info(repo, list(files), revision=revision)
+    listed = {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
+    return [name for name, path in files.items() if name not in listed or not _agrees(listed[name], path)]
+
+
+def _agrees(entry: RepoFile, path: Path) -> bool:
+    if entry.lfs is not None:
+        return entry.lfs.sha256 == file_sha256(path)
+    content = path.read_bytes()
+    return entry.blob_id == hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
