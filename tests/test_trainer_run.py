@@ -81,6 +81,7 @@ def test_metrics_events_and_result_keep_to_the_contract(whole: Bench) -> None:
     assert (whole.run_dir / "attempt-1" / "step").exists(), "what the pod's watchdog looks at between two of them"
     assert [record["step"] for record in steps] == [1, 2, 3, 4, 5, 6]
     fields = {"time", "step", "total_steps", "epoch", "loss", "learning_rate", "grad_norm", "tokens_per_s"}
+    fields |= {"samples_per_s", "peak_memory_gb"}
     assert all(record.keys() == fields and record["tokens_per_s"] > 0 for record in steps)
     evaluations = [record for record in whole.file("metrics.jsonl") if "eval_loss" in record]
     assert [record["step"] for record in evaluations] == [3, 6]

@@ -2,11 +2,13 @@
 
 import contextlib
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hub_server import Hub
+from test_trainer_gpu import path_with_smi
 from tiny_model import Bench, hub_with_model
 
 # httpx2 deprecates how huggingface_hub 2.4 hands it the bytes of an LFS file.
@@ -59,3 +61,48 @@ def test_alone_with_a_spec_that_is_wrong_it_says_so_and_leaves_no_folder(
         assert main(["jobs/tiny.yaml"]) == 2
     assert "learning_rate" in capsys.readouterr().out
     assert not (bench.root / "runs").exists()
+
+
+def test_every_step_says_its_rates_and_what_a_million_tokens_cost(bench: Bench) -> None:
+    bench.write(publish={"repo": "demo/rates"}, train={"max_steps": 2})
+    assert bench.run(PUSHTRAIN_USD_PER_HOUR="0.36") == 0
+    for record in bench.file("metrics.jsonl"):
+        if "loss" not in record:
+            continue
+        assert record["usd_per_mtok"] == pytest.approx(100 / record["tokens_per_s"], rel=1e-2)
+        assert record["samples_per_s"] > 0
+        assert 0.1 < record["peak_memory_gb"] < 100
+        assert "mfu" not in record, "nobody knows what this CPU can do"
+
+
+def test_a_training_that_comes_apart_is_stopped_and_its_last_checkpoint_is_kept(bench: Bench) -> None:
+    train = {"max_steps": 60, "learning_rate": 1.0, "save_steps": 5, "warmup_steps": 0}
+    bench.write(publish={"repo": "demo/apart"}, train=train, method={"kind": "full"})
+    assert bench.run() == 1
+    failure = bench.file("failure.json")
+    assert failure["reason"] in ("LossExploded", "LossNotFinite")
+    assert "learning_rate" in failure["message"]
+    losses = [record["loss"] for record in bench.file("metrics.jsonl") if "loss" in record]
+    assert len(losses) < 40
+    assert not losses[-1] or losses[-1] > 3 * losses[0] or math.isnan(losses[-1])
+    assert list((bench.run_dir / "checkpoints").glob("checkpoint-*/COMPLETE.json"))
+
+
+def test_an_idle_gpu_ends_the_training_with_its_last_step_saved(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trainer.__main__ import main
+
+    monkeypatch.setattr("trainer.watch.background.TICK_S", 0.05)
+    monkeypatch.setenv("PATH", path_with_smi(bench.root / "bin", "0"))
+    for name, value in bench.environ().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    train = {"max_steps": 2000, "save_steps": 2000}
+    bench.write(publish={"repo": "demo/idle"}, train=train, limits={"gpu_idle_minutes": 0.01})
+    with contextlib.chdir(bench.root):
+        assert main(bench.command()) == 1
+    failure = bench.file("failure.json")
+    assert failure["reason"] == "GpuIdle"
+    assert "limits.gpu_idle_minutes" in failure["message"]
+    assert [record["gpu_utilization"] for record in bench.file("metrics.jsonl") if "gpu_utilization" in record] == [0]
+    [checkpoint] = (bench.run_dir / "checkpoints").glob("checkpoint-*/COMPLETE.json")
+    assert bench.file("metrics.jsonl")[-1]["step"] == int(checkpoint.parent.name.removeprefix("checkpoint-"))

@@ -4,8 +4,9 @@ exit 2, a person edits the spec, the data or what they name
     DatasetError · ModelNotFound · ModelUnsupported · RevisionNotFound · CommandNotFound, and the SpecErrors of
     `pushtrain`
 exit 1, the run itself
-    OutOfMemory · DiskFull · GpuUnavailable · LossNotFinite · AdapterBroken · HubUnreachable · HubForbidden ·
-    HubRejected · WorkerDied · CommandFailed · ArtifactMissing, and TrainingFailed for everything nobody foresaw
+    OutOfMemory · DiskFull · GpuUnavailable · LossNotFinite · LossExploded · GpuIdle · StepGap · AdapterBroken ·
+    HubUnreachable · HubForbidden · HubRejected · WorkerDied · CommandFailed · ArtifactMissing, and TrainingFailed for
+    everything nobody foresaw
 exit 75, no failure: Preempted, the next attempt resumes
 """
 
@@ -62,6 +63,18 @@ class GpuUnavailable(RunFailed):
 
 class LossNotFinite(RunFailed):
     reason = "LossNotFinite"
+
+
+class LossExploded(RunFailed):
+    reason = "LossExploded"
+
+
+class GpuIdle(RunFailed):
+    reason = "GpuIdle"
+
+
+class StepGap(RunFailed):
+    reason = "StepGap"
 
 
 class AdapterBroken(RunFailed):

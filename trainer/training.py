@@ -51,7 +51,7 @@ def train(job: Job, trainer: Any, watch: Watch, checkpoint: Checkpoint | None) -
     else:
         watch.trainer = trainer
         set_seed(job.spec.train.seed)
-        with watch.stop.deferred():
+        with watch.stop.deferred(), watch.running():
             trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
         if watch.stop.requested:
             raise Preempted(f"after step {trainer.state.global_step}")

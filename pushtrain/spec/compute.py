@@ -72,3 +72,5 @@ class Limits(Part):
     """Minutes from the installed environment to the first step: model, data, compilation."""
     step_gap_minutes: Annotated[float, Field(gt=0, le=1440)] = 30
     """Minutes between two steps."""
+    gpu_idle_minutes: Annotated[float, Field(gt=0, le=1440)] = 15
+    """Minutes in which the GPU may do nothing while a model is trained."""

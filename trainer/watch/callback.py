@@ -1,0 +1,198 @@
+"""What is looked at after every step: metrics and log lines, whole checkpoints, and the reasons to stop early."""
+
+import contextlib
+import math
+import os
+import resource
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+from transformers.trainer_callback import TrainerControl, TrainerState
+
+from trainer.checkpoint import Stop, mark_complete
+from trainer.failures import DiskFull, LossExploded, LossNotFinite
+from trainer.job import Job
+from trainer.pieces import IGNORED
+from trainer.report import Report, say, say_if_quiet
+from trainer.tasks import task_of
+from trainer.watch.background import Background, Bounds
+from trainer.watch.loss import LossCourse
+from trainer.watch.rates import Effort, Meter
+
+# Beside the checkpoint, so that the end can still be told: log, metrics, result.
+_ROOM_BYTES = 256 * 1024
+
+
+class Watch(TrainerCallback):  # type: ignore[misc]
+    """Metrics and log lines, the marker of whole checkpoints, and the reasons to stop early."""
+
+    def __init__(self, job: Job, report: Report, stop: Stop) -> None:
+        self.stop = stop
+        self.trainer: Any = None
+        self._job = job
+        self._report = report
+        self._meter = Meter(_effort(job))
+        self._course = LossCourse()
+        self._is_alone = "PUSHTRAIN_RUN_ID" not in os.environ
+        limits = job.spec.limits
+        bounds = Bounds(
+            step_gap_s=limits.step_gap_minutes * 60,
+            gpu_idle_s=limits.gpu_idle_minutes * 60,
+            ends_process=self._is_alone,
+        )
+        self._background = Background(bounds, report)
+
+    def running(self) -> contextlib.AbstractContextManager[None]:
+        """Around the training: looks also where no step comes."""
+        return self._background.running()
+
+    def on_train_begin(self, _args: Any, state: TrainerState, _control: TrainerControl, **_: Any) -> None:
+        tokens = 0
+        if self.trainer is not None:
+            tokens = _try_longest_batch(self._job, self.trainer) * self._job.processes
+        self._course = LossCourse(entry["loss"] for entry in state.log_history if "loss" in entry)
+        self._meter.start(time.monotonic(), state.global_step, tokens)
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._report.step()
+        if "first_step" not in self._report.phases.seconds:
+            self._report.phases.ended("first_step")
+        if self._is_stop_requested():
+            say(f"training: told to stop, saving step {state.global_step}")
+            control.should_save = control.should_training_stop = True
+        if state.global_step >= state.max_steps:
+            control.should_evaluate = False  # what is published is evaluated after training
+        # A loss that is not finite must be seen before the checkpoint that holds it is written.
+        control.should_log = control.should_log or control.should_save
+        self._background.step()
+        if self._background.fault is not None:
+            if self._job.processes > 1:
+                raise self._background.fault  # the others have not seen it, and would wait at the checkpoint
+            control.should_save = control.should_log = True
+        if control.should_save and state.is_world_process_zero:
+            check_room(Path(args.output_dir), self.trainer)
+
+    def on_substep_end(self, _args: Any, state: TrainerState, _control: TrainerControl, **_: Any) -> None:
+        say_if_quiet(f"training: in step {state.global_step + 1}")
+        self._background.step()
+
+    def on_prediction_step(self, _args: Any, state: TrainerState, _control: TrainerControl, **_: Any) -> None:
+        self._report.step()
+        say_if_quiet(f"evaluation at step {state.global_step} goes on")
+
+    def on_log(self, _args: Any, state: TrainerState, _control: TrainerControl, logs: dict[str, Any], **_: Any) -> None:
+        if "eval_loss" in logs:
+            self._report.metrics({"step": state.global_step, "eval_loss": logs["eval_loss"]})
+            say(f"evaluation at step {state.global_step}: eval_loss {logs['eval_loss']:.4f}")
+        elif "loss" in logs:
+            self._step(state, logs)
+
+    def on_save(self, _args: Any, state: TrainerState, _control: TrainerControl, **_: Any) -> None:
+        if self._job.processes > 1:
+            torch.distributed.barrier()  # every process writes its own random state
+        if state.is_world_process_zero:
+            folder = self._job.checkpoints / f"checkpoint-{state.global_step}"
+            mark_complete(folder, self._job.digest, is_final=state.global_step >= state.max_steps)
+        if self._background.fault is not None:
+            raise self._background.fault
+
+    def _step(self, state: TrainerState, logs: dict[str, Any]) -> None:
+        tokens = int(logs.get("num_tokens") or state.num_input_tokens_seen)
+        rates, step_s = self._meter.read(time.monotonic(), state.global_step, tokens)
+        loss, grad_norm = float(logs["loss"]), logs.get("grad_norm")
+        record = {
+            "step": state.global_step,
+            "total_steps": state.max_steps,
+            "epoch": logs.get("epoch"),
+            "loss": loss,
+            "learning_rate": logs.get("learning_rate"),
+            "grad_norm": grad_norm,
+            **rates,
+            "peak_memory_gb": _peak_memory_gb(),
+        }
+        if (utilization := self._background.gpu_utilization()) is not None:
+            record["gpu_utilization"] = utilization
+        self._report.metrics(record)
+        left = _duration((state.max_steps - state.global_step) * step_s)
+        say(
+            f"step {state.global_step}/{state.max_steps} loss {loss:.4f} lr {logs.get('learning_rate', 0):.2e} "
+            f"{rates['tokens_per_s']:.0f} tokens/s, {left} left"
+        )
+        self._judge(state.global_step, loss, grad_norm)
+
+    def _judge(self, step: int, loss: float, grad_norm: float | None) -> None:
+        hint = "a lower train.learning_rate, a longer train.warmup_steps, or a look at the rows of that step"
+        if not math.isfinite(loss) or (grad_norm is not None and not math.isfinite(grad_norm)):
+            what = f"loss {loss}" if not math.isfinite(loss) else f"gradient norm {grad_norm}"
+            raise LossNotFinite(f"{what} at step {step}", hint=hint)
+        if (middle := self._course.explodes(loss)) is not None:
+            best = self._course.best
+            raise LossExploded(f"the loss went from {best:.3g} up to {middle:.3g} by step {step}", hint=hint)
+
+    def _is_stop_requested(self) -> bool:
+        """The same answer in every process: one that stops alone leaves the others waiting for its gradients."""
+        if self._job.processes == 1:
+            return self.stop.requested
+        wish = torch.tensor(int(self.stop.requested), device="cuda" if torch.cuda.is_available() else "cpu")
+        torch.distributed.all_reduce(wish, op=torch.distributed.ReduceOp.MAX)
+        self.stop.requested = bool(wish.item())
+        return self.stop.requested
+
+
+def _try_longest_batch(job: Job, trainer: Any) -> int:
+    """Forward and backward over the longest rows: running out of memory shows now, not when chance brings them.
+
+    Returns the tokens that took, which TRL counts as trained.
+    """
+    inputs, tokens = task_of(job.spec).longest(trainer)
+    learned = (inputs["labels"] != IGNORED).sum() if "labels" in inputs else None
+    trainer.training_step(trainer.model, inputs, num_items_in_batch=learned)
+    trainer.model.zero_grad(set_to_none=True)
+    if torch.cuda.is_available():
+        used_gb = torch.cuda.max_memory_reserved() / 1e9
+        total_gb = torch.cuda.get_device_properties(trainer.args.device).total_memory / 1e9
+        say(f"memory: the longest batch takes {used_gb:.1f} of {total_gb:.1f} GB")
+    return tokens
+
+
+def check_room(folder: Path, trainer: Any) -> None:
+    """Before a checkpoint is written. Raises DiskFull where it would not fit: the one before it stays whole.
+
+    Its size is that of the last one, else what AdamW's fp32 weights and two moments of each trained weight take.
+    """
+    earlier = [_size(path) for path in folder.glob("checkpoint-*")]
+    trained = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
+    needed = max(earlier, default=12 * trained) + _ROOM_BYTES
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        text = f"the disk is filling: a checkpoint takes {needed / 1e6:.1f} MB, {folder} has {free / 1e6:.1f} MB free"
+        raise DiskFull(text, hint="raise compute.volume.size_gb; the last whole checkpoint is kept")
+
+
+def _effort(job: Job) -> Effort:
+    train = job.spec.train
+    rows = train.per_device_train_batch_size * train.gradient_accumulation_steps * job.processes
+    price = os.environ.get("PUSHTRAIN_USD_PER_HOUR")
+    return Effort(samples_per_step=rows, usd_per_hour=float(price) if price else None)
+
+
+def _peak_memory_gb() -> float:
+    """The most that was taken so far: of the GPU what torch has reserved, on the CPU what the process held."""
+    if torch.cuda.is_available():
+        return round(torch.cuda.max_memory_reserved() / 1e9, 3)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 3)
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
