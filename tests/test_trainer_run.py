@@ -136,25 +136,6 @@ def test_a_second_attempt_after_the_end_trains_nothing_and_publishes_the_same_co
     assert not any("loss" in record for record in whole.file("metrics.jsonl", attempt=2))
 
 
-def test_killed_and_cut_off_it_resumes_to_the_same_bytes(whole: Bench, bench: Bench) -> None:
-    bench.write(train={"eval_steps": 3})
-    process = bench.start()
-    try:
-        wait_for(lambda: (bench.run_dir / "checkpoints/checkpoint-2/COMPLETE.json").exists(), process)
-        os.killpg(process.pid, signal.SIGKILL)
-    finally:
-        process.kill()
-        process.communicate()
-    first, second = bench.run_dir / "checkpoints/checkpoint-2", bench.run_dir / "checkpoints/checkpoint-4"
-    if not second.exists():
-        shutil.copytree(first, second)
-    optimizer = second / "optimizer.pt"
-    optimizer.write_bytes(optimizer.read_bytes()[:-1] if optimizer.exists() else b"")
-    assert bench.run(attempt=2) == 0
-    assert bench.file("result.json", attempt=2)["metrics"]["resumed_from_step"] == 2
-    assert bench.adapter_sha256() == whole.adapter_sha256()
-
-
 def test_told_to_stop_it_saves_the_step_and_the_next_attempt_makes_the_same_bytes(whole: Bench, bench: Bench) -> None:
     bench.write(train={"eval_steps": 3, "save_steps": 100}, publish={"repo": "demo/stopped"})
     metrics = bench.run_dir / "attempt-1" / "metrics.jsonl"
@@ -336,12 +317,3 @@ def signal_once(is_so: Callable[[], bool]) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
             return
         time.sleep(0.002)
-
-
-def wait_for(is_so: Callable[[], bool], process: Any, timeout_s: float = 120.0) -> None:
-    ends = time.monotonic() + timeout_s
-    while not is_so():
-        if process.poll() is not None:
-            raise AssertionError(process.communicate()[0])
-        assert time.monotonic() < ends, "nothing came"
-        time.sleep(0.005)

@@ -21,7 +21,7 @@ from pathlib import Path
 from pushtrain.errors import SpecError
 from pushtrain.spec import CommandSpec, TrainingSpec
 from pushtrain.spec.file import load
-from trainer.checkpoint import Stop, latest_complete, stop_on_signals
+from trainer.checkpoint import RESUME_FROM, Stop, latest_complete, stop_on_signals
 from trainer.failures import PREEMPTED_EXIT_CODE, Preempted, TrainingFailed, exit_code, translate
 from trainer.job import Job, rank
 from trainer.launch import process_count, run_workers, visible_gpus
@@ -99,8 +99,9 @@ def _attempt(arguments: argparse.Namespace, given: list[str], report: Report, st
         download = preflight.start_download(job)
         if job.processes > 1:
             download.join()
-            latest_complete(job.checkpoints, job.digest)  # alone: the workers must not clear up side by side
-            return run_workers(given, job.processes, stop)
+            checkpoint = latest_complete(job.checkpoints, job.recipe)  # once: each worker would read every byte again
+            found = {RESUME_FROM: checkpoint.path.name if checkpoint else ""}
+            return run_workers(given, job.processes, stop, found)
     if job.processes == 1 and visible_gpus() > 1:
         # transformers would spread one process over every GPU it sees.
         os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]

@@ -8,9 +8,6 @@ import torch
 from trainer.job import Job
 from trainer.model import uses_bf16
 
-# The one being written and the last whole one: a checkpoint counts only once its marker is written.
-KEPT_CHECKPOINTS = 2
-
 
 def common_arguments(job: Job, *, has_held_out: bool) -> dict[str, Any]:
     """The spec's `train`, and what we decide: NaN is seen, nothing is sent anywhere, evaluation builds no logits."""
@@ -38,7 +35,7 @@ def common_arguments(job: Job, *, has_held_out: bool) -> dict[str, Any]:
         "logging_nan_inf_filter": False,
         "save_strategy": "steps",
         "save_steps": train.save_steps,
-        "save_total_limit": KEPT_CHECKPOINTS,
+        "save_total_limit": None,  # `trainer.checkpoint` removes the old ones, once the new one is whole
         "eval_strategy": "steps" if evaluates else "no",
         "eval_steps": train.eval_steps if evaluates else None,
         "prediction_loss_only": True,

@@ -1,8 +1,8 @@
 """Why a training run ends early: the reasons that reach failure.json, and how foreign exceptions become one of them.
 
 exit 2, a person edits the spec, the data or what they name
-    DatasetError · ModelNotFound · ModelUnsupported · RevisionNotFound · CommandNotFound, and the SpecErrors of
-    `pushtrain`
+    DatasetError · ModelNotFound · ModelUnsupported · OtherRecipe · RevisionNotFound · CommandNotFound, and the
+    SpecErrors of `pushtrain`
 exit 1, the run itself
     OutOfMemory · DiskFull · GpuUnavailable · LossNotFinite · LossExploded · GpuIdle · StepGap · AdapterBroken ·
     HubUnreachable · HubForbidden · HubRejected · WorkerDied · CommandFailed · ArtifactMissing, and TrainingFailed for
@@ -47,6 +47,12 @@ class CommandFailed(RunFailed):
 
 class ArtifactMissing(RunFailed):
     reason = "ArtifactMissing"
+
+
+class OtherRecipe(SpecError):
+    """The run's folder holds checkpoints of another spec, model or data."""
+
+    reason = "OtherRecipe"
 
 
 class OutOfMemory(RunFailed):

@@ -6,9 +6,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pushtrain.run import spec_digest
 from pushtrain.spec import TrainingSpec
+
+# Keys of `train` that may change between two attempts: how often something is written.
+_NO_INFLUENCE = ("logging_steps", "save_steps")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,12 +57,18 @@ class Job:
         return data.source.removeprefix("hf://datasets/") if data.source else str(data.path)
 
     @property
-    def digest(self) -> str:
-        """SHA-256 of everything the weights depend on; a checkpoint of another digest is never resumed."""
-        recipe = self.spec.model_dump(mode="json", include={"task", "model", "data", "method", "train"})
-        recipe["train"]["learning_rate"] = self.spec.learning_rate
+    def recipe(self) -> dict[str, Any]:
+        """Everything the weights depend on; a checkpoint of another recipe is never resumed."""
+        parts = self.spec.model_dump(mode="json", include={"task", "model", "data", "method", "train"})
+        parts["train"] = {key: value for key, value in parts["train"].items() if key not in _NO_INFLUENCE}
+        parts["train"]["learning_rate"] = self.spec.learning_rate
         versions = {"model": self.inputs.model_sha, "data": self.inputs.data_version, "processes": self.processes}
-        return spec_digest({"recipe": recipe, "inputs": versions})
+        return {**parts, "inputs": versions}
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the recipe."""
+        return spec_digest(self.recipe)
 
 
 def rank(environ: Mapping[str, str] = os.environ) -> int:

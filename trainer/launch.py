@@ -34,14 +34,18 @@ def process_count(wanted: int, visible: int) -> int:
     return wanted
 
 
-def run_workers(arguments: Sequence[str], count: int, stop: Stop) -> None:
-    """`python -m trainer ARGUMENTS` `count` times, until all have ended.
+def run_workers(arguments: Sequence[str], count: int, stop: Stop, more: Mapping[str, str] | None = None) -> None:
+    """`python -m trainer ARGUMENTS` `count` times, with `more` in their environment, until all have ended.
 
     Passes a request to stop on. Raises Preempted when they stopped for it, WorkerDied when one ended otherwise without
     success (it has written why, unless it was killed). None of them outlives this call.
     """
     port = _free_port()
-    workers = [_start(arguments, number, count, port) for number in range(count)]
+    places = [
+        {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        for number in range(count)
+    ]
+    workers = [_start(arguments, {**(more or {}), **place}) for place in places]
     try:
         with stop.deferred():
             codes = _wait(workers, stop)
@@ -56,9 +60,8 @@ def run_workers(arguments: Sequence[str], count: int, stop: Stop) -> None:
         raise WorkerDied(f"worker exit codes: {', '.join(map(str, codes))}")
 
 
-def _start(arguments: Sequence[str], number: int, count: int, port: int) -> subprocess.Popen[bytes]:
-    place = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    environ = {**os.environ, **{name: str(value) for name, value in place.items()}}
+def _start(arguments: Sequence[str], more: Mapping[str, object]) -> subprocess.Popen[bytes]:
+    environ = {**os.environ, **{name: str(value) for name, value in more.items()}}
     return subprocess.Popen([sys.executable, "-m", "trainer", *arguments], env=environ)
 
 

@@ -84,11 +84,11 @@ def free_bytes(folder: Path) -> int:
 def check_disk(job: Job, free: Callable[[Path], int] = free_bytes) -> None:
     """Raises DiskFull when the model, the checkpoints and the result cannot fit.
 
-    A full fine-tuning keeps fp32 weights and two fp32 moments of Adam, 6 times the bf16 weights on the Hub, in up to
-    three checkpoints at a time; an adapter and its moments are taken as a tenth of the weights each time.
+    A full fine-tuning keeps fp32 weights and two fp32 moments of Adam, 6 times the bf16 weights on the Hub, in the last
+    whole checkpoint and the one being written; an adapter and its moments are taken as a tenth of the weights.
     """
     weights, missing = _weight_bytes(job)
-    state = 3 * 6 * weights + weights if job.spec.method.kind == "full" else 3 * weights // 10
+    state = 2 * 6 * weights + weights if job.spec.method.kind == "full" else 3 * weights // 10
     needs = {Path(constants.HF_HUB_CACHE): missing, job.run_dir: state}
     devices: dict[int, int] = {}
     for folder, need in needs.items():

@@ -11,7 +11,7 @@ from transformers import logging as transformers_logging
 from pushtrain.rows import Row
 from trainer.adapters import with_trained_weights
 from trainer.card import model_card
-from trainer.checkpoint import Stop, latest_complete
+from trainer.checkpoint import Stop, to_resume
 from trainer.data import Prepared
 from trainer.evaluate import Measured, base_comes_first, check_saved, measure, remember_base, remembered_base, samples
 from trainer.job import Job, rank
@@ -46,7 +46,7 @@ def carry_out(job: Job, rows: Sequence[Row], report: Report, stop: Stop, downloa
     if download is not None:
         download.join()
         report.phases.ended("download")
-    checkpoint = latest_complete(job.checkpoints, job.digest)
+    checkpoint = to_resume(job.checkpoints, job.recipe)
     is_over = checkpoint is not None and checkpoint.is_final
     weights = checkpoint.path if checkpoint is not None and is_over and job.spec.method.kind == "full" else None
     model = with_trained_weights(load_model(job, weights), job, task.peft_type)

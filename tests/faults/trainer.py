@@ -13,7 +13,7 @@ Clock = Callable[[], float]
 
 EXIT_FAILED, EXIT_PREEMPTED, EXIT_KILLED = 1, 75, -9
 HUB_TRIES, HUB_PAUSE_S = 4, 20.0
-DIGEST = "digest"
+RECIPE = {"recipe": "of every virtual pod"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ def train(
     note = _noter(here, clock)
     note("events.jsonl", state="preparing", message="data", data={})
     yield from _pause(work.load_s, orders)
-    best = latest_complete(run_dir / "checkpoints", DIGEST)
+    best = latest_complete(run_dir / "checkpoints", RECIPE)
     first = best.step if best else 0
     note("events.jsonl", state="training", message=f"from step {first}", data={"resumed_from_step": first})
     for step in range(first + 1, work.steps + 1):
@@ -98,7 +98,7 @@ def _save(folder: Path, save_s: float, is_final: bool) -> Iterator[float]:
     yield save_s / 2
     weights.write_bytes(b"whole weights")
     yield save_s / 2
-    mark_complete(folder, DIGEST, is_final=is_final)
+    mark_complete(folder, RECIPE, is_final=is_final)
 
 
 def _pause(seconds: float, orders: Orders) -> Iterator[float]:

@@ -4,7 +4,6 @@ import contextlib
 import math
 import os
 import resource
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,11 @@ import torch
 from transformers import TrainerCallback
 from transformers.trainer_callback import TrainerControl, TrainerState
 
-from trainer.checkpoint import Stop, mark_complete
-from trainer.failures import DiskFull, LossExploded, LossNotFinite
+from trainer.checkpoint import Stop, make_room, mark_complete, rotate, size_bytes
+from trainer.failures import LossExploded, LossNotFinite
 from trainer.job import Job
 from trainer.pieces import IGNORED
+from trainer.preflight import free_bytes
 from trainer.report import Report, say, say_if_quiet
 from trainer.tasks import task_of
 from trainer.watch.background import Background, Bounds
@@ -96,7 +96,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             torch.distributed.barrier()  # every process writes its own random state
         if state.is_world_process_zero:
             folder = self._job.checkpoints / f"checkpoint-{state.global_step}"
-            mark_complete(folder, self._job.digest, is_final=state.global_step >= state.max_steps)
+            mark_complete(folder, self._job.recipe, is_final=state.global_step >= state.max_steps)
+            rotate(self._job.checkpoints, free_bytes)
         if self._background.fault is not None:
             raise self._background.fault
 
@@ -164,14 +165,10 @@ def check_room(folder: Path, trainer: Any) -> None:
 
     Its size is that of the last one, else what AdamW's fp32 weights and two moments of each trained weight take.
     """
-    earlier = [_size(path) for path in folder.glob("checkpoint-*")]
+    earlier = [size_bytes(path) for path in folder.glob("checkpoint-*")]
     trained = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
-    needed = max(earlier, default=12 * trained) + _ROOM_BYTES
     folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        text = f"the disk is filling: a checkpoint takes {needed / 1e6:.1f} MB, {folder} has {free / 1e6:.1f} MB free"
-        raise DiskFull(text, hint="raise compute.volume.size_gb; the last whole checkpoint is kept")
+    make_room(folder, max(earlier, default=12 * trained) + _ROOM_BYTES, free_bytes)
 
 
 def _effort(job: Job) -> Effort:
@@ -186,10 +183,6 @@ def _peak_memory_gb() -> float:
     if torch.cuda.is_available():
         return round(torch.cuda.max_memory_reserved() / 1e9, 3)
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 3)
-
-
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _duration(seconds: float) -> str:

@@ -1,0 +1,129 @@
+"""Killed anywhere, a training goes on to the same bytes: weights, optimizer, random state, and the curve of the loss.
+
+One process imports torch; every training here is a fork of it and really killed. About 2 s a training.
+"""
+
+import json
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hub_server import Hub
+from tiny_model import Bench, hub_with_model
+from zygote import Zygote, point, zygote
+
+# httpx2 deprecates how huggingface_hub 2.4 hands it the bytes of an LFS file.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
+# What is the same to the bit; the state of the trainer holds the curve, which is compared for itself.
+SAME = ("model", "adapter_model", "optimizer", "scheduler", "rng_state")
+
+IN_THE_WEIGHTS = point("transformers:Trainer._save_optimizer_and_scheduler", call=2)
+IN_THE_STATE = point("transformers:Trainer._save_rng_state", call=2)
+BEFORE_THE_MARKER = point("trainer.watch.callback.mark_complete", call=2)
+AFTER_THE_MARKER = point("trainer.watch.callback.mark_complete", call=2, when="after")
+IN_A_REMOVAL = point("shutil.rmtree")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """`dies` is where the first attempt is killed, `resumes` the step that the second one has to find."""
+
+    dies: dict[str, object]
+    resumes: int
+    method: dict[str, Any] = field(default_factory=dict)
+    train: dict[str, Any] = field(default_factory=dict)
+    held_out: float = 0.0
+
+
+CASES = {
+    "lora, dropout, killed in a step": Case(
+        dies=point("transformers:Trainer.training_step", call=7),
+        resumes=2,
+        method={"dropout": 0.2},
+        train={"eval_steps": 3},
+        held_out=0.125,
+    ),
+    "qlora, killed between weights and optimizer": Case(dies=IN_THE_WEIGHTS, resumes=2, method={"kind": "qlora"}),
+    "full, killed in the middle of the state": Case(dies=IN_THE_STATE, resumes=2, method={"kind": "full"}),
+    "lora, packed, killed before the marker": Case(dies=BEFORE_THE_MARKER, resumes=2, train={"packing": True}),
+    "lora, killed right after the marker": Case(dies=AFTER_THE_MARKER, resumes=4),
+    "lora, across an epoch, killed in a removal": Case(
+        dies=IN_A_REMOVAL, resumes=16, train={"max_steps": 18, "save_steps": 4, "gradient_accumulation_steps": 2}
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    with hub_with_model(tmp_path_factory.mktemp("resume")) as hub:
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def forks(hub: Hub, home: Path) -> Iterator[Zygote]:
+    with zygote(Bench(home, hub, home).environ()) as ready:
+        yield ready
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_killed_and_resumed_equals_unbroken_to_the_bit(
+    case: Case, hub: Hub, home: Path, forks: Zygote, tmp_path: Path
+) -> None:
+    whole, broken = (Bench(tmp_path / name, hub, home) for name in ("whole", "broken"))
+    for bench in (whole, broken):
+        bench.write(method=case.method, train=case.train, data={"eval_fraction": case.held_out})
+    assert forks.train(whole.command(), whole.root) == 0, log(whole)
+    assert forks.train(broken.command(), broken.root, at=case.dies) == -signal.SIGKILL, log(broken)
+    assert forks.train(broken.command(2), broken.root) == 0, log(broken)
+    result = broken.file("result.json", attempt=2)["metrics"]
+    assert result["resumed_from_step"] == case.resumes
+    assert last_bytes(broken) == last_bytes(whole)
+    assert curve(broken, 1, 2) == curve(whole, 1)
+    assert published(broken) == published(whole)
+    unbroken = whole.file("result.json")["metrics"]
+    assert {key: result[key] for key in ("train_loss", "eval_loss", "steps")} == {
+        key: unbroken[key] for key in ("train_loss", "eval_loss", "steps")
+    }
+
+
+def last_bytes(bench: Bench) -> dict[str, str]:
+    """SHA-256 of everything that the next step would depend on, as the last checkpoint's marker has it."""
+    newest = max(bench.run_dir.glob("checkpoints/checkpoint-*"), key=lambda path: int(path.name[11:]))
+    files = json.loads((newest / "COMPLETE.json").read_text())["files"]
+    found = {name: entry["sha256"] for name, entry in files.items() if name.split(".")[0] in SAME}
+    assert len(found) == 4, files
+    return found
+
+
+def published(bench: Bench) -> str:
+    return next(
+        json.loads((bench.run_dir / f"attempt-{attempt}" / "result.json").read_text())["adapter"]["files"][name]
+        for attempt in (2, 1)
+        if (bench.run_dir / f"attempt-{attempt}" / "result.json").exists()
+        for name in ("adapter_model.safetensors", "model.safetensors")
+        if (bench.run_dir / "adapter" / name).exists()
+    )
+
+
+def curve(bench: Bench, *attempts: int) -> dict[int, tuple[Any, ...]]:
+    """Loss, learning rate and gradient norm by step; where two attempts trained the same step they say the same."""
+    rows: dict[int, tuple[Any, ...]] = {}
+    for attempt in attempts:
+        for row in bench.file("metrics.jsonl", attempt) or []:
+            if "loss" in row:
+                said = (row["loss"], row["learning_rate"], row["grad_norm"], row["epoch"])
+                assert rows.setdefault(row["step"], said) == said
+    return rows
+
+
+def log(bench: Bench) -> str:
+    return (bench.root / "log").read_text()[-3000:]
