@@ -35,6 +35,7 @@ def make_launch(settings: Settings, environ: Mapping[str, str]) -> Launch:
             environ=environ,
         )
         env |= {"PUSHTRAIN_TASK": spec.task}
+        env |= {"PUSHTRAIN_PORTS": ",".join(spec.compute.ports)} if spec.compute.ports else {}
         env |= limits_env(limits_of(spec.watched, settings))
         return program(stack_plan(run, spec, candidate, attempt=attempt, env=env), environ)
 
@@ -59,6 +60,7 @@ def stack_plan(run: Run, spec: JobSpec, candidate: Candidate, *, attempt: int, e
         data_center=candidate.data_center,
         persistent_gb=None if volume else size_gb,
         env=env,
+        ports=tuple(spec.compute.ports),
         secret_env=(*spec.secrets, LEDGER_TOKEN),
         min_cuda_version=MIN_CUDA_VERSION,
     )

@@ -99,6 +99,7 @@ class Pod:
     uptime_s: int | None
     created_at: str | None
     tier: Tier = "SECURE"
+    ports: tuple[str, ...] = ()
 
     @property
     def is_alive(self) -> bool:

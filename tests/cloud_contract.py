@@ -119,6 +119,7 @@ class CloudContract:
             args=facts.args,
             data_center=facts.data_center,
             env={"PUSHTRAIN_ATTEMPT": "1"},
+            ports=("8888/http", "22/tcp"),
             secret_env=("PUSHTRAIN_NOT_SET_ANYWHERE",),
         )
 
@@ -157,6 +158,7 @@ class CloudContract:
         found = cloud.read_pod(made.id)
         assert found is not None and (found.id, found.name) == (made.id, made.name)
         assert found.data_center == pod.data_center
+        assert made.ports == found.ports == pod.ports
         assert [each.id for each in cloud.find(prefix).pods] == [made.id]
 
     def test_a_pod_of_that_name_is_adopted(self, cloud: Cloud, pod: PodRequest, prefix: str):

@@ -65,6 +65,7 @@ def stack_plan(prefix: str, attempt: int = 1, **pod: Any) -> StackPlan:
         disk_gb=20,
         args="sleep 60",
         env={"PUSHTRAIN_RUN_ID": prefix},
+        ports=("8888/http", "22/tcp"),
         secret_env=("HF_TOKEN", "PUSHTRAIN_LEDGER_TOKEN", "NOT_SET_ANYWHERE"),
     )
     volume = VolumeRequest(name=f"{prefix}-v", size_gb=20, data_center="EU-SE-1")

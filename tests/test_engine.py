@@ -85,6 +85,7 @@ def test_up_makes_what_preview_promised_and_a_second_up_writes_nothing(
 
     outputs = engine.up(stack_world.stack, declared)
     (pod,), (volume,) = stack_world.live().pods, stack_world.live().volumes
+    assert pod.ports == ("8888/http", "22/tcp")
     assert outputs == {
         "run_id": stack_world.prefix,
         "volume_id": volume.id,

@@ -69,6 +69,7 @@ def pod(raw: Any) -> Pod:
         uptime_s=None if runtime is None else int(runtime.get("uptime") or 0),
         created_at=raw.get("createdAt") or None,
         tier="COMMUNITY" if raw.get("cloud") == "COMMUNITY" else "SECURE",
+        ports=tuple(str(port) for port in raw.get("ports") or ()),
     )
 
 

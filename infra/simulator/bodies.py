@@ -1,5 +1,6 @@
 """Bodies the REST API accepts, as strict as RunPod's: an unknown property is refused by name."""
 
+import re
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -82,6 +83,7 @@ class CreatePod(Body):
             raise Refused("rule", "Registry auth not found")
         if self.mounts.persistent is not None and self.mounts.network:
             raise Refused("rule", "mounts.persistent and mounts.network are mutually exclusive")
+        check_ports(self.ports)
         network = self.mounts.network[0] if self.mounts.network else None
         persistent = self.mounts.persistent
         return PodOrder(
@@ -103,6 +105,14 @@ class CreatePod(Body):
             global_networking=self.globalNetworking,
             start_ssh=self.startSsh,
         )
+
+
+def check_ports(ports: list[str]) -> None:
+    """Both APIs take `8888/http` and `22/tcp`. Raises Refused for anything else: a pod whose ports RunPod reads
+    otherwise than they were meant could not be reached, without a word."""
+    for port in ports:
+        if not re.fullmatch(r"[1-9][0-9]{0,4}/(http|tcp)", port) or int(port.partition("/")[0]) > 65535:
+            raise Refused("rule", f"invalid port {port!r}: expected port/protocol with http or tcp")
 
 
 class PodAction(Body):

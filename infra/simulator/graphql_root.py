@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from infra.simulator.bodies import MOST_VOLUME_GB, SMALLEST_VOLUME_GB
+from infra.simulator.bodies import MOST_VOLUME_GB, SMALLEST_VOLUME_GB, check_ports
 from infra.simulator.catalog import DataCenter, GpuModel, Stock, Tier, fullest
 from infra.simulator.pod_env import CPUS_PER_GPU, hostname
 from infra.simulator.service import Service
@@ -203,7 +203,9 @@ def _env(wanted: Input) -> dict[str, str]:
 
 
 def _ports(wanted: Input) -> list[str]:
-    return [port.strip() for port in (wanted.get("ports") or "").split(",") if port.strip()]
+    ports = [port.strip() for port in (wanted.get("ports") or "").split(",") if port.strip()]
+    check_ports(ports)
+    return ports
 
 
 def _volume_size(wanted: Input) -> int:

@@ -58,6 +58,11 @@ def pod_environment(pod: Pod, places: PodPlaces, key: str, lend_python: bool = T
         RUNPOD_API_BASE_URL=places.base_url,
         PUSHTRAIN_WORKSPACE=str(places.workspace),
     )
+    # Pods share this machine's network: a port is reached where it is.
+    env["RUNPOD_PUBLIC_IP"] = "127.0.0.1"
+    for port in pod.ports:
+        number, _, kind = port.partition("/")
+        env |= {f"RUNPOD_TCP_PORT_{number}": number} if kind == "tcp" else {}
     if pod.data_center is not None:
         env["RUNPOD_DC_ID"] = pod.data_center
     if pod.volume_id is not None:

@@ -92,8 +92,15 @@ def _runtime(pod: Pod, running: Running | None, now: float) -> dict[str, Any] | 
         "gpus": [{"util": 0, "memoryUtil": 0} for _ in range(pod.gpu_count)],
         "cpu": {"util": 0},
         "memory": {"util": 0},
-        "ports": [],
+        "ports": [_port(port) for port in pod.ports],
     }
+
+
+def _port(port: str) -> dict[str, Any]:
+    """HTTP is reached by the proxy alone: RunPod shows no public port for it."""
+    number, _, kind = port.partition("/")
+    public = {"public": int(number), "ip": "127.0.0.1"} if kind == "tcp" else {"public": None, "ip": None}
+    return {"private": int(number), "type": kind, **public}
 
 
 def _show(service: Service, pod: Pod) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from pushtrain.pod.console import clean
 from pushtrain.pod.context import LEDGER_TOKEN, SAVING_SHARE, Context, read_context
 from pushtrain.pod.environment import prepare_environment, trainer_env
 from pushtrain.pod.outcome import TAIL_LINES, Outcome, Remains, decide
+from pushtrain.pod.ports import addresses
 from pushtrain.pod.shipper import Shipper
 from pushtrain.pod.spool import Spool, plain
 
@@ -72,7 +73,7 @@ class Attempt:
             grace_s=self._context.grace_s * SAVING_SHARE,
             tick_s=self._context.tick_s,
         )
-        self._say("booting", pod=self._environ.get("RUNPOD_POD_ID", ""), python=sys.version.split()[0])
+        self._say_hello()
         earlier = self._remains(None)
         if earlier.failure is not None or decide(earlier).state == "finished":
             return decide(earlier)
@@ -132,6 +133,12 @@ class Attempt:
             stop_reason=self._stop.reason if self._stop else "",
             tail=_tail(folder / "trainer.log"),
         )
+
+    def _say_hello(self) -> None:
+        urls = addresses(self._environ)
+        listens = "; ".join(f"{port} at {url}" for port, url in urls.items())
+        data = {"pod": self._environ.get("RUNPOD_POD_ID", ""), "python": sys.version.split()[0]}
+        self._shipper.say(self._draft("booting", message=listens, data={**data, **({"urls": urls} if urls else {})}))
 
     def _say(self, state: str, **data: Any) -> None:
         self._shipper.say(self._draft(state, data=data))

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, field_validator
+from pydantic import AfterValidator, Field, StringConstraints, field_validator
 
 from pushtrain.cloud import Tier
 from pushtrain.gpus import USABLE_GPU_NAMES
@@ -14,6 +14,23 @@ GpuName = Annotated[
     str,
     StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._+-]{0,79}$"),
     Field(json_schema_extra={"examples": list(USABLE_GPU_NAMES)}),
+]
+
+# As RunPod's API writes them; its proxy and its public addresses carry no UDP.
+_PORT = r"[1-9][0-9]{0,4}/(http|tcp)"
+
+
+def _in_range(port: str) -> str:
+    if int(port.partition("/")[0]) > 65535:
+        raise ValueError("is no port: they end at 65535")
+    return port
+
+
+Port = Annotated[
+    str,
+    StringConstraints(pattern=rf"^{_PORT}$"),
+    AfterValidator(_in_range),
+    Field(json_schema_extra={"examples": ["8888/http"]}),
 ]
 
 # RunPod's PyTorch image of August 2026 (their REST v2 OpenAPI example); CUDA 12.8, Ubuntu 24.04, Python and git inside.
@@ -45,6 +62,15 @@ class Compute(Part):
     disk_gb: Annotated[int, Field(ge=5, le=2000)] = 40
     """Container disk; holds the environment."""
     volume: NetworkVolume = NetworkVolume()
+    ports: Annotated[list[Port], Field(max_length=10)] = []
+    """Ports of a command that the whole internet may reach, e.g. 8888/http (by RunPod's proxy) or 22/tcp."""
+
+    @field_validator("ports")
+    @classmethod
+    def _one_way_each(cls, ports: list[str]) -> list[str]:
+        if len({port.partition("/")[0] for port in ports}) < len(ports):
+            raise ValueError("names a port twice")
+        return ports
 
     @field_validator("tiers")
     @classmethod

@@ -99,6 +99,12 @@ class TrainingSpec(JobSpec):
         """`train.learning_rate`, or the one that suits method and task."""
         return self.train.learning_rate or LEARNING_RATES[self.task, self.method.kind == "full"]
 
+    @model_validator(mode="after")
+    def _listens_to_nobody(self) -> "TrainingSpec":
+        if self.compute.ports:
+            raise ValueError("has compute.ports, but nothing in a training listens: they are for task 'command'")
+        return self
+
 
 class CommandSpec(JobSpec):
     """A job that runs a program of the commit."""
