@@ -1,31 +1,60 @@
-"""Rows become datasets: what is held out, cut, dropped and counted, and which prompts are tried."""
+"""Rows become datasets: what is held out, cut, dropped and counted, kept on the volume, and shown."""
 
+import hashlib
+import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import pyarrow
+import pyarrow.csv
+import pyarrow.parquet
 import pytest
-from tiny_model import rows, spec, tokenizer
+from tiny_model import rows, spec, tokenizer, write_checkout
+from transformers import DataCollatorForSeq2Seq
+from trl.trainer.dpo_trainer import DataCollatorForPreference
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from pushtrain.rows import Row
-from pushtrain.spec import job_spec
-from trainer.data import held_out_indexes, prepare
+from pushtrain.rows import Reading
+from pushtrain.spec import TrainingSpec
+from pushtrain.spec.file import load
+from trainer.data import Prepared, cache, lengths, local_rows, pairs, prepare, texts
+from trainer.data.batch import shown
+from trainer.data.sources import FileRows
+from trainer.data.split import held_out_indexes
+from trainer.data.tokens import IGNORED
 from trainer.failures import DatasetError
 from trainer.job import Inputs, Job
 
 
-def job(root: Path, **changes: object) -> Job:
+@pytest.fixture(autouse=True)
+def volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the tokens are kept."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "volume" / "huggingface"))
+    return tmp_path / "volume" / "pushtrain" / "tokens"
+
+
+def job(root: Path, records: Sequence[dict[str, Any]], **changes: object) -> Job:
+    """A job on a file of these records."""
+    text = "".join(json.dumps(record) + "\n" for record in records)
+    path = write_checkout(root, spec(**changes), list(records))
+    loaded = load(root / path, root)
+    assert isinstance(loaded, TrainingSpec)
     return Job(
-        spec=job_spec(spec(**changes)),
+        spec=loaded,
         root=root,
         run_dir=root / "run",
         processes=1,
         run_id="run",
         commit=None,
-        inputs=Inputs(model_sha="a" * 40, data_version="sha256:0"),
+        inputs=Inputs(model_sha="a" * 40, data_version=hashlib.sha256(text.encode()).hexdigest()),
+        uploads=True,
     )
 
 
-def completions(count: int = 48) -> list[Row]:
-    return [Row(number, "prompt/completion", record) for number, record in enumerate(rows(count), start=1)]
+def made(job: Job) -> Prepared:
+    return prepare(job, local_rows(job), texts(job, tokenizer()))
 
 
 def test_the_held_out_rows_depend_on_seed_and_count_alone() -> None:
@@ -42,7 +71,7 @@ def test_at_least_one_row_is_held_out_and_one_is_left(count: int, fraction: floa
 
 
 def test_no_row_is_both_trained_and_held_out_and_the_counts_add_up(tmp_path: Path) -> None:
-    prepared = prepare(job(tmp_path), completions(), tokenizer())
+    prepared = made(job(tmp_path, rows()))
     assert prepared.held_out is not None
     assert (len(prepared.train), len(prepared.held_out)) == (42, 6)
     assert (prepared.counts.rows, prepared.counts.held_out) == (42, 6)
@@ -54,7 +83,7 @@ def test_no_row_is_both_trained_and_held_out_and_the_counts_add_up(tmp_path: Pat
 
 
 def test_questions_are_held_out_rows_whose_answer_is_not_in_the_prompt(tmp_path: Path) -> None:
-    prepared = prepare(job(tmp_path), completions(), tokenizer())
+    prepared = made(job(tmp_path, rows()))
     held = {rows()[index]["prompt"] for index in held_out_indexes(48, 0.125, 17)}
     assert len(prepared.questions) == 3
     for question in prepared.questions:
@@ -64,22 +93,167 @@ def test_questions_are_held_out_rows_whose_answer_is_not_in_the_prompt(tmp_path:
 
 
 def test_a_text_is_asked_its_first_half(tmp_path: Path) -> None:
-    texts = [Row(number, "text", {"text": "red green blue one two three four"}) for number in (1, 2)]
-    prepared = prepare(job(tmp_path), texts, tokenizer())
+    prepared = made(job(tmp_path, [{"text": "red green blue one two three four"}] * 2))
     assert prepared.questions[0].prompt == "red green blue one"
     assert prepared.questions[0].expected == "two three four"
 
 
-def test_rows_with_nothing_left_to_learn_are_left_out_and_counted(tmp_path: Path) -> None:
-    long = [Row(99, "prompt/completion", {"prompt": "red " * 200, "completion": "bird"})] * 5
-    prepared = prepare(job(tmp_path, data={"eval_fraction": 0.0}), [*completions(), *long], tokenizer())
-    assert (prepared.counts.rows, prepared.counts.dropped, prepared.counts.cut) == (48, 5, 5)
+LONG = {"prompt": "red " * 200, "completion": "bird"}
+
+
+def test_what_is_cut_and_left_out_is_counted_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    half = {"prompt": "red", "completion": " bird" * 99}
+    prepared = made(job(tmp_path, [*rows(), *[LONG] * 5, half], data={"eval_fraction": 0.0}))
+    counts = prepared.counts
+    assert (counts.rows, counts.dropped, counts.cut, counts.lost_tokens) == (49, 5, 6, 5 * (202 - 64) + 101 - 64)
     assert prepared.held_out is None
-    assert len(prepared.train) == 48
+    assert len(prepared.train) == 49
+    said = capsys.readouterr().out
+    assert "rows of prompt/completion (recognised by their fields)" in said
+    assert f"6 rows are cut at train.max_length 64: {counts.lost_tokens} tokens, " in said
+    assert "5 rows have nothing to learn before the cut and are left out" in said
 
 
-def test_nothing_to_learn_at_all_is_an_error_that_says_what_to_raise(tmp_path: Path) -> None:
-    long = [Row(1, "prompt/completion", {"prompt": "red " * 200, "completion": "bird"})] * 3
+def test_nothing_to_learn_at_all_is_an_error_that_says_what_to_raise(tmp_path: Path, volume: Path) -> None:
     with pytest.raises(DatasetError) as refused:
-        prepare(job(tmp_path), long, tokenizer())
+        made(job(tmp_path, [LONG] * 3))
     assert "train.max_length" in str(refused.value.hint)
+    assert not list(volume.iterdir())
+
+
+def test_a_bad_row_is_named_before_anything_is_made_of_the_good_ones(tmp_path: Path, volume: Path) -> None:
+    with pytest.raises(DatasetError, match=r"data/rows.jsonl:49: row 49: 'completion' is missing"):
+        local_rows(job(tmp_path, [*rows(), {"prompt": "x"}]))
+    assert not volume.exists()
+
+
+def test_the_tokens_are_made_once_and_found_again(
+    tmp_path: Path, volume: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = made(job(tmp_path, rows()))
+    [kept] = volume.iterdir()
+    before = (kept / "train.arrow").stat().st_mtime_ns
+    again = made(job(tmp_path, rows(), train={"learning_rate": 0.001}))
+    assert "still here from an earlier start" in capsys.readouterr().out
+    assert (kept / "train.arrow").stat().st_mtime_ns == before
+    assert again.train[:] == first.train[:] and again.counts == first.counts and again.questions == first.questions
+    assert again.held_out is not None and first.held_out is not None and again.held_out[:] == first.held_out[:]
+
+
+def test_a_file_that_is_kept_as_tokens_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made(job(tmp_path, rows()))
+    monkeypatch.setattr("trainer.data.sources.read_rows", lambda *_: pytest.fail("the file was read"))
+    made(job(tmp_path, rows()))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"data": {"eval_fraction": 0.25}},
+        {"data": {"form": "prompt/completion"}},
+        {"train": {"max_length": 63}},
+        {"train": {"seed": 18}},
+        {"train": {"completion_only_loss": False}},
+        {"model": {"id": "demo/other"}},
+    ],
+)
+def test_what_changes_the_tokens_makes_them_anew(tmp_path: Path, volume: Path, change: dict[str, Any]) -> None:
+    made(job(tmp_path, rows()))
+    made(job(tmp_path, rows(), **change))
+    assert len(list(volume.iterdir())) == 2
+
+
+def test_other_rows_other_libraries_and_other_code_make_other_tokens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = [cache.entry(job(tmp_path, rows())), cache.entry(job(tmp_path, rows(47)))]
+    monkeypatch.setattr(cache, "version", lambda name: "9.9" if name == "tokenizers" else "1.0")
+    entries.append(cache.entry(job(tmp_path, rows())))
+    monkeypatch.setattr(cache, "_code", lambda: "changed")
+    entries.append(cache.entry(job(tmp_path, rows())))
+    assert len(set(entries)) == 4
+
+
+@pytest.mark.parametrize("harm", ["cut", "flip", "gone", "no meta", "half a meta"])
+def test_a_broken_entry_is_made_again(
+    tmp_path: Path, volume: Path, harm: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = made(job(tmp_path, rows())).train[:]
+    [kept] = volume.iterdir()
+    tokens, meta = kept / "train.arrow", kept / cache.META
+    content = tokens.read_bytes()
+    if harm == "cut":
+        tokens.write_bytes(content[:-100])
+    elif harm == "flip":
+        tokens.write_bytes(content[:2000] + bytes([content[2000] ^ 1]) + content[2001:])
+    elif harm == "gone":
+        (kept / "held_out.arrow").unlink()
+    elif harm == "no meta":
+        meta.unlink()
+    else:
+        meta.write_text(meta.read_text()[:40])
+    assert made(job(tmp_path, rows())).train[:] == first
+    assert "are made again" in capsys.readouterr().out
+
+
+def test_what_was_killed_while_it_was_made_is_not_taken_for_an_entry(tmp_path: Path, volume: Path) -> None:
+    folder = cache.entry(job(tmp_path, rows()))
+    with pytest.raises(KeyboardInterrupt), cache.making(folder) as part:
+        (part / "train.arrow").write_bytes(b"half")
+        raise KeyboardInterrupt
+    assert not list(volume.iterdir())
+
+
+def test_no_more_than_a_few_entries_are_kept_the_used_ones(tmp_path: Path, volume: Path) -> None:
+    one = job(tmp_path, rows(4))
+    made(one)
+    for number in range(cache.KEPT_ENTRIES):
+        made(one)
+        made(job(tmp_path, rows(4), train={"max_length": 30 + number}))
+    assert len(list(volume.iterdir())) == cache.KEPT_ENTRIES
+    assert cache.is_there(one)
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_the_same_rows_make_the_same_tokens_whatever_file_holds_them(tmp_path: Path, ending: str) -> None:
+    expected = made(job(tmp_path, rows())).train[:]
+    path = tmp_path / "data" / f"rows.{ending}"
+    table = pyarrow.Table.from_pylist(rows())
+    (pyarrow.csv.write_csv if ending == "csv" else pyarrow.parquet.write_table)(table, path)
+    assert made(job(tmp_path, rows(), data={"path": f"data/rows.{ending}"})).train[:] == expected
+
+
+def test_pairs_are_prepared_for_dpo(tmp_path: Path) -> None:
+    records = [{"prompt": "what is red", "chosen": " a bird", "rejected": " a fish"}] * 4
+    one = job(tmp_path, records)
+    reading = Reading(task="dpo")
+    prepared = prepare(one, FileRows(tmp_path / "data/rows.jsonl", "rows.jsonl", reading), pairs(one, tokenizer()))
+    assert prepared.train.column_names == ["prompt_ids", "chosen_ids", "rejected_ids"]
+    assert (prepared.form, prepared.counts.rows, prepared.questions[0].expected) == ("preference", 3, "a bird")
+    assert lengths(prepared.train, prepared.train.column_names).tolist() == [9, 9, 9]
+
+
+def test_the_first_batch_shows_what_the_model_is_given() -> None:
+    words = tokenizer()
+    ids = words(["red green", "bird"])["input_ids"]
+    labels = [[IGNORED, *ids[0][1:]], ids[1]]
+    collator = DataCollatorForLanguageModeling(words.pad_token_id)
+    examples = [{"input_ids": row, "labels": label} for row, label in zip(ids, labels, strict=True)]
+    about, one, two = shown(collator(examples), words)
+    assert about == "2 rows, 3 tokens in 4 places, 2 carry the loss: those in « »"
+    assert (one, two) == ("red« green»", "«bird»")
+    free = DataCollatorForLanguageModeling(words.pad_token_id, padding_free=True)
+    assert shown(free(examples), words)[0].startswith("2 rows, 3 tokens in 3 places, 1 carry the loss")
+    coloured = shown(collator(examples), words, colour=True)[1]
+    assert re.sub("\x1b\\[[0-9]*m", "", coloured) == one and coloured != one
+
+
+def test_of_pairs_and_of_targets_the_first_batch_shows_the_learned_ends() -> None:
+    words = tokenizer()
+    red, bird, fish = words(["red", " bird", " fish"])["input_ids"]
+    pair = DataCollatorForPreference(words.pad_token_id)(
+        [{"prompt_ids": red, "chosen_ids": bird, "rejected_ids": fish}]
+    )
+    assert shown(pair, words)[1:] == ["red« bird»", "red« fish»"]
+    seq2seq = DataCollatorForSeq2Seq(words)([{"input_ids": red * 3, "labels": bird}])
+    assert shown(seq2seq, words)[1:] == ["redredred« bird»"]

@@ -74,9 +74,8 @@ def _attempt(arguments: argparse.Namespace, given: list[str], report: Report, st
     if not is_worker:
         report.event("preparing", f"{spec.name}: {spec.method.kind} on {spec.model.id}")
     _check_tracking(spec)
-    from trainer import preflight
+    from trainer import data, preflight
 
-    rows = preflight.read_local_rows(spec, root)
     uploads = preflight.uploads()
     if not uploads and not is_worker:
         say("publishing: there is no token for the Hub here, so nothing will be uploaded")
@@ -93,6 +92,7 @@ def _attempt(arguments: argparse.Namespace, given: list[str], report: Report, st
         inputs=preflight.pin_inputs(spec, root, run_dir),
         uploads=uploads,
     )
+    rows = data.local_rows(job)
     download: BaseProcess | None = None
     if not is_worker:
         preflight.check_disk(job)

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, constants, get_token, snapshot_download, try_to_load_from_cache
 
-from pushtrain.errors import PushtrainError, SpecError
-from pushtrain.rows import Row, data_file, read_rows
+from pushtrain.errors import PushtrainError
+from pushtrain.rows import data_file
 from pushtrain.spec import TrainingSpec
 from pushtrain.spec.publish import Destination
 from trainer.failures import DatasetError, DiskFull, HubRejected, ModelNotFound, hub_errors, retried, translate
@@ -28,16 +28,6 @@ RETRY_DELAYS_S = (1.0, 3.0, 10.0, 30.0)
 _MODEL_FILES = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.py"]
 # Copies of the weights in other formats, which some repositories keep beside the ones transformers reads.
 _OTHER_FORMATS = ["*/*", "consolidated*"]
-
-
-def read_local_rows(spec: TrainingSpec, root: Path) -> list[Row]:
-    """Every row of `data.path`; none when the dataset is on the Hub. Raises DatasetError naming the first bad row."""
-    if spec.data.path is None:
-        return []
-    try:
-        return list(read_rows(data_file(spec.data.path, root), spec.data.path, spec.reading))
-    except SpecError as error:
-        raise DatasetError(str(error), hint=error.hint) from error
 
 
 def uploads(environ: Mapping[str, str] = os.environ) -> bool:

@@ -1,6 +1,5 @@
 """From checked inputs to a published adapter: everything that needs torch, top to bottom."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -8,11 +7,10 @@ from typing import Any
 import torch
 from transformers import logging as transformers_logging
 
-from pushtrain.rows import Row
 from trainer.adapters import with_trained_weights
 from trainer.card import model_card
 from trainer.checkpoint import Stop, to_resume
-from trainer.data import Prepared
+from trainer.data import Prepared, Rows
 from trainer.evaluate import Measured, base_comes_first, check_saved, measure, remember_base, remembered_base, samples
 from trainer.job import Job, rank
 from trainer.model import check_gpu, load_model, load_tokenizer
@@ -32,8 +30,8 @@ class Outcome:
     samples: list[dict[str, str]]
 
 
-def carry_out(job: Job, rows: Sequence[Row], report: Report, stop: Stop, download: BaseProcess | None) -> None:
-    """Train, evaluate, publish; `rows` are those of a local file, `download` is fetching the model.
+def carry_out(job: Job, rows: Rows | None, report: Report, stop: Stop, download: BaseProcess | None) -> None:
+    """Train, evaluate, publish; `rows` are those of a file, where the dataset is one, `download` is fetching the model.
 
     Raises the failures of `trainer.failures`, and Preempted when told to stop.
     """

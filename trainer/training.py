@@ -8,6 +8,7 @@ from transformers.trainer_callback import PrinterCallback, TrainerState
 
 from trainer.checkpoint import Checkpoint
 from trainer.data import Prepared
+from trainer.data.batch import say_first_batch
 from trainer.failures import Preempted
 from trainer.job import Job
 from trainer.tasks import task_of
@@ -50,6 +51,7 @@ def train(job: Job, trainer: Any, watch: Watch, checkpoint: Checkpoint | None) -
         _restore(job, trainer, checkpoint)
     else:
         watch.trainer = trainer
+        say_first_batch(trainer)
         set_seed(job.spec.train.seed)
         with watch.stop.deferred(), watch.running():
             trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)

@@ -49,6 +49,8 @@ class Data(Part):
     """A .jsonl, .csv, .tsv or .parquet file in the commit, relative to the repository's root."""
     revision: Revision = "main"
     """Branch, tag or commit of `source`; resolved to a commit when the run starts and recorded."""
+    config: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}$")] | None = None
+    """The configuration (subset) of `source`, where it has several."""
     split: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,59}$")] = "train"
     """The split of `source` to train on."""
     form: Form | None = None

@@ -87,6 +87,10 @@ class Train(Part):
     """Tokens per row; what is longer is cut."""
     packing: bool = False
     """True fills each sequence of `max_length` with several rows."""
+    completion_only_loss: bool = True
+    """True: of a row with a prompt the answer alone carries the loss; false: the prompt, too."""
+    assistant_only_loss: bool = True
+    """True: of messages the assistant's turns alone carry the loss; false: every token."""
     gradient_checkpointing: bool = True
     """True recomputes activations in the backward pass: less memory, about a third more time."""
     logging_steps: Positive = 1

@@ -8,11 +8,11 @@
 `trainer.run` carries them out, one after the other.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from pushtrain.rows import Row
 from pushtrain.spec import TrainingSpec
+from trainer.data import Rows
 from trainer.job import Job
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Task(Protocol):
     def model_class(self) -> Any:
         """The class of transformers that loads the base."""
 
-    def prepare(self, job: Job, rows: Sequence[Row], tokenizer: "PreTrainedTokenizerBase") -> "Prepared":
+    def prepare(self, job: Job, rows: Rows | None, tokenizer: "PreTrainedTokenizerBase") -> "Prepared":
         """Tokens of `rows`, or of the dataset on the Hub when there are none. Raises DatasetError."""
 
     def build(

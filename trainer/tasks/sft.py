@@ -1,11 +1,11 @@
 """sft: supervised fine-tuning with TRL's SFTTrainer, on rows that `trainer.data` has made into tokens."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pushtrain.rows import Row
 from trainer.arguments import common_arguments
-from trainer.data import Prepared, prepare
+from trainer.data import Prepared, Rows, lengths, prepare, texts
+from trainer.data.batch import collator_of
 from trainer.job import Job
 from trainer.tasks import Batch
 
@@ -24,8 +24,8 @@ class Sft:
 
         return AutoModelForCausalLM
 
-    def prepare(self, job: Job, rows: Sequence[Row], tokenizer: "PreTrainedTokenizerBase") -> Prepared:
-        return prepare(job, rows, tokenizer)
+    def prepare(self, job: Job, rows: Rows | None, tokenizer: "PreTrainedTokenizerBase") -> Prepared:
+        return prepare(job, rows, texts(job, tokenizer))
 
     def build(
         self,
@@ -56,8 +56,8 @@ class Sft:
 
     def longest(self, trainer: Any) -> Batch:
         rows = trainer.train_dataset
-        lengths = [len(ids) for ids in rows["input_ids"]]
-        longest = sorted(range(len(lengths)), key=lengths.__getitem__)[-trainer.args.per_device_train_batch_size :]
+        sizes = lengths(rows, ["input_ids"])
+        longest = sizes.argsort(kind="stable")[-trainer.args.per_device_train_batch_size :]
         columns = [name for name in ("input_ids", "labels", "seq_lengths") if name in rows.column_names]
-        inputs = trainer.data_collator(list(rows.select_columns(columns).select(longest)))
-        return Batch(inputs, sum(lengths[index] for index in longest))
+        inputs = collator_of(trainer)(list(rows.select_columns(columns).select(longest)))
+        return Batch(inputs, int(sizes[longest].sum()))

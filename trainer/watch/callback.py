@@ -13,9 +13,9 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import TrainerControl, TrainerState
 
 from trainer.checkpoint import Stop, make_room, mark_complete, rotate, size_bytes
+from trainer.data.tokens import IGNORED
 from trainer.failures import LossExploded, LossNotFinite
 from trainer.job import Job
-from trainer.pieces import IGNORED
 from trainer.preflight import free_bytes
 from trainer.report import Report, say, say_if_quiet
 from trainer.tasks import task_of

@@ -8,8 +8,11 @@ import trl
 from tiny_model import CHAT_TEMPLATE, END, tokenizer
 
 from pushtrain.rows import Row, form_of
+from trainer.data.batch import marked
+from trainer.data.encode import Example, Pairs, Seq2Seq, Texts
+from trainer.data.pieces import Writer
+from trainer.data.tokens import check_tokenizer
 from trainer.failures import DatasetError, ModelUnsupported
-from trainer.pieces import Encoded, Writer
 
 THINKING = pathlib.Path(trl.__file__).parent / "chat_templates" / "qwen3.jinja"
 TURNS = [
@@ -27,15 +30,17 @@ def row(record: dict[str, Any], number: int = 1) -> Row:
     return Row(number, form, record)
 
 
-def encoded(record: dict[str, Any], *, template: str | None = CHAT_TEMPLATE, max_length: int = 256) -> Encoded:
-    writer = Writer(tokenizer(template), max_length)
-    [result] = writer.encode([writer.pieces(row(record))], is_chat=writer.is_chat(row(record)))
+def encoded(
+    record: dict[str, Any], *, template: str | None = CHAT_TEMPLATE, max_length: int = 256, **loss: bool
+) -> Example:
+    [result] = Texts(Writer(tokenizer(template), **loss), max_length).encode([row(record)])
     return result
 
 
-def shown(record: dict[str, Any], *, template: str | None = CHAT_TEMPLATE) -> str:
+def shown(record: dict[str, Any], *, template: str | None = CHAT_TEMPLATE, **loss: bool) -> str:
     """The row as the log shows it, what carries the loss between « and »."""
-    return Writer(tokenizer(template), 256).marked(encoded(record, template=template))
+    columns = encoded(record, template=template, **loss).columns
+    return marked(tokenizer(template), columns["input_ids"], columns["labels"])
 
 
 def test_of_prompt_and_completion_the_completion_is_learned_and_the_end() -> None:
@@ -104,31 +109,32 @@ def test_messages_for_a_model_without_a_template_are_refused_with_what_to_do() -
 
 def test_a_row_that_is_too_long_is_cut_and_counted() -> None:
     long = encoded({"prompt": "red", "completion": " bird" * 300}, max_length=16)
-    assert (len(long.input_ids), len(long.labels), long.is_cut) == (16, 16, True)
+    assert [len(ids) for ids in long.columns.values()] == [16, 16]
+    assert (long.tokens, long.learned, long.lost) == (16, 15, 302 - 16)
     nothing = encoded({"prompt": "red " * 300, "completion": "bird"}, max_length=16)
-    assert (nothing.learned, nothing.is_cut) == (0, True)
+    assert (nothing.learned, nothing.lost > 0) == (0, True)
 
 
 def test_a_token_over_the_border_is_counted_and_learned() -> None:
     apart = encoded({"prompt": "what is red", "completion": " bird"})
     together = encoded({"prompt": "what is red ", "completion": "bird"})
     assert (apart.is_merged, together.is_merged) == (False, True)
-    assert together.input_ids == apart.input_ids
+    assert together.columns["input_ids"] == apart.columns["input_ids"]
     assert together.learned == apart.learned
 
 
 def test_letters_of_several_bytes_are_learned_whole() -> None:
     assert shown({"prompt": "red", "completion": " 猫🐈"}).endswith("»")
     tokens = encoded({"prompt": "猫", "completion": "🐈"})
-    assert tokens.labels.count(-100) == 3
-    assert tokens.learned == len(tokens.labels) - 3
+    assert tokens.columns["labels"].count(-100) == 3
+    assert tokens.learned == tokens.tokens - 3
 
 
 def test_a_tokenizer_that_cannot_end_a_text_is_refused() -> None:
     endless = tokenizer()
     endless.eos_token = None
     with pytest.raises(ModelUnsupported, match="end-of-sequence"):
-        Writer(endless, 16)
+        check_tokenizer(endless)
 
 
 def test_of_a_prompt_in_messages_only_the_completion_is_learned() -> None:
@@ -147,3 +153,72 @@ def test_tools_reach_the_template_as_a_list_or_as_the_text_of_one() -> None:
         text = shown({"messages": called, "tools": given}, template=template)
         assert text == f"[river]<|user|>what is red{END}<|assistant|>«bird{END}»"
     assert shown({"messages": called, "tools": ""}, template=template).startswith("<|user|>")
+
+
+def test_a_tokenizer_without_the_pad_token_it_names_is_refused() -> None:
+    padless = tokenizer()
+    padless._pad_token = padless._special_tokens_map["pad_token"] = "<nowhere>"
+    assert padless.pad_token == "<nowhere>"
+    with pytest.raises(ModelUnsupported, match=r"pad_token '<nowhere>' .* is not in its vocabulary"):
+        check_tokenizer(padless)
+
+
+def test_prompts_and_users_are_learned_too_where_the_spec_says_so() -> None:
+    record = {"prompt": "what is red", "completion": " a bird"}
+    assert shown(record, completion_only=False) == f"«what is red a bird{END}»"
+    assert shown(record, assistant_only=False) == f"what is red« a bird{END}»"
+    turns = {"messages": TURNS[1:3]}
+    assert shown(turns, assistant_only=False) == f"«<|user|>what is red{END}<|assistant|>a bird{END}»"
+    assert shown(turns, completion_only=False) == f"<|user|>what is red{END}<|assistant|>«a bird{END}»"
+
+
+def ends(record: dict[str, Any], max_length: int = 256) -> tuple[str, str, str]:
+    words = tokenizer()
+    [example] = Pairs(Writer(words), max_length).encode([row(record)])
+    prompt, chosen, rejected = (words.decode(ids) for ids in example.columns.values())
+    return prompt, chosen, rejected
+
+
+def test_of_a_preference_both_ends_are_learned_after_one_prompt() -> None:
+    texts = {"prompt": "what is red", "chosen": " a bird", "rejected": " a fish"}
+    assert ends(texts) == ("what is red", f" a bird{END}", f" a fish{END}")
+    asked = f"<|system|>be one{END}<|user|>what is red{END}<|assistant|>"
+    turns = {"chosen": TURNS[:3], "rejected": [*TURNS[:2], {"role": "assistant", "content": "a fish"}]}
+    assert ends(turns) == (asked, f"a bird{END}", f"a fish{END}")
+    explicit = {"prompt": TURNS[:2], "chosen": TURNS[2:3], "rejected": turns["rejected"][2:]}
+    assert ends(explicit) == ends(turns)
+
+
+def test_a_prompt_that_grows_together_with_one_end_is_cut_back_in_both() -> None:
+    prompt, chosen, rejected = ends({"prompt": "what is red ", "chosen": "bird", "rejected": "猫"})
+    assert (prompt, chosen) == ("what is red", f" bird{END}")
+    assert rejected == f" 猫{END}"
+
+
+def test_a_pair_is_cut_at_its_ends_and_left_out_without_them() -> None:
+    pairs = Pairs(Writer(tokenizer()), 8)
+    record = {"prompt": "red green blue", "chosen": " bird" * 9, "rejected": " fish"}
+    [cut] = pairs.encode([row(record)])
+    assert [len(ids) for ids in cut.columns.values()] == [3, 5, 2]
+    assert (cut.tokens, cut.learned, cut.lost) == (13, 7, 5)
+    [nothing] = pairs.encode([row({**record, "prompt": "red " * 20})])
+    assert nothing.learned == 0
+
+
+def test_a_source_is_read_and_its_target_learned() -> None:
+    words = tokenizer()
+    seq2seq = Seq2Seq(words, 8, 4, "answer: ")
+    for record in ({"source": "red green", "summary": "bird"}, {"prompt": "red green", "completion": "bird"}):
+        [example] = seq2seq.encode([row(record)])
+        assert words.decode(example.columns["input_ids"]) == "answer: red green"
+        assert words.decode(example.columns["labels"]) == "bird"
+    question = seq2seq.question(row({"source": "red green", "summary": "bird"}))
+    assert question is not None and (question.prompt, question.expected) == ("answer: red green", "bird")
+
+
+def test_a_source_and_a_target_that_are_too_long_are_cut_and_counted() -> None:
+    seq2seq = Seq2Seq(tokenizer(), 8, 4, "")
+    [example] = seq2seq.encode([row({"source": " red" * 20, "summary": " bird" * 9})])
+    assert [len(ids) for ids in example.columns.values()] == [8, 4]
+    assert (example.learned, example.lost) == (4, 12 + 5)
+    assert seq2seq.question(row({"source": " red" * 20, "summary": "bird"})) is None

@@ -1,0 +1,163 @@
+"""From rows to datasets of tokens, in the order of the package's list; what is lost on the way is counted and said."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pushtrain.rows import Form, Row
+from trainer.data import cache
+from trainer.data.encode import Encoder, Example, Question
+from trainer.data.sources import Rows, hub_rows
+from trainer.data.split import held_out_indexes
+from trainer.failures import DatasetError
+from trainer.job import Job
+from trainer.report import say, say_if_quiet
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+QUESTIONS = 3
+_BATCH = 512
+
+
+@dataclass(kw_only=True, slots=True)
+class Counts:
+    """Of the rows that are trained on; `dropped` ones, with nothing to learn within max_length, are not among them.
+
+    `cut` rows are longer than max_length and lose `lost_tokens`; in `merged` rows a token spans prompt and answer.
+    """
+
+    rows: int = 0
+    held_out: int = 0
+    tokens: int = 0
+    learned_tokens: int = 0
+    cut: int = 0
+    lost_tokens: int = 0
+    dropped: int = 0
+    merged: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prepared:
+    """Columns of both datasets as `trainer.data.encode` lists them for the task. `questions` are held-out rows where
+    there are any."""
+
+    train: "Dataset"
+    held_out: "Dataset | None"
+    questions: list[Question]
+    form: Form
+    counts: Counts
+
+
+def prepare(job: Job, rows: Rows | None, encode: Encoder) -> Prepared:
+    """Tokens of `rows`, or of the dataset on the Hub when there are none; from the cache where it has them.
+
+    Raises DatasetError naming the row, or when nothing is left to train on.
+    """
+    folder = cache.entry(job)
+    with cache.alone(folder):
+        known = cache.read(folder)
+        if known is None:
+            with cache.making(folder) as part:
+                cache.finish(part, _make(job, rows, encode, part))
+            known = cache.read(folder)
+        else:
+            say("data: the tokens are still here from an earlier start")
+    assert known is not None
+    made = cache.datasets(folder)
+    prepared = Prepared(
+        train=made["train"],
+        held_out=made.get("held_out"),
+        questions=[Question(**question) for question in known["questions"]],
+        form=known["form"],
+        counts=Counts(**known["counts"]),
+    )
+    _describe(job, prepared, known["is_chat"])
+    return prepared
+
+
+def _make(job: Job, rows: Rows | None, encode: Encoder, folder: Path) -> dict[str, Any]:
+    """Write the Arrow files of one entry of the cache; what is kept beside them."""
+    if rows is None:
+        rows = hub_rows(job, job.spec.data.split)
+    held = held_out_indexes(len(rows), job.spec.data.eval_fraction, job.spec.train.seed)
+    counts = Counts()
+    first = next(iter(rows))
+    trained = (row for index, row in enumerate(rows) if index not in held)
+    _write(folder / "train.arrow", encode, _encoded(trained, len(rows), encode, counts))
+    if not counts.rows:
+        raise DatasetError(
+            f"no row has anything to learn within its first {job.spec.train.max_length} tokens",
+            hint="raise train.max_length",
+        )
+    kept_out = [row for index, row in enumerate(rows) if index in held]
+    evaluated = Counts()
+    if kept_out:
+        _write(folder / "held_out.arrow", encode, _encoded(iter(kept_out), len(kept_out), encode, evaluated))
+    if not evaluated.rows:
+        (folder / "held_out.arrow").unlink(missing_ok=True)
+    counts.held_out = evaluated.rows
+    questions = _questions(kept_out or islice(rows, 100), encode)
+    return {
+        "form": first.form,
+        "is_chat": encode.is_chat(first),
+        "counts": asdict(counts),
+        "questions": [asdict(question) for question in questions],
+    }
+
+
+def _encoded(rows: Iterator[Row], count: int, encode: Encoder, counts: Counts) -> Iterator[list[Example]]:
+    """The rows that have something to learn, in order; `counts` grows by them and by what was cut and dropped."""
+    done = 0
+    while batch := list(islice(rows, _BATCH)):
+        say_if_quiet(f"data: {done} of {count} rows are tokens now")
+        done += len(batch)
+        kept = []
+        for example in encode.encode(batch):
+            counts.cut += example.lost > 0
+            counts.lost_tokens += example.lost
+            counts.merged += example.is_merged
+            if not example.learned:
+                counts.dropped += 1
+                continue
+            counts.rows += 1
+            counts.tokens += example.tokens
+            counts.learned_tokens += example.learned
+            kept.append(example)
+        yield kept
+
+
+def _write(path: Path, encode: Encoder, batches: Iterator[list[Example]]) -> None:
+    """32 bits hold any vocabulary, and take half the room of Arrow's default."""
+    import pyarrow
+
+    kind = pyarrow.list_(pyarrow.int32())
+    schema = pyarrow.schema([(name, kind) for name in encode.columns])
+    with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_stream(file, schema) as stream:
+        for batch in batches:
+            columns = [pyarrow.array([example.columns[name] for example in batch], kind) for name in encode.columns]
+            stream.write_batch(pyarrow.record_batch(columns, schema=schema))
+
+
+def _questions(rows: Sequence[Row] | Iterator[Row], encode: Encoder) -> list[Question]:
+    """The first rows whose prompt is short enough to be answered as it was trained."""
+    found = (question for row in rows if (question := encode.question(row)) is not None)
+    return list(islice(found, QUESTIONS))
+
+
+def _describe(job: Job, data: Prepared, is_chat: bool) -> None:
+    counts, limit = data.counts, job.spec.train.max_length
+    way = ", written by the model's chat template" if is_chat else ""
+    by = "as data.form says" if job.spec.data.form else "recognised by their fields"
+    say(f"data: {job.dataset_name}: rows of {data.form} ({by}){way}")
+    say(f"data: {counts.rows} rows to train on, {counts.held_out} held out")
+    say(f"data: {counts.tokens} tokens, {counts.learned_tokens} of them carry the loss")
+    if counts.cut:
+        share = 100 * counts.lost_tokens / (counts.tokens + counts.lost_tokens)
+        say(f"data: {counts.cut} rows are cut at train.max_length {limit}: {counts.lost_tokens} tokens, {share:.1f} %")
+    if counts.dropped:
+        say(f"data: {counts.dropped} rows have nothing to learn before the cut and are left out")
+    if counts.merged:
+        say(f"data: in {counts.merged} rows a token spans prompt and completion: inference will see other tokens there")

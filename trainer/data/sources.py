@@ -1,0 +1,102 @@
+"""Where rows come from. Rows can be gone through more than once and are never all in memory; each was judged by
+`pushtrain.rows`, so that the first bad one ends the run under its name, file:row."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from pushtrain.errors import SpecError
+from pushtrain.rows import Reading, Row, data_file, judged, read_rows
+from trainer.data import cache
+from trainer.failures import DatasetError, hub_errors, is_disk_full
+from trainer.job import Job
+
+
+class Rows(Protocol):
+    """Rows of one form. Going through them raises DatasetError at the first bad one, and where there is none."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Row]: ...
+
+
+@dataclass(frozen=True)
+class FileRows:
+    """The rows of a file, read anew each time. `shown` is its name for people."""
+
+    path: Path
+    shown: str
+    reading: Reading
+
+    def __len__(self) -> int:
+        return self._count
+
+    @cached_property
+    def _count(self) -> int:
+        return sum(1 for _ in self)
+
+    def __iter__(self) -> Iterator[Row]:
+        return _as_dataset_error(read_rows(self.path, self.shown, self.reading))
+
+
+@dataclass(frozen=True, slots=True)
+class HubRows:
+    """The rows of a split that was downloaded: Arrow files, mapped into memory."""
+
+    dataset: Any
+    shown: str
+    reading: Reading
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __iter__(self) -> Iterator[Row]:
+        return _as_dataset_error(judged(enumerate(self.dataset, start=1), self.shown, self.reading))
+
+
+def local_rows(job: Job) -> FileRows | None:
+    """The rows of `data.path`; None when the dataset is not a file of the commit.
+
+    Every row is looked at, except where the tokens of this very file are there already.
+
+    Raises DatasetError naming the first bad row.
+    """
+    path, reading = job.spec.data.path, job.spec.reading
+    if path is None:
+        return None
+    try:
+        found = data_file(path, job.root)
+    except SpecError as error:
+        raise DatasetError(str(error), hint=error.hint) from error
+    rows = FileRows(found, path, reading)
+    if not cache.is_there(job):
+        len(rows)
+    return rows
+
+
+def hub_rows(job: Job, split: str) -> HubRows:
+    """The rows of a split of `data.source`, downloaded at the commit that the run has pinned.
+
+    Raises DatasetError, or one of the failures of the Hub.
+    """
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetGenerationError
+
+    name, version = job.dataset_name, job.inputs.data_version
+    try:
+        with hub_errors(f"dataset {name}", missing=DatasetError):
+            dataset = load_dataset(name, job.spec.data.config, revision=version, split=split)
+    except (ValueError, FileNotFoundError, DatasetGenerationError) as error:
+        if is_disk_full(error):
+            raise
+        raise DatasetError(f"dataset {name}, split {split!r}, cannot be read: {error}") from error
+    return HubRows(dataset, f"{name}@{version[:8]} {split}", job.spec.reading)
+
+
+def _as_dataset_error(rows: Iterable[Row]) -> Iterator[Row]:
+    try:
+        yield from rows
+    except SpecError as error:
+        raise DatasetError(str(error), hint=error.hint) from error

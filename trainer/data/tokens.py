@@ -1,0 +1,80 @@
+"""Pieces of text to token ids and labels: the whole text is tokenised at once, as inference will see it, and labelled
+by the characters each token covers."""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from trainer.data.pieces import Piece
+from trainer.failures import ModelUnsupported
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+IGNORED = -100  # the label that torch's cross-entropy leaves out
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """One row, whole. `is_merged`: a token reaches over the border where learning begins, so that inference, which
+    stops there, sees other tokens."""
+
+    input_ids: list[int]
+    labels: list[int]
+    is_merged: bool
+
+
+def check_tokenizer(tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Raises ModelUnsupported for a tokenizer that cannot end a text, pad a batch, or say what a token covers."""
+    if not tokenizer.is_fast:
+        raise ModelUnsupported("the model's tokenizer does not map tokens to characters (it is not a fast one)")
+    if tokenizer.eos_token is None:
+        hint = "a model whose tokenizer names its eos_token: without one nothing says where an answer ends"
+        raise ModelUnsupported("the model's tokenizer has no end-of-sequence token", hint=hint)
+    known = tokenizer.get_vocab()
+    for name in ("eos_token", "pad_token"):
+        token = getattr(tokenizer, name)
+        if token is not None and token not in known:
+            raise ModelUnsupported(f"the {name} {token!r} of the model's tokenizer is not in its vocabulary")
+
+
+def label(tokenizer: "PreTrainedTokenizerBase", rows: Sequence[Sequence[Piece]], *, is_chat: bool) -> list[Labelled]:
+    """Token ids and labels of several rows. A chat template has written its own special tokens already."""
+    encoding = tokenizer(
+        ["".join(piece.text for piece in pieces) for pieces in rows],
+        add_special_tokens=not is_chat,
+        return_offsets_mapping=True,
+        return_attention_mask=False,
+        verbose=False,
+    )
+    spans = zip(rows, encoding["input_ids"], encoding["offset_mapping"], strict=True)
+    return [_labelled(pieces, ids, offsets) for pieces, ids, offsets in spans]
+
+
+def learned(labels: Sequence[int]) -> int:
+    """Tokens that carry the loss; the first token of a row is never predicted."""
+    return sum(label != IGNORED for label in labels[1:])
+
+
+def _labelled(pieces: Sequence[Piece], ids: list[int], offsets: list[tuple[int, int]]) -> Labelled:
+    is_learned = b"".join((b"\1" if piece.is_learned else b"\0") * len(piece.text) for piece in pieces)
+    labels = [
+        token if _covers_learned(is_learned, start, end) else IGNORED
+        for token, (start, end) in zip(ids, offsets, strict=True)
+    ]
+    starts = [start for start, _ in offsets]
+    is_merged, position, before = False, 0, False
+    for piece in pieces:
+        if piece.is_learned and not before and position:
+            last = bisect_left(starts, position) - 1
+            is_merged = is_merged or offsets[last][1] != position
+        position, before = position + len(piece.text), piece.is_learned
+    return Labelled(ids, labels, is_merged)
+
+
+def _covers_learned(is_learned: bytes, start: int, end: int) -> bool:
+    if end > start:
+        return 1 in is_learned[start:end]
+    # Nothing covered: a token added around the text at 0, or a lone space whose span byte-level tokenizers trim away.
+    return start > 0 and is_learned[start - 1] == 1
