@@ -10,6 +10,9 @@ from typing import Any
 
 from pushtrain.errors import SpecError
 from pushtrain.gpus import GPU_NAMES, nearest, unusable
+from pushtrain.policy.file import PolicyFile, policy_at, policy_here
+from pushtrain.policy.model import POLICY_FILE
+from pushtrain.policy.rules import Known, violations
 from pushtrain.rows import DATA_MISSING, PYARROW_MISSING, data_file, read_rows
 from pushtrain.spec import CommandSpec, JobSpec, TrainingSpec
 from pushtrain.spec.file import Problem, SpecFile, read, spec_error
@@ -37,16 +40,25 @@ class CheckReport:
         }
 
 
-def check(paths: Sequence[Path], root: Path, *, gpu_names: Collection[str] = GPU_NAMES) -> CheckReport:
-    """Checks the spec files `paths` (all of jobs/ when empty) of the repository at `root`; reports, never raises.
+def check(
+    paths: Sequence[Path],
+    root: Path,
+    *,
+    gpu_names: Collection[str] = GPU_NAMES,
+    base: str | None = None,
+    known: Known | None = None,
+) -> CheckReport:
+    """Checks the spec files `paths` (all of jobs/ when empty) of the repository at `root`; reports, and raises
+    SpecError only where git has no commit `base`.
 
-    `gpu_names` are the GPU types that exist; pass `Cloud.gpu_names()` where a key is at hand.
+    `gpu_names` are the GPU types that exist; pass `Cloud.gpu_names()` where a key is at hand. The policy is the one of
+    commit `base`, whatever the work tree brings along; without `base` the work tree's own. `known` is what the policy
+    asks about and no spec says.
     """
     root = root.absolute()
     files = [read(path, root) for path in dict.fromkeys(root / path for path in paths or _job_files(root))]
     specs: list[JobSpec] = []
-    problems: list[Problem] = []
-    warnings: list[Problem] = []
+    policy, problems, warnings = _policy(root, base)
     if not files:
         warnings.append(Problem(where="jobs/", message="there is no job spec"))
     taken: dict[str, str] = {}
@@ -58,6 +70,9 @@ def check(paths: Sequence[Path], root: Path, *, gpu_names: Collection[str] = GPU
             files_problems, files_warnings = _files(file, file.spec, root)
             wrong += files_problems
             warnings += files_warnings
+            broken = [it.problem for it in violations(policy, file.spec, file, known)] if policy.policy else []
+            # What is suspended starts nothing; the rule is held against it again when it does.
+            (warnings if file.spec.suspend else wrong).extend(broken)
             specs += [] if wrong else [file.spec]
         problems += wrong
     return CheckReport(
@@ -65,6 +80,19 @@ def check(paths: Sequence[Path], root: Path, *, gpu_names: Collection[str] = GPU
         problems=tuple(spec_error([problem]) for problem in problems),
         warnings=tuple(str(spec_error([warning])) for warning in warnings),
     )
+
+
+def _policy(root: Path, base: str | None) -> tuple[PolicyFile, list[Problem], list[Problem]]:
+    """The policy that holds, and problems and warnings about it. The work tree's own has to be readable in any case:
+    merged, it would stop everything."""
+    here = policy_here(root)
+    holds = here if base is None else policy_at(root, base)
+    problems, warnings = [*holds.problems], list[Problem]()
+    if base is not None and here.text != holds.text:
+        problems += here.problems
+        message = "this changes the policy; job specs were held against the one of the base"
+        warnings.append(Problem(where=POLICY_FILE, message=message, hint="look at the change of the policy by itself"))
+    return holds, problems, warnings
 
 
 def _job_files(root: Path) -> list[Path]:

@@ -6,11 +6,13 @@ from typing import Any
 
 from pushtrain.control import Control
 from pushtrain.desired import Desired, Job
-from pushtrain.errors import AlreadyClaimed, NoCapacity, PushtrainError, SpecError
+from pushtrain.errors import AlreadyClaimed, LedgerUnavailable, NoCapacity, PushtrainError, SpecError
 from pushtrain.events import EventDraft, now_text
 from pushtrain.gpus import MIN_CUDA_VERSION
 from pushtrain.jsontext import json_bytes
 from pushtrain.placement import Candidate, CostEstimate, cap, ladder
+from pushtrain.policy.gate import admit
+from pushtrain.policy.outside import APPROVAL_MISSING, Refusal
 from pushtrain.refs import Look
 from pushtrain.run import Run
 from pushtrain.spec import CommandSpec, JobSpec, TrainingSpec
@@ -19,11 +21,15 @@ from pushtrain.spec import CommandSpec, JobSpec, TrainingSpec
 def claim_new(
     control: Control, wanted: Desired, look: Look, failures: list[PushtrainError], only: str | None
 ) -> dict[str, str]:
-    """Claim every spec nobody has claimed; returns run id → tip of the new runs, and adds to `failures`."""
+    """Claim every spec nobody has claimed and the policy lets through; returns run id → tip of the new runs, and adds
+    to `failures`. What is refused stands in `control.refusals`; without a claim, every tick asks again."""
     new: dict[str, str] = {}
     claimed, unborn = look.claimed, look.unborn
     jobs = [job for name, job in wanted.jobs.items() if only is None or name == only]
     fresh = [job for job in jobs if not job.spec.suspend and job.claim not in claimed]
+    if only is None:
+        names = {job.spec.name for job in fresh}
+        control.refusals = {name: it for name, it in control.refusals.items() if name in names}
     for job in jobs:
         if job.claim in unborn:
             control.say(f"{job.spec_path}: claimed, but its run has no branch; delete claims/{job.claim} to run it")
@@ -31,6 +37,12 @@ def claim_new(
         return new
     known = control.cloud.gpu_names()
     for job in fresh:
+        said = _admitted(control, wanted, job, {**look.runs, **new})
+        if said is None:
+            refused = control.refusals[job.spec.name].failure
+            # To wait for people is no failure, unless somebody stands there and wants this job now.
+            failures += [refused] if only or refused.reason != APPROVAL_MISSING else []
+            continue
         try:
             candidates = candidates_for(control, job, known)
         except SpecError as problem:
@@ -38,7 +50,7 @@ def claim_new(
             continue
         run = job.run(control.settings.ledger_url)
         try:
-            new[run.id] = claim(control, job, candidates, trigger="hand" if only else "push")
+            new[run.id] = claim(control, job, candidates, trigger="hand" if only else "push", said=said)
             control.say(f"{run.id}: claimed")
         except AlreadyClaimed as taken:
             control.say(f"{run.id}: {taken}")
@@ -76,6 +88,27 @@ def candidates_for(control: Control, job: Job, known_gpus: Collection[str]) -> l
         return ladder(job.spec, control.cloud.offers(job.spec.compute.count, MIN_CUDA_VERSION), known_gpus=known_gpus)
     except NoCapacity:
         return []
+
+
+def _admitted(control: Control, wanted: Desired, job: Job, runs: Mapping[str, str]) -> Mapping[str, Any] | None:
+    """What the claim says about it; None where the policy refuses, which is said once and noted in the control's
+    `refusals`."""
+    name, now_s = job.spec.name, control.clock()
+    before = control.refusals.get(name)
+    if before is None or not before.holds(job, wanted, now_s):
+        try:
+            said = admit(control.outside, wanted, job, control.ledger, runs, now_s)
+        except LedgerUnavailable:
+            raise
+        except PushtrainError as refused:
+            control.refusals[name] = Refusal.of(refused, job, wanted, now_s)
+            if before is None or str(before.failure) != str(refused):
+                hint = f" ({refused.hint})" if refused.hint else ""
+                control.say(f"{name}: not started: {refused.reason}: {refused}{hint}")
+        else:
+            control.refusals.pop(name, None)
+            return said
+    return None
 
 
 def _run_json(control: Control, run: Run, job: Job, candidates: Sequence[Candidate], trigger: str) -> bytes:

@@ -24,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+BASE_HELP = "The commit whose pushtrain-policy.yaml holds, e.g. origin/main; without it the work tree's own does."
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
 
 
@@ -44,17 +45,20 @@ def main() -> None:
 @app.command()
 def check(
     paths: Annotated[list[Path] | None, typer.Argument(help="Job specs; all of jobs/ when left out.")] = None,
-    write_schema: Annotated[bool, typer.Option(help="Write jobs/schema.json anew from the model.")] = False,
+    base: Annotated[str | None, typer.Option(metavar="REF", help=BASE_HELP)] = None,
+    write_schema: Annotated[bool, typer.Option(help="Write the schemas in jobs/ anew from the models.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Check job specs, their data files and each other. Needs no key and touches no network."""
+    """Check job specs, their data files, each other and the policy. Needs no key and touches no network."""
     from pushtrain.check import check as check_specs
-    from pushtrain.spec.file import write_schema as write
+    from pushtrain.policy.file import policy_schema_json
+    from pushtrain.spec.file import schema_json, write_text
 
     root = Path.cwd()
     if write_schema:
-        write(root / "jobs" / "schema.json")
-    found = check_specs(paths or [], root)
+        write_text(root / "jobs" / "schema.json", schema_json())
+        write_text(root / "jobs" / "policy-schema.json", policy_schema_json())
+    found = check_specs(paths or [], root, base=base)
     if as_json:
         print_json(found.as_json())
     for problem in found.problems:

@@ -9,6 +9,7 @@ from pushtrain.engine import Engine, Program
 from pushtrain.ledger import Ledger, RunRecord
 from pushtrain.limits import Limits, limits_of
 from pushtrain.placement import Candidate
+from pushtrain.policy.outside import Outside, Refusal
 from pushtrain.run import Run
 from pushtrain.settings import Settings
 from pushtrain.signs import Uptimes
@@ -60,6 +61,12 @@ class Control:
 
     stacks: dict[str, Run] = field(default_factory=dict)
     """The runs whose stack this process's engine may remember, by run id."""
+
+    outside: Outside = field(default_factory=Outside)
+    """What the policy asks of the Hub and of GitHub."""
+
+    refusals: dict[str, Refusal] = field(default_factory=dict)
+    """What the policy did not let through, by job."""
 
     def limits(self, record: RunRecord) -> Limits:
         return limits_of(record.run.get("limits") or {}, self.settings)

@@ -8,9 +8,10 @@ from pathlib import Path
 from git import Blob, GitError, Repo, Tree
 
 from pushtrain.errors import LedgerError, SpecError
+from pushtrain.policy.file import NO_POLICY, PolicyFile, policy_in
 from pushtrain.run import Run
 from pushtrain.spec import CommandSpec, JobSpec, TrainingSpec
-from pushtrain.spec.file import MAX_BYTES, loads
+from pushtrain.spec.file import MAX_BYTES, loads, spec_error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +39,14 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Desired:
-    """What HEAD asks for. A file that cannot be read is a problem, not a deletion: its name is still `named`."""
+    """What HEAD asks for. A file that cannot be read is a problem, not a deletion: its name is still `named`. `policy`
+    is HEAD's own, which holds for everything that is claimed."""
 
     commit: str
     jobs: Mapping[str, Job]
     named: frozenset[str]
     problems: tuple[SpecError, ...]
+    policy: PolicyFile = NO_POLICY
 
 
 def desired(root: Path, known: Desired | None = None) -> Desired:
@@ -93,7 +96,9 @@ def _desired(repo: Repo, root: Path) -> Desired:
             problems.append(problem)
         else:
             jobs[spec.name] = Job(spec=spec, spec_path=path, text=text, commit=commit.hexsha)
-    return Desired(commit=commit.hexsha, jobs=jobs, named=frozenset(named), problems=tuple(problems))
+    policy = policy_in(repo, commit.hexsha)
+    problems += [spec_error([problem]) for problem in policy.problems]
+    return Desired(commit=commit.hexsha, jobs=jobs, named=frozenset(named), problems=tuple(problems), policy=policy)
 
 
 def _specs(repo: Repo) -> list[Blob]:

@@ -14,6 +14,7 @@ from pushtrain.errors import AlreadyClaimed, PushtrainError, SpecError
 from pushtrain.events import EventDraft
 from pushtrain.ledger import RunRecord
 from pushtrain.lookup import family, newest_run
+from pushtrain.policy.gate import admit
 from pushtrain.receipt import cost
 from pushtrain.reconcile import Tick, tick
 from pushtrain.refs import claim_of
@@ -99,7 +100,9 @@ def _run_again(control: Control, job: Job, runs: Sequence[RunRecord], *, by: str
         control.say(f"{newest.run_id}: succeeded already; to train again change the spec (train.seed will do)")
         return Tick()
     first = job.run(control.settings.ledger_url)
-    claims = control.ledger.look().claimed
+    look = control.ledger.look()
+    admitted = admit(control.outside, control.source.desired(), job, control.ledger, look.runs, control.clock())
+    claims = look.claimed
     numbers = range(2, MOST_RETRIES + 1)
     number = next((n for n in numbers if claim_of(replace(first, retry=n).id) not in claims), None)
     if number is None:
@@ -114,7 +117,7 @@ def _run_again(control: Control, job: Job, runs: Sequence[RunRecord], *, by: str
         f"{budget.max_hours:g} h; the {len(runs)} before cost ${spent:.2f}"
     )
     try:
-        said = {"of": newest.run_id, "by": by, "why": why}
+        said = {**admitted, "of": newest.run_id, "by": by, "why": why}
         claim(control, job, candidates, trigger="retry", retry=number, said=said)
     except AlreadyClaimed:
         control.say(f"{run.id}: somebody else has just retried it")

@@ -11,6 +11,8 @@ from pushtrain.clock import CloudClock
 from pushtrain.control import Control
 from pushtrain.ledger import Ledger
 from pushtrain.pod.terminate import PUBLIC_API
+from pushtrain.policy.licence import Licences
+from pushtrain.policy.outside import Outside
 from pushtrain.redact import redact
 from pushtrain.settings import Settings, load_settings
 from pushtrain.source import GitSource
@@ -49,6 +51,7 @@ def open_control(root: Path, say: Callable[[str], None], environ: Mapping[str, s
         say=lambda text: say(redact(text, environ)),
         clock=clock,
         sleep=time.sleep,
+        outside=Outside(licence=Licences(environ)),
     )
 
 

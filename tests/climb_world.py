@@ -20,6 +20,7 @@ from pushtrain.desired import Desired, Job
 from pushtrain.errors import PushtrainError
 from pushtrain.events import Event, EventDraft
 from pushtrain.ledger import Ledger, RunRecord
+from pushtrain.policy.file import NO_POLICY
 from pushtrain.reconcile import Tick, run_of, tick
 from pushtrain.run import Run
 from pushtrain.rungs import Rung
@@ -43,9 +44,10 @@ class Checkout:
 
     def __init__(self) -> None:
         self.jobs: dict[str, Job] = {}
+        self.policy = NO_POLICY
 
     def desired(self) -> Desired:
-        return Desired(commit=COMMIT, jobs=self.jobs, named=frozenset(self.jobs), problems=())
+        return Desired(commit=COMMIT, jobs=self.jobs, named=frozenset(self.jobs), problems=(), policy=self.policy)
 
     def lock_digest(self) -> str | None:
         return None

@@ -10,7 +10,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pushtrain.errors import SpecError
-from pushtrain.spec.file import load, loads, parse, schema_json, spec_error, write_schema
+from pushtrain.spec.file import load, loads, parse, schema_json, spec_error, write_text
 from pushtrain.spec.yaml_tree import MAX_BYTES, MAX_DEPTH, Problem
 
 GOOD = """\
@@ -340,6 +340,6 @@ def test_the_schema_knows_a_command_by_its_task() -> None:
 
 def test_the_schema_is_written_only_when_it_changed(tmp_path: Path) -> None:
     path = tmp_path / "schema.json"
-    assert write_schema(path)
-    assert not write_schema(path)
+    assert write_text(path, schema_json())
+    assert not write_text(path, schema_json())
     assert path.read_text(encoding="utf-8") == schema_json()

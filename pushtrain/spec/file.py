@@ -26,7 +26,7 @@ __all__ = [
     "schema_json",
     "shown_path",
     "spec_error",
-    "write_schema",
+    "write_text",
 ]
 
 MAX_PROBLEMS = 50
@@ -141,9 +141,8 @@ def schema_json() -> str:
     return json.dumps({**head, **schema, **definitions}, indent=2, ensure_ascii=False) + "\n"
 
 
-def write_schema(path: Path) -> bool:
-    """Writes `schema_json()` to a file; False when it said so already."""
-    text = schema_json()
+def write_text(path: Path, text: str) -> bool:
+    """Writes a file; False when it said so already."""
     if path.is_file() and path.read_text(encoding="utf-8") == text:
         return False
     path.write_text(text, encoding="utf-8")

@@ -26,9 +26,9 @@ _EXPECTED = {
 }
 
 
-def explain(invalid: ValidationError, tree: Tree, root: Node) -> list[Problem]:
-    """One problem for each place that is wrong, in the order of the file."""
-    kind = kind_of(root.value)
+def explain(invalid: ValidationError, tree: Tree, root: Node, model: type[BaseModel] | None = None) -> list[Problem]:
+    """One problem for each place that is wrong, in the order of the file; `model` where it is no job spec."""
+    kind = model or kind_of(root.value)
     faults = [_fault(kind, root, error) for error in invalid.errors(include_url=False, include_input=False)]
     # Of a union pydantic reports every branch: one with an error further in is the branch that was meant.
     faults = [fault for fault in faults if not (fault.of_union and any(_is_under(other, fault) for other in faults))]
@@ -71,7 +71,7 @@ class _Fault:
         return f"{keys} {self.says}" + (f", not {self.found}" if self.found else "")
 
 
-def _fault(kind: type[JobSpec], root: Node, error: Mapping[str, Any]) -> _Fault:
+def _fault(kind: type[BaseModel], root: Node, error: Mapping[str, Any]) -> _Fault:
     loc: Path = tuple(error["loc"])
     fault = error["type"]
     node, path = descend(root, loc)
@@ -90,11 +90,11 @@ def _fault(kind: type[JobSpec], root: Node, error: Mapping[str, Any]) -> _Fault:
     )
 
 
-def _unknown_key(kind: type[JobSpec], root: Node, path: Path) -> _Fault:
+def _unknown_key(kind: type[BaseModel], root: Node, path: Path) -> _Fault:
     key = str(path[-1])
     at = descend(root, path[:-1])[0].keys[key]
     others = [other for other in KINDS if len(path) == 1 and key in other.model_fields]
-    if others:
+    if others and issubclass(kind, JobSpec):
         task, said = root.children.get("task"), _either(task for other in others for task in tasks_of(other))
         here = described(task) if task is not None else f"{tasks_of(kind)[0]!r}, which it is when left out"
         return _Fault(path=path, at=at, says=f"is not for task {here}", hint=f"{key!r} is for task {said}")
@@ -151,7 +151,7 @@ def _is_number(value: object) -> bool:
         return False
 
 
-def _description(kind: type[JobSpec], path: Path) -> str | None:
+def _description(kind: type[BaseModel], path: Path) -> str | None:
     """What the spec's model says about the field at `path`."""
     keys = [part for part in path if isinstance(part, str)]
     model = _model_at(kind, keys[:-1])
@@ -162,7 +162,7 @@ def _description(kind: type[JobSpec], path: Path) -> str | None:
     return known.description or (inspect.getdoc(part) if part is not None else None)
 
 
-def _model_at(kind: type[JobSpec], keys: Sequence[str | int]) -> type[BaseModel] | None:
+def _model_at(kind: type[BaseModel], keys: Sequence[str | int]) -> type[BaseModel] | None:
     model: type[BaseModel] = kind
     for key in keys:
         part = _part(model.model_fields.get(str(key)))
@@ -179,7 +179,7 @@ def _part(known: FieldInfo | None) -> type[BaseModel] | None:
     return parts[0] if parts else None
 
 
-def _nearest_keys(kind: type[JobSpec], path: Path, key: str) -> str | None:
+def _nearest_keys(kind: type[BaseModel], path: Path, key: str) -> str | None:
     """Keys of this mapping that look like `key`; else the mapping that has it; else all keys there are."""
     model = _model_at(kind, path)
     if model is None:
@@ -193,7 +193,7 @@ def _nearest_keys(kind: type[JobSpec], path: Path, key: str) -> str | None:
     return f"known here: {', '.join(model.model_fields)}"
 
 
-def _parts(kind: type[JobSpec]) -> Iterator[tuple[str, type[BaseModel]]]:
+def _parts(kind: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
     """Every mapping of a job spec under its dotted name, the top under the empty one."""
     waiting: list[tuple[str, type[BaseModel]]] = [("", kind)]
     while waiting:
