@@ -62,7 +62,9 @@ def _steps(lines: Iterable[bytes]) -> Iterable[tuple[float, int]]:
             row = json.loads(line)
         except ValueError:
             continue
-        figures = [row.get("time"), row.get("step")] if isinstance(row, dict) and "loss" in row else []
+        # A command may tell of steps without a loss; an evaluation tells of a step that was counted before.
+        is_step = isinstance(row, dict) and "eval_loss" not in row
+        figures = [row.get("time"), row.get("step")] if is_step else []
         if figures and all(isinstance(it, int | float) and math.isfinite(it) for it in figures):
             yield float(row["time"]), int(row["step"])
 

@@ -130,7 +130,7 @@ def run(
 
 @app.command()
 def runs(as_json: Json = False) -> None:
-    """Every run of the ledger: state, attempt, dollars, adapter."""
+    """Every run of the ledger: state, attempt, dollars, what was published."""
     from pushtrain.listing import list_runs, runs_table
     from pushtrain.settings import load_settings
     from pushtrain.wiring import open_ledger

@@ -25,7 +25,7 @@ def list_runs(ledger: Ledger) -> list[dict[str, Any]]:
 
 def runs_table(rows: list[dict[str, Any]]) -> Table:
     table = Table(title=f"{len(rows)} runs")
-    for column in ("run", "state", "attempt", "claimed", "dollars", "cap", "adapter"):
+    for column in ("run", "state", "attempt", "claimed", "dollars", "cap", "published"):
         # A run id is there to be copied: it is never cut, however narrow the terminal.
         justify: Literal["left", "right"] = "right" if column in ("attempt", "dollars", "cap") else "left"
         table.add_column(column, justify=justify, no_wrap=column == "run", overflow="fold")
@@ -35,7 +35,7 @@ def runs_table(rows: list[dict[str, Any]]) -> Table:
         )
         usd, cap = f"${row['spent_usd']:.4f}\n{row['spent_source']}", f"${row['cap_usd']:.2f}"
         attempt = f"{row['attempt']}\n{row['steps_lost']} steps lost" if row["steps_lost"] else str(row["attempt"])
-        table.add_row(row["run_id"], state, attempt, row["claimed"], usd, cap, row["adapter"])
+        table.add_row(row["run_id"], state, attempt, row["claimed"], usd, cap, row["published"])
     return table
 
 
@@ -65,7 +65,8 @@ def stream_logs(ledger: Ledger, name: str, *, follow: bool, as_json: bool, tick_
 
 def _row(ledger: Ledger, record: RunRecord) -> dict[str, Any]:
     known = cost(record)
-    adapter = (record.result or {}).get("adapter") or {}
+    result = record.result or {}
+    published = result.get("adapter") or result.get("artifacts") or {}
     return {
         "run_id": record.run_id,
         "state": record.last.state,
@@ -77,7 +78,7 @@ def _row(ledger: Ledger, record: RunRecord) -> dict[str, Any]:
         "spent_source": known[1] if known else "time × price",
         "steps_lost": _steps_lost(ledger, record),
         "cap_usd": float(record.run.get("budget", {}).get("max_usd", 0.0)),
-        "adapter": f"{adapter['repo']}@{adapter['revision'][:8]}" if adapter else "",
+        "published": f"{published['repo']}@{published['revision'][:8]}" if published.get("repo") else "",
     }
 
 

@@ -49,8 +49,9 @@ class Progress:
             self.total_steps = int(_figure(row, "total_steps") or self.total_steps)
             if (eval_loss := _figure(row, "eval_loss")) is not None:
                 _put(self.eval_losses, step, eval_loss)
-            if (loss := _figure(row, "loss")) is not None:
+            elif _figure(row, "step") is not None:
                 self.step = step
+            if (loss := _figure(row, "loss")) is not None:
                 _put(self.losses, step, loss)
             if (tokens_per_s := _figure(row, "tokens_per_s")) is not None:
                 self.tokens_per_s = tokens_per_s

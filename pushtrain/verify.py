@@ -237,21 +237,24 @@ def _result(evidence: Evidence) -> Iterator[Problem]:
     result, wrong = _object(evidence, "result.json")
     if wrong:
         yield wrong
-    adapter = (result or {}).get("adapter")
-    if adapter is None:
+    for key in ("adapter", "artifacts"):
+        if (kept := (result or {}).get(key)) is not None:
+            yield from _published(key, kept)
+
+
+def _published(key: str, kept: Any) -> Iterator[Problem]:
+    """What is wrong with what was published, or with what a command without `publish` only had hashed."""
+    if not isinstance(kept, dict) or not isinstance(files := kept.get("files"), dict):
+        yield Problem(file="result.json", what=key, expected="repo, revision and files", found=repr(kept)[:200])
         return
-    if not isinstance(adapter, dict) or not isinstance(files := adapter.get("files"), dict):
-        yield Problem(
-            file="result.json", what="adapter", expected="repo, revision and files", found=repr(adapter)[:200]
-        )
-        return
-    if not _COMMIT.fullmatch(str(adapter.get("revision"))):
-        found = repr(adapter.get("revision"))[:80]
-        yield Problem(file="result.json", what="adapter.revision", expected="a commit of 40 digits", found=found)
+    is_nowhere = key == "artifacts" and kept.get("repo") is None
+    if not is_nowhere and not _COMMIT.fullmatch(str(kept.get("revision"))):
+        found = repr(kept.get("revision"))[:80]
+        yield Problem(file="result.json", what=f"{key}.revision", expected="a commit of 40 digits", found=found)
     for path, digest in files.items():
         if not _SHA256.fullmatch(str(digest)):
             expected, found = "a SHA-256 of 64 digits", repr(digest)[:80]
-            yield Problem(file="result.json", what=f"adapter.files['{path}']", expected=expected, found=found)
+            yield Problem(file="result.json", what=f"{key}.files['{path}']", expected=expected, found=found)
 
 
 def _receipt(evidence: Evidence) -> Iterator[Problem]:

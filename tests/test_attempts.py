@@ -17,7 +17,11 @@ TEXTS = (
 
 def metrics(*rows: tuple[float, int]) -> bytes:
     lines = [json.dumps({"time": time_s, "step": step, "loss": 1.0}) for time_s, step in rows]
-    lines += ["not json", json.dumps({"time": 60.0, "step": 999}), json.dumps({"time": "x", "step": 1, "loss": 2})]
+    lines += [
+        "not json",
+        json.dumps({"time": 60.0, "step": 999, "eval_loss": 1.0}),
+        json.dumps({"time": "x", "step": 1, "loss": 2}),
+    ]
     return "\n".join(lines).encode()
 
 

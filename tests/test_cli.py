@@ -212,7 +212,7 @@ def test_runs_and_logs_are_read_without_a_key(shell: Shell, remote: Remote) -> N
         "spent_source": "time × price",
         "steps_lost": 0,
         "cap_usd": 0.0,
-        "adapter": "",
+        "published": "",
     }
     ledger.append(RUN_ID, events=[event("training", reason="[/x]", message=":100: [b]x")], log="Größe 1\n".encode())
     table = shell("runs")

@@ -21,7 +21,7 @@ def test_figures_are_the_latest_ones() -> None:
     progress = Progress()
     progress.add(lines({"step": 1, "total_steps": 9, "loss": 4.0}, {"step": 2, "loss": 3, "tokens_per_s": 10.5}))
     progress.add(lines({"step": 2, "eval_loss": 3.5}, {"step": 3, "loss": None}))
-    assert (progress.step, progress.total_steps, progress.tokens_per_s) == (2, 9, 10.5)
+    assert (progress.step, progress.total_steps, progress.tokens_per_s) == (3, 9, 10.5)
     assert (progress.losses, progress.eval_losses) == ([(1, 4.0), (2, 3.0)], [(2, 3.5)])
 
 
@@ -56,6 +56,12 @@ def test_the_bill_replaces_the_estimate() -> None:
     assert over.receipt is not None
     over.receipt["billed_usd"] = 1.25  # type: ignore[index]
     assert spent_usd(over, now_s=9e9) == 1.25
+
+
+def test_steps_without_a_loss_count_and_an_evaluation_is_no_step() -> None:
+    progress = Progress()
+    progress.add(lines({"step": 3, "total_steps": 9}, {"step": 2, "eval_loss": 1.5}, {"time": 1.0}))
+    assert (progress.step, progress.total_steps, progress.losses) == (3, 9, [])
 
 
 def test_phases_last_until_the_next_one_begins() -> None:

@@ -293,6 +293,11 @@ def edited(path: str, **changes: object) -> Callable[[Files], None]:
             edited("result.json", adapter={"revision": "a" * 40, "files": {"x": "short"}}),
             "result.json: adapter.files['x'] (expected a SHA-256 of 64 digits, found 'short')",
         ),
+        (
+            edited("result.json", artifacts={"repo": None, "revision": None, "files": {"x": "short"}}),
+            "result.json: artifacts.files['x'] (expected a SHA-256 of 64 digits, found 'short')",
+        ),
+        (edited("result.json", artifacts={"repo": "o/m", "files": {}}), "result.json: artifacts.revision"),
         (edited("run.json", job="other"), "run.json: job is another run's (expected job, found other)"),
         (edited("run.json", commit="f" * 40), "run.json: commit is another run's"),
         (

@@ -233,6 +233,12 @@ def test_a_secret_that_a_command_tells_is_in_no_log_and_in_no_file_that_is_kept(
     assert "told.txt" not in hub(world).list_repo_files("demo/told")
 
 
+def test_the_table_of_runs_says_what_was_published(world: World) -> None:
+    rows = {row["run_id"]: row for row in json.loads(world.cli("runs", "--json").stdout)}
+    counted, daemons = rows[world.record("counted").run_id], rows[world.record("daemons").run_id]
+    assert counted["published"].startswith("demo/counted@") and daemons["published"] == ""
+
+
 def test_nothing_is_left_of_any_of_them(world: World) -> None:
     world.assert_nothing_left()
     checked = world.cli("verify", "--all")

@@ -28,7 +28,10 @@ _LIMITS = {
         "no step for longer than limits.step_gap_minutes: most often a hang, since the trainer lives",
     ),
     "UploadTimeout": ("UploadTimeout", "the upload was not over in time (PUSHTRAIN_LIMIT_UPLOAD_S)"),
-    "Stall": ("Stalled", "nothing has moved for too long: no step, no log line, no byte"),
+    "Stall": (
+        "Stalled",
+        "nothing has moved for too long: no step, no log line, no byte (of a command: command.silence_minutes)",
+    ),
 }
 
 

@@ -199,5 +199,5 @@ def _fitting(raw: bytes, limit: int = RESULT_BYTES) -> bytes:
     """A JSON object as it is when it fits; else cut, but for what it says of adapter and metrics."""
     if len(raw) <= limit:
         return raw
-    shorter = cut_document(json.loads(raw), limit // 2, keep=("adapter", "metrics"))
+    shorter = cut_document(json.loads(raw), limit // 2, keep=("adapter", "artifacts", "metrics"))
     return json.dumps(shorter, ensure_ascii=False, indent=1).encode() + b"\n"
