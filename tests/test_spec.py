@@ -169,6 +169,28 @@ def test_a_command_without_steps_is_held_to_none() -> None:
     assert (told["first_step_minutes"], told["step_gap_minutes"]) == (60, 30)
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [
+        ("model.revision", "main", r"model\.revision 'main'"),
+        ("model.revision", "a" * 39, r"model\.revision 'aaa"),
+        ("data", {"source": "hf://datasets/org/chats"}, r"data\.revision 'main'"),
+        ("compute.image", "runpod/pytorch:2.8", r"compute\.image 'runpod/pytorch:2\.8' has no digest"),
+    ],
+)
+def test_strict_refuses_what_can_mean_something_else_tomorrow(path: str, value: object, named: str) -> None:
+    pinned = with_value("strict", True)
+    pinned["model"]["revision"] = "a" * 40
+    pinned["compute"]["image"] = "runpod/pytorch@sha256:" + "b" * 64
+    assert TrainingSpec.model_validate(pinned).floating == []
+    section, _, key = path.partition(".")
+    pinned[section] = {**pinned[section], key: value} if key else value
+    with pytest.raises(ValidationError, match=named) as refused:
+        job_spec(pinned)
+    assert [error["loc"] for error in refused.value.errors()] == [("strict",)]
+    assert job_spec(pinned | {"strict": False}).name == "support"
+
+
 @pytest.mark.parametrize("name", ["$(reboot)", "a\n", "A", "-a", "a/b", "", "a" * 42, "a.b"])
 def test_a_name_that_is_not_safe_in_a_ref_is_refused(name: str) -> None:
     with pytest.raises(ValidationError):

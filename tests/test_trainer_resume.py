@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 from hub_server import Hub
-from tiny_model import Bench, hub_with_model
+from tiny_model import MODEL_ID, Bench, hub_with_model
 from zygote import Zygote, point, zygote
+
+from trainer.job import file_sha256
 
 # httpx2 deprecates how huggingface_hub 2.4 hands it the bytes of an LFS file.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -52,7 +54,7 @@ CASES = {
     "lora, packed, killed before the marker": Case(dies=BEFORE_THE_MARKER, resumes=2, train={"packing": True}),
     "lora, killed right after the marker": Case(dies=AFTER_THE_MARKER, resumes=4),
     "lora, across an epoch, killed in a removal": Case(
-        dies=IN_A_REMOVAL, resumes=16, train={"max_steps": 18, "save_steps": 4, "gradient_accumulation_steps": 2}
+        dies=IN_A_REMOVAL, resumes=16, train={"max_steps": 18, "save_steps": 4, "determinism": "strict"}
     ),
 }
 
@@ -89,10 +91,28 @@ def test_killed_and_resumed_equals_unbroken_to_the_bit(
     assert last_bytes(broken) == last_bytes(whole)
     assert curve(broken, 1, 2) == curve(whole, 1)
     assert published(broken) == published(whole)
+    assert_locked(whole, broken, strict=case.train.get("determinism") == "strict")
     unbroken = whole.file("result.json")["metrics"]
     assert {key: result[key] for key in ("train_loss", "eval_loss", "steps")} == {
         key: unbroken[key] for key in ("train_loss", "eval_loss", "steps")
     }
+
+
+def assert_locked(whole: Bench, broken: Bench, *, strict: bool) -> None:
+    """Every attempt says what it ran with, also the one that was killed; the same where nothing was changed."""
+    lock = json.loads((whole.run_dir / "attempt-1" / "lock.json").read_text())
+    assert lock["model"] == {"id": MODEL_ID, "revision": "main", "commit": whole.job().inputs.model_sha}
+    assert lock["data"]["version"] == f"sha256:{file_sha256(whole.root / 'data' / 'rows.jsonl')}"
+    assert lock["floating"] == ["model.revision 'main' is no commit of 40 digits"]
+    assert lock["libraries"]["torch"].startswith("2.") and lock["machine"]["gpus"] == []
+    assert lock["seeds"]["train.seed"] == 17
+    assert lock["determinism"]["algorithms"] == strict
+    assert lock["determinism"]["CUBLAS_WORKSPACE_CONFIG"] == (":4096:8" if strict else None)
+    assert whole.file("result.json")["lock"] == lock
+    for attempt in (1, 2):
+        assert json.loads((broken.run_dir / f"attempt-{attempt}" / "lock.json").read_text()) == lock
+        (told,) = (event for event in broken.file("events.jsonl", attempt) if event["state"] == "training")
+        assert told["data"]["lock"] == lock
 
 
 def last_bytes(bench: Bench) -> dict[str, str]:

@@ -22,6 +22,7 @@ from pushtrain.errors import SpecError
 from pushtrain.spec import CommandSpec, TrainingSpec
 from pushtrain.spec.file import load
 from trainer.checkpoint import RESUME_FROM, Stop, latest_complete, stop_on_signals
+from trainer.determinism import set_environment
 from trainer.failures import PREEMPTED_EXIT_CODE, Preempted, TrainingFailed, exit_code, translate
 from trainer.job import Job, rank
 from trainer.launch import process_count, run_workers, visible_gpus
@@ -105,6 +106,7 @@ def _attempt(arguments: argparse.Namespace, given: list[str], report: Report, st
     if job.processes == 1 and visible_gpus() > 1:
         # transformers would spread one process over every GPU it sees.
         os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    set_environment(spec.train.determinism)
     report.phases.ended("checks")
     from trainer.run import carry_out
 

@@ -11,8 +11,10 @@ from trainer.adapters import with_trained_weights
 from trainer.card import model_card
 from trainer.checkpoint import Stop, to_resume
 from trainer.data import Prepared, Rows
+from trainer.determinism import set_kernels
 from trainer.evaluate import Measured, base_comes_first, check_saved, measure, remember_base, remembered_base, samples
 from trainer.job import Job, rank
+from trainer.lock import run_lock, write_lock
 from trainer.model import check_gpu, load_model, load_tokenizer
 from trainer.publish import Published, publish
 from trainer.report import Report, write_whole
@@ -37,6 +39,7 @@ def carry_out(job: Job, rows: Rows | None, report: Report, stop: Stop, download:
     """
     report.phases.ended("imports")
     transformers_logging.disable_progress_bar()
+    set_kernels(job.spec.train.determinism)
     check_gpu()
     task, tokenizer = task_of(job.spec), load_tokenizer(job)
     data = task.prepare(job, rows, tokenizer)
@@ -56,7 +59,10 @@ def carry_out(job: Job, rows: Rows | None, report: Report, stop: Stop, download:
     report.phases.ended("trainer")
     where = f"from step {checkpoint.step}" if checkpoint else "from the start"
     start = {"resumed_from_step": checkpoint.step if checkpoint else None, "phases_s": report.phases.seconds}
-    report.event("training", where, **start, **asdict(data.counts))
+    lock = run_lock(job)
+    report.event("training", where, **start, **asdict(data.counts), lock=lock)
+    if rank() == 0:
+        write_lock(report.folder, lock)
     trained = train(job, trainer, watch, checkpoint)
     report.event("evaluating", f"after {trained.steps} steps", steps=trained.steps, phases_s=report.phases.seconds)
     outcome = _evaluate(job, trainer, data, trained)
@@ -64,7 +70,8 @@ def carry_out(job: Job, rows: Rows | None, report: Report, stop: Stop, download:
         metrics = _metrics(outcome)
         write_whole(job.adapter / "README.md", model_card(job, data, metrics, outcome.samples))
         report.event("publishing", job.spec.publish.repo)
-        report.result({**_result(publish(job), metrics, outcome), "phases_s": report.phases.seconds})
+        result = _result(publish(job), metrics, outcome)
+        report.result({**result, "lock": lock, "phases_s": report.phases.seconds})
     trainer.end()
 
 

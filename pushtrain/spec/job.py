@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from pushtrain.rows import TASK_FORMS, Reading
 from pushtrain.run import spec_digest
@@ -17,6 +17,9 @@ from pushtrain.spec.recipe import Method, Train
 
 # Matched with fullmatch: `$` would let a newline through at the end.
 NAME = re.compile(r"^[a-z0-9][a-z0-9-]{0,40}$")
+
+# A commit of the Hub, which is git's.
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 # By task, and whether it is full fine-tuning: TRL's documentation has 2e-5 for it, and about ten times that for LoRA.
 LEARNING_RATES = {("sft", False): 2e-4, ("sft", True): 2e-5}
@@ -80,6 +83,15 @@ class TrainingSpec(JobSpec):
     publish: Publish
     track: list[Literal["tensorboard"]] = []
     """Besides the ledger: tensorboard writes event files beside the checkpoints."""
+    strict: bool = False
+    """True refuses what can mean something else tomorrow: a branch or tag for a revision, an image without digest."""
+
+    @field_validator("strict")
+    @classmethod
+    def _nothing_floats(cls, strict: bool, info: ValidationInfo) -> bool:
+        if strict and (floating := _floating(info.data)):
+            raise ValueError(f"is true, but {'; '.join(floating)}")
+        return strict
 
     @model_validator(mode="after")
     def _form_suits_the_task(self) -> "TrainingSpec":
@@ -90,6 +102,11 @@ class TrainingSpec(JobSpec):
             if self.task != "sft" and key in self.train.model_fields_set:
                 raise ValueError(f"train.{key} is for task sft, this is {self.task}")
         return self
+
+    @property
+    def floating(self) -> list[str]:
+        """What of the spec can mean something else tomorrow, in words; the run's lock has what it meant."""
+        return _floating({"model": self.model, "data": self.data, "compute": self.compute})
 
     @property
     def reading(self) -> Reading:
@@ -160,3 +177,16 @@ def kind_of(document: Mapping[str, Any]) -> type[JobSpec]:
 def job_spec(document: Mapping[str, Any]) -> JobSpec:
     """Raises pydantic's ValidationError."""
     return kind_of(document).model_validate(document)
+
+
+def _floating(parts: Mapping[str, Any]) -> list[str]:
+    """Of the parts that are valid; each text begins with its key."""
+    found = []
+    model, data, compute = parts.get("model"), parts.get("data"), parts.get("compute")
+    if model is not None and not _COMMIT.fullmatch(model.revision):
+        found.append(f"model.revision {model.revision!r} is no commit of 40 digits")
+    if data is not None and data.source is not None and not _COMMIT.fullmatch(data.revision):
+        found.append(f"data.revision {data.revision!r} is no commit of 40 digits")
+    if compute is not None and "@sha256:" not in compute.image:
+        found.append(f"compute.image {compute.image!r} has no digest, @sha256:…")
+    return found

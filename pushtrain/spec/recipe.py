@@ -101,3 +101,5 @@ class Train(Part):
     """Evaluates every so many steps; only at the end when left out."""
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 17
     """Seed of the held-out rows, the order of the data, and the adapter's weights."""
+    determinism: Literal["seeded", "strict"] = "seeded"
+    """strict: kernels that give the same bits each time, slower; seeded: the fast ones."""
