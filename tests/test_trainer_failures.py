@@ -31,6 +31,10 @@ class OutOfMemoryError(RuntimeError):
     [
         (OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), "OutOfMemory"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 8 bytes"), "OutOfMemory"),
+        (
+            RuntimeError("unable to mmap 9 bytes from file <a>: Cannot allocate memory (12)"),
+            "OutOfMemory",
+        ),
         (OSError(errno.ENOSPC, "No space left on device"), "DiskFull"),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), "DiskFull"),
         (RuntimeError("I/O error: No space left on device (os error 28)"), "DiskFull"),

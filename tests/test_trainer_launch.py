@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from trainer.checkpoint import stop_on_signals
-from trainer.failures import GpuUnavailable, Preempted, WorkerDied
+from trainer.failures import GpuUnavailable, OutOfMemoryInWorker, Preempted, WorkerDied
 from trainer.launch import process_count, run_workers, visible_gpus
 
 
@@ -44,7 +44,9 @@ def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (folder / rank).write_text(" ".join(place))
         if what == "one dies" and rank == "1":
             os.kill(os.getpid(), signal.SIGKILL)
-        if what in ("wait", "one dies"):
+        if what == "one is short" and rank == "1":
+            sys.exit(76)
+        if what in ("wait", "one dies", "one is short"):
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
             (folder / f"ready-{rank}").touch()
             time.sleep(60)
@@ -63,6 +65,11 @@ def test_each_worker_knows_its_place(worker: Path) -> None:
     assert first[:2] == ["0", "2"]
     assert second[:2] == ["1", "2"]
     assert first[2] == second[2]
+
+
+def test_one_that_runs_out_of_memory_ends_them_all_to_start_again(worker: Path) -> None:
+    with stop_on_signals() as stop, pytest.raises(OutOfMemoryInWorker):
+        run_workers(["one is short", str(worker)], 2, stop)
 
 
 def test_a_request_to_stop_reaches_every_worker(worker: Path) -> None:

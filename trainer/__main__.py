@@ -23,7 +23,15 @@ from pushtrain.spec import CommandSpec, TrainingSpec
 from pushtrain.spec.file import load
 from trainer.checkpoint import RESUME_FROM, Stop, latest_complete, stop_on_signals
 from trainer.determinism import set_environment
-from trainer.failures import PREEMPTED_EXIT_CODE, Preempted, TrainingFailed, exit_code, translate
+from trainer.failures import (
+    PREEMPTED_EXIT_CODE,
+    SMALLER_EXIT_CODE,
+    OutOfMemoryInWorker,
+    Preempted,
+    TrainingFailed,
+    exit_code,
+    translate,
+)
 from trainer.job import Job, rank
 from trainer.launch import process_count, run_workers, visible_gpus
 from trainer.report import Report, say
@@ -36,6 +44,7 @@ _LIBRARY_SETTINGS = {
     "HF_HUB_VERBOSITY": "error",  # its warnings print signed upload URLs
     "HF_HUB_DISABLE_XET": "1",  # one commit is one published run, its files listed with their SHA-256
     "TRANSFORMERS_VERBOSITY": "error",
+    "PYTORCH_ALLOC_CONF": "expandable_segments:True",  # or memory in pieces between two sizes of batches is lost
     "TORCHDYNAMO_DISABLE": "1",  # nothing here is compiled; bitsandbytes would import the compiler, 1 to 2 s a start
 }
 
@@ -56,6 +65,8 @@ def main(argv: list[str] | None = None) -> int:
     except Preempted as stopped:
         say(f"stopped: {stopped}; the next attempt goes on from the last checkpoint")
         return PREEMPTED_EXIT_CODE
+    except OutOfMemoryInWorker:
+        return SMALLER_EXIT_CODE
     except Exception as error:  # noqa: BLE001 - the outermost function: every error gets a reason
         return _fail(report, error)
     finally:
@@ -100,17 +111,25 @@ def _attempt(arguments: argparse.Namespace, given: list[str], report: Report, st
         download = preflight.start_download(job)
         if job.processes > 1:
             download.join()
-            checkpoint = latest_complete(job.checkpoints, job.recipe)  # once: each worker would read every byte again
-            found = {RESUME_FROM: checkpoint.path.name if checkpoint else ""}
-            return run_workers(given, job.processes, stop, found)
+            return _run_all(given, job, stop)
     if job.processes == 1 and visible_gpus() > 1:
         # transformers would spread one process over every GPU it sees.
         os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     set_environment(spec.train.determinism)
     report.phases.ended("checks")
-    from trainer.run import carry_out
+    from trainer.fit.again import carry_out_as_it_fits, remembered
 
-    carry_out(job, rows, report, stop, download)
+    carry_out_as_it_fits(remembered(job), rows, report, stop, download)
+
+
+def _run_all(given: list[str], job: Job, stop: Stop) -> None:
+    """The workers, again while they come down to smaller batches; fit.json tells the next ones."""
+    while True:
+        checkpoint = latest_complete(job.checkpoints, job.recipe)  # once: each worker would read every byte again
+        try:
+            return run_workers(given, job.processes, stop, {RESUME_FROM: checkpoint.path.name if checkpoint else ""})
+        except OutOfMemoryInWorker as short:
+            say(f"{short}; all of them start again with smaller batches")
 
 
 def _run_command(

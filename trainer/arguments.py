@@ -11,7 +11,7 @@ from trainer.model import uses_bf16
 
 def common_arguments(job: Job, *, has_held_out: bool) -> dict[str, Any]:
     """The spec's `train`, and what we decide: NaN is seen, nothing is sent anywhere, evaluation builds no logits."""
-    train = job.spec.train
+    train, batches = job.spec.train, job.batches
     evaluates = has_held_out and train.eval_steps is not None
     if "tensorboard" in job.spec.track:
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(job.run_dir / "tensorboard")
@@ -23,10 +23,11 @@ def common_arguments(job: Job, *, has_held_out: bool) -> dict[str, Any]:
         "lr_scheduler_type": train.lr_scheduler_type,
         "warmup_steps": train.warmup_steps,
         "weight_decay": train.weight_decay,
-        "per_device_train_batch_size": train.per_device_train_batch_size,
-        "per_device_eval_batch_size": train.per_device_train_batch_size,
-        "gradient_accumulation_steps": train.gradient_accumulation_steps,
-        "activation_checkpointing": train.gradient_checkpointing,
+        "optim": train.optim,
+        "per_device_train_batch_size": batches.per_device_train_batch_size,
+        "per_device_eval_batch_size": batches.per_device_train_batch_size,
+        "gradient_accumulation_steps": batches.gradient_accumulation_steps,
+        "activation_checkpointing": batches.gradient_checkpointing,
         "bf16": uses_bf16(),
         "fp16": False,
         "use_cpu": not torch.cuda.is_available(),

@@ -19,6 +19,7 @@ from typing import TypeVar
 from pushtrain.errors import HubError, PushtrainError, RunFailed, SpecError
 
 PREEMPTED_EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h
+SMALLER_EXIT_CODE = 76  # of a worker, to the process that started it: start all of us again, fit.json says how
 
 
 class DatasetError(SpecError):
@@ -56,6 +57,12 @@ class OtherRecipe(SpecError):
 
 
 class OutOfMemory(RunFailed):
+    reason = "OutOfMemory"
+
+
+class OutOfMemoryInWorker(RunFailed):
+    """One of several processes ran out of memory; all of them start again, with smaller batches."""
+
     reason = "OutOfMemory"
 
 
@@ -224,7 +231,7 @@ def _says_disk_full(error: BaseException, text: str) -> bool:
 
 def _is_out_of_memory(error: BaseException, text: str) -> bool:
     named = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
-    return named or "can't allocate memory" in text
+    return named or "can't allocate memory" in text or "Cannot allocate memory" in text
 
 
 def _is_unreachable(error: BaseException) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 from pushtrain.run import spec_digest
 from pushtrain.spec import TrainingSpec
+from trainer.fit.batches import Batches
 
 # Keys of `train` that may change between two attempts: how often something is written.
 _NO_INFLUENCE = ("logging_steps", "save_steps")
@@ -26,7 +27,8 @@ class Inputs:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
     """`root` is the checkout, `run_dir` the run's folder on the volume, `processes` one a GPU; `commit` is None where
-    nobody says from which commit the run is. Without `uploads` the result stays in `run_dir`."""
+    nobody says from which commit the run is. Without `uploads` the result stays in `run_dir`. `lowered` is what memory
+    left of the spec's batches."""
 
     spec: TrainingSpec
     root: Path
@@ -36,6 +38,12 @@ class Job:
     commit: str | None
     inputs: Inputs
     uploads: bool = True
+    lowered: Batches | None = None
+
+    @property
+    def batches(self) -> Batches:
+        """How a step is cut into forward passes; no part of the digest, since the samples of a step stay the same."""
+        return self.lowered or Batches.of(self.spec.train)
 
     @property
     def checkpoints(self) -> Path:

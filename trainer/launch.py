@@ -9,7 +9,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from trainer.checkpoint import Stop
-from trainer.failures import PREEMPTED_EXIT_CODE, GpuUnavailable, Preempted, WorkerDied
+from trainer.failures import (
+    PREEMPTED_EXIT_CODE,
+    SMALLER_EXIT_CODE,
+    GpuUnavailable,
+    OutOfMemoryInWorker,
+    Preempted,
+    WorkerDied,
+)
 
 # How long the others may take to end once one worker is gone: they wait for gradients that never come.
 GRACE_S = 20.0
@@ -37,8 +44,9 @@ def process_count(wanted: int, visible: int) -> int:
 def run_workers(arguments: Sequence[str], count: int, stop: Stop, more: Mapping[str, str] | None = None) -> None:
     """`python -m trainer ARGUMENTS` `count` times, with `more` in their environment, until all have ended.
 
-    Passes a request to stop on. Raises Preempted when they stopped for it, WorkerDied when one ended otherwise without
-    success (it has written why, unless it was killed). None of them outlives this call.
+    Passes a request to stop on. Raises Preempted when they stopped for it, OutOfMemoryInWorker when they have to start
+    again with smaller batches, WorkerDied when one ended otherwise without success (it has written why, unless it was
+    killed). None of them outlives this call.
     """
     port = _free_port()
     places = [
@@ -56,6 +64,8 @@ def run_workers(arguments: Sequence[str], count: int, stop: Stop, more: Mapping[
             worker.wait()
     if any(code == PREEMPTED_EXIT_CODE for code in codes):
         raise Preempted("the workers have stopped")
+    if SMALLER_EXIT_CODE in codes:
+        raise OutOfMemoryInWorker("a worker ran out of memory")
     if any(codes):
         raise WorkerDied(f"worker exit codes: {', '.join(map(str, codes))}")
 

@@ -79,8 +79,12 @@ class Train(Part):
     """Below 1: a share of all steps; 1 and more: steps."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """AdamW's weight decay."""
+    optim: Literal[
+        "adamw_torch_fused", "adamw_torch", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "adafactor"
+    ] = "adamw_torch_fused"
+    """adamw_8bit keeps a quarter of AdamW's state; a paged one may leave the GPU while memory is short."""
     per_device_train_batch_size: Positive = 1
-    """Rows in one forward pass on one GPU."""
+    """Rows in one forward pass on one GPU; halved, with twice the passes, while memory runs out."""
     gradient_accumulation_steps: Positive = 16
     """Forward passes per optimizer step."""
     max_length: Annotated[int, Field(ge=8, le=1_048_576)] = 2048

@@ -13,12 +13,11 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import TrainerControl, TrainerState
 
 from trainer.checkpoint import Stop, make_room, mark_complete, rotate, size_bytes
-from trainer.data.tokens import IGNORED
 from trainer.failures import LossExploded, LossNotFinite
+from trainer.fit.trial import try_longest
 from trainer.job import Job
 from trainer.preflight import free_bytes
 from trainer.report import Report, say, say_if_quiet
-from trainer.tasks import task_of
 from trainer.watch.background import Background, Bounds
 from trainer.watch.loss import LossCourse
 from trainer.watch.rates import Effort, Meter
@@ -53,7 +52,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, _args: Any, state: TrainerState, _control: TrainerControl, **_: Any) -> None:
         tokens = 0
         if self.trainer is not None:
-            tokens = _try_longest_batch(self._job, self.trainer) * self._job.processes
+            tokens = try_longest(self._job, self.trainer) * self._job.processes
         self._course = LossCourse(entry["loss"] for entry in state.log_history if "loss" in entry)
         self._meter.start(time.monotonic(), state.global_step, tokens)
 
@@ -142,22 +141,6 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         torch.distributed.all_reduce(wish, op=torch.distributed.ReduceOp.MAX)
         self.stop.requested = bool(wish.item())
         return self.stop.requested
-
-
-def _try_longest_batch(job: Job, trainer: Any) -> int:
-    """Forward and backward over the longest rows: running out of memory shows now, not when chance brings them.
-
-    Returns the tokens that took, which TRL counts as trained.
-    """
-    inputs, tokens = task_of(job.spec).longest(trainer)
-    learned = (inputs["labels"] != IGNORED).sum() if "labels" in inputs else None
-    trainer.training_step(trainer.model, inputs, num_items_in_batch=learned)
-    trainer.model.zero_grad(set_to_none=True)
-    if torch.cuda.is_available():
-        used_gb = torch.cuda.max_memory_reserved() / 1e9
-        total_gb = torch.cuda.get_device_properties(trainer.args.device).total_memory / 1e9
-        say(f"memory: the longest batch takes {used_gb:.1f} of {total_gb:.1f} GB")
-    return tokens
 
 
 def check_room(folder: Path, trainer: Any) -> None:
