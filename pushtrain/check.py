@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pushtrain.check_command import check_command
+from pushtrain.committed import against_head
 from pushtrain.errors import SpecError
 from pushtrain.gpus import GPU_NAMES, nearest, unusable
 from pushtrain.policy.file import PolicyFile, policy_at, policy_here
@@ -140,13 +142,7 @@ def _files(file: SpecFile, spec: JobSpec, root: Path) -> tuple[list[Problem], li
     """Problems and warnings of what the spec names in the commit."""
     if isinstance(spec, TrainingSpec):
         return _data(file, spec, root)
-    return [], list(_kept_nowhere(file, spec)) if isinstance(spec, CommandSpec) else []
-
-
-def _kept_nowhere(file: SpecFile, spec: CommandSpec) -> Iterator[Problem]:
-    if spec.command.artifacts and spec.publish is None:
-        message = "command.artifacts are hashed and then lost with the run's volume: there is no publish"
-        yield Problem(where=file.where("command", "artifacts"), message=message, hint="publish: {repo: ORG/NAME}")
+    return check_command(file, spec, root) if isinstance(spec, CommandSpec) else ([], [])
 
 
 def _data(file: SpecFile, spec: TrainingSpec, root: Path) -> tuple[list[Problem], list[Problem]]:
@@ -163,7 +159,7 @@ def _data(file: SpecFile, spec: TrainingSpec, root: Path) -> tuple[list[Problem]
         problem = Problem(where=where, message=str(error), hint=error.hint)
         (absent if error.reason == DATA_MISSING else problems).append(problem)
         return problems, warnings
-    message, is_absent = _against_head(root, path, found)
+    message, is_absent = against_head(root, "data.path", path, found)
     if message is not None:
         hint = f"git add {path}, and commit it: the pod fetches the commit, not this folder"
         (absent if is_absent else warnings).append(Problem(where=where, message=message, hint=hint))
@@ -177,33 +173,3 @@ def _data(file: SpecFile, spec: TrainingSpec, root: Path) -> tuple[list[Problem]
         at = error.where or path
         problems.append(Problem(where=at, message=str(error).removeprefix(f"{at}: "), hint=error.hint))
     return problems, warnings
-
-
-def _against_head(root: Path, path: str, found: Path) -> tuple[str | None, bool]:
-    """What is wrong with a data file as the commit at HEAD has it, and whether it is not there at all.
-
-    Nothing is, where `root` is not in a git work tree.
-    """
-    from git import GitError, InvalidGitRepositoryError, Repo
-
-    try:
-        with Repo(root, search_parent_directories=True) as repo:
-            if repo.working_tree_dir is None:
-                return None, False
-            top = Path(repo.working_tree_dir).resolve()
-            # The name the spec uses may be a symlink; then the commit needs both the link and what it points to.
-            for name in (root.resolve() / path, found):
-                inside = name.relative_to(top).as_posix()
-                entry = repo.git.ls_tree("--full-tree", "HEAD", "--", inside)
-                if " blob " not in entry:
-                    return f"data.path {path!r} is not in the commit", True
-            if entry.split()[2] != repo.git.hash_object("--", str(found)):
-                return f"data.path {path!r} has changes that are not in the commit", False
-            return None, False
-    except InvalidGitRepositoryError:
-        return None, False
-    except GitError as error:
-        if "Not a valid object name HEAD" in str(error):
-            return f"data.path {path!r} is not in the commit: there is no commit yet", True
-        said = str(getattr(error, "stderr", "") or error).strip().splitlines()
-        return f"git cannot say whether data.path {path!r} is in the commit: {said[-1] if said else 'no reason'}", True

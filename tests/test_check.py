@@ -317,3 +317,72 @@ def test_rows_need_the_standard_library_only() -> None:
     code = "import sys, pushtrain.rows; print('pydantic' in sys.modules, 'ruamel.yaml' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.split() == ["False", "False"]
+
+
+COMMAND = """\
+version: 1
+name: speedrun
+task: command
+command: {{run: {run}, workdir: {workdir}}}
+compute: {{gpus: [NVIDIA A40]}}
+budget: {{max_hours: 1, max_usd: 1}}
+"""
+
+
+def command(root: Path, run: str, *, workdir: str = ".", more: str = "", script: str = "#!/bin/sh\n") -> CheckReport:
+    """The check of a command; `tools/run.sh` is committed and executable."""
+    (root / "tools").mkdir(exist_ok=True)
+    (root / "tools" / "run.sh").write_text(script)
+    (root / "tools" / "run.sh").chmod(0o755)
+    (root / "jobs" / "speedrun.yaml").write_text(COMMAND.format(run=run, workdir=workdir) + more)
+    commit(root)
+    return check([root / "jobs" / "speedrun.yaml"], root)
+
+
+@pytest.mark.parametrize("run", ["tools/run.sh", "[python3, -m, train]", "[bash, tools/run.sh]", "[/usr/bin/env]"])
+def test_a_command_of_the_commit_is_fine(root: Path, run: str) -> None:
+    report = command(root, run)
+    assert (report.problems, report.warnings) == ((), ()) and report.specs
+
+
+@pytest.mark.parametrize(
+    ("run", "script", "message", "hint"),
+    [
+        ("tools/gone.sh", "#!/bin/sh\n", "'tools/gone.sh' is no file here", "a list runs any program"),
+        ("tools", "#!/bin/sh\n", "'tools' is no file here", "a list"),
+        ("tools/run.sh", "echo hi\n", "has no #! line", "run: [bash, tools/run.sh]"),
+        ("tools/run.sh", "#!/bin/sh\r\n", "has Windows line ends", "autocrlf"),
+    ],
+)
+def test_a_script_that_could_not_be_started_is_a_problem(
+    root: Path, run: str, script: str, message: str, hint: str
+) -> None:
+    (problem,) = command(root, run, script=script).problems
+    assert problem.where == "jobs/speedrun.yaml:4:16"
+    assert message in str(problem) and hint in (problem.hint or "")
+
+
+def test_a_script_has_to_be_executable_and_in_the_commit(root: Path) -> None:
+    command(root, "tools/run.sh")
+    (root / "tools" / "run.sh").chmod(0o644)
+    (problem,) = check([root / "jobs" / "speedrun.yaml"], root).problems
+    assert "is not executable" in str(problem)
+    (root / "tools" / "new.sh").write_text("#!/bin/sh\n")
+    (root / "tools" / "new.sh").chmod(0o755)
+    (root / "jobs" / "speedrun.yaml").write_text(COMMAND.format(run="tools/new.sh", workdir="."))
+    (problem,) = check([root / "jobs" / "speedrun.yaml"], root).problems
+    assert "is not in the commit" in str(problem)
+
+
+def test_what_may_be_meant_otherwise_is_said_of_a_command(root: Path) -> None:
+    (problem,) = command(root, "[bash, x.sh]", workdir="gone").problems
+    assert "command.workdir 'gone' is no folder here" in str(problem)
+    said = "\n".join(command(root, "[bash, run/x.sh]", more="suspend: true\n").warnings)
+    assert "'run/x.sh' is not in '.' here" in said
+    (root / "jobs" / "speedrun.yaml").write_text(
+        COMMAND.format(run="['true']", workdir=".")
+        .replace("workdir: .", "artifacts: [out/*]")
+        .replace("compute: {", "compute: {ports: [80/http], ")
+    )
+    said = "\n".join(check([root / "jobs" / "speedrun.yaml"], root).warnings)
+    assert "lost with the run's volume" in said and "open to the whole internet" in said

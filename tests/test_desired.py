@@ -178,3 +178,18 @@ def test_the_lock_is_named_by_its_content_at_head(tree: Tree) -> None:
     tree.write("uv.lock", "version = 1\n")
     tree.commit()
     assert lock_digest(tree.root) == tree.git("hash-object", "uv.lock")
+
+
+def test_the_script_of_a_command_has_to_be_executable_in_the_commit(tree: Tree) -> None:
+    spec = "version: 1\nname: run\ntask: command\ncommand: {run: tools/run.sh}\n"
+    tree.write("jobs/run.yaml", spec + "compute: {gpus: [NVIDIA A40]}\nbudget: {max_hours: 1, max_usd: 1}\n")
+    tree.commit()
+    (problem,) = desired(tree.root).problems
+    assert "command.run: 'tools/run.sh' is not in commit" in str(problem)
+    script = tree.write("tools/run.sh", "#!/bin/sh\n")
+    tree.commit()
+    (problem,) = desired(tree.root).problems
+    assert "is not executable in commit" in str(problem) and "chmod=+x tools/run.sh" in (problem.hint or "")
+    script.chmod(0o755)
+    tree.commit()
+    assert set(desired(tree.root).jobs) == {"run"}
