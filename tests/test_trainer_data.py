@@ -1,6 +1,7 @@
 """Rows become datasets: what is held out, cut, dropped and counted, kept on the volume, and shown."""
 
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -19,19 +20,26 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from pushtrain.rows import Reading
 from pushtrain.spec import TrainingSpec
 from pushtrain.spec.file import load
-from trainer.data import Prepared, cache, lengths, local_rows, pairs, prepare, texts
+from trainer.data import Prepared, cache, check_length, lengths, local_rows, model_config, pairs, prepare, texts
 from trainer.data.batch import shown
 from trainer.data.sources import FileRows
 from trainer.data.split import held_out_indexes
 from trainer.data.tokens import IGNORED
-from trainer.failures import DatasetError
+from trainer.failures import DatasetError, ModelUnsupported
 from trainer.job import Inputs, Job
+
+MODEL_SHA = "a" * 40
 
 
 @pytest.fixture(autouse=True)
 def volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the tokens are kept."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "volume" / "huggingface"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    for name in ("tiny", "other"):  # what a download leaves: a commit in the cache is not asked for again
+        snapshot = tmp_path / "hub" / f"models--demo--{name}" / "snapshots" / MODEL_SHA
+        snapshot.mkdir(parents=True)
+        (snapshot / "config.json").write_text(json.dumps({"model_type": "llama", "max_position_embeddings": 256}))
     return tmp_path / "volume" / "pushtrain" / "tokens"
 
 
@@ -48,7 +56,7 @@ def job(root: Path, records: Sequence[dict[str, Any]], **changes: object) -> Job
         processes=1,
         run_id="run",
         commit=None,
-        inputs=Inputs(model_sha="a" * 40, data_version=hashlib.sha256(text.encode()).hexdigest()),
+        inputs=Inputs(model_sha=MODEL_SHA, data_version=hashlib.sha256(text.encode()).hexdigest()),
         uploads=True,
     )
 
@@ -257,3 +265,37 @@ def test_of_pairs_and_of_targets_the_first_batch_shows_the_learned_ends() -> Non
     assert shown(pair, words)[1:] == ["red« bird»", "red« fish»"]
     seq2seq = DataCollatorForSeq2Seq(words)([{"input_ids": red * 3, "labels": bird}])
     assert shown(seq2seq, words)[1:] == ["redredred« bird»"]
+
+
+def test_a_length_the_model_has_no_positions_for_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    one = job(tmp_path, rows(), train={"max_length": 257})
+    with pytest.raises(ModelUnsupported, match=r"train.max_length is 257, demo/tiny takes 256 tokens at most"):
+        check_length(one, model_config(one))
+    check_length(one, {"relative_attention_num_buckets": 32, "n_positions": 16})
+    check_length(one, {"model_type": "mamba"})
+    nested = tmp_path / "hub/models--demo--tiny/snapshots" / MODEL_SHA / "config.json"
+    nested.write_text(json.dumps({"model_type": "gemma3", "text_config": {"max_position_embeddings": 64}}))
+    with pytest.raises(ModelUnsupported, match="takes 64 tokens"):
+        check_length(one, model_config(one))
+
+
+def test_short_rows_are_packed_where_the_spec_asks_and_the_log_says_how_full(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone = made(job(tmp_path, rows(), train={"packing": False, "padding_free": False}))
+    prepared = made(job(tmp_path, rows(), train={"packing": True}))
+    assert prepared.layout.packing and prepared.counts.rows == alone.counts.rows == 42
+    assert prepared.train.column_names == ["input_ids", "labels", "seq_lengths"]
+    assert len(prepared.train) == prepared.counts.sequences < 15
+    parts = []
+    for sequence in prepared.train:
+        assert len(sequence["input_ids"]) == len(sequence["labels"]) == sum(sequence["seq_lengths"]) <= 64
+        ends = list(itertools.accumulate(sequence["seq_lengths"]))
+        starts = [0, *ends[:-1]]
+        parts += [
+            tuple(sequence["input_ids"][a:b] + sequence["labels"][a:b]) for a, b in zip(starts, ends, strict=True)
+        ]
+    assert sorted(parts) == sorted(tuple(row["input_ids"] + row["labels"]) for row in alone.train)
+    said = capsys.readouterr().out
+    assert f"packed into {len(prepared.train)} sequences of 64 tokens, 9" in said
+    assert "batches are padded (as the spec says)" in said

@@ -105,6 +105,7 @@ def _attempt(arguments: argparse.Namespace, given: list[str], report: Report, st
         uploads=uploads,
     )
     rows = data.local_rows(job)
+    data.check_length(job, data.model_config(job))
     download: BaseProcess | None = None
     if not is_worker:
         preflight.check_disk(job)

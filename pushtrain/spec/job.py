@@ -98,7 +98,7 @@ class TrainingSpec(JobSpec):
         form, forms = self.data.form, TASK_FORMS[self.task]
         if form is not None and form not in forms:
             raise ValueError(f"data.form: task {self.task} takes {' or '.join(forms)}, not {form}")
-        for key in ("completion_only_loss", "assistant_only_loss"):
+        for key in ("completion_only_loss", "assistant_only_loss", "packing", "padding_free"):
             if self.task != "sft" and key in self.train.model_fields_set:
                 raise ValueError(f"train.{key} is for task sft, this is {self.task}")
         return self

@@ -89,8 +89,10 @@ class Train(Part):
     """Forward passes per optimizer step."""
     max_length: Annotated[int, Field(ge=8, le=1_048_576)] = 2048
     """Tokens per row; what is longer is cut."""
-    packing: bool = False
-    """True fills each sequence of `max_length` with several rows."""
+    packing: bool | None = None
+    """True fills each sequence of `max_length` with several rows; left out: where rows are short and many."""
+    padding_free: bool | None = None
+    """True joins the rows of a batch without padding; left out: where that is right for the model, and fast."""
     completion_only_loss: bool = True
     """True: of a row with a prompt the answer alone carries the loss; false: the prompt, too."""
     assistant_only_loss: bool = True

@@ -5,6 +5,7 @@
     pieces.py     a row → pieces of text, each learned or not; the chat template writes conversations
     tokens.py     pieces → token ids and labels: a label is the token where it carries the loss, else -100
     encode.py     what that makes for each task: the columns its trainer takes, what was cut off, what is left out
+    fit.py        what the model's configuration says: how long a row may be, which family it is
     layout.py     whether several rows share a sequence (packing), or a batch has no padding
     cache.py      the result on the volume, under a digest of everything it depends on
     prepare.py    all of that in turn, counted, and said in the log
@@ -17,6 +18,7 @@ Nothing here imports torch; the rows of a file are looked at before anything els
 """
 
 from trainer.data.encode import Encoder, Question, Seq2Seq, pairs, texts
+from trainer.data.fit import check_length, model_config
 from trainer.data.layout import lengths
 from trainer.data.prepare import Counts, Prepared, prepare
 from trainer.data.sources import Rows, local_rows
@@ -28,8 +30,10 @@ __all__ = [
     "Question",
     "Rows",
     "Seq2Seq",
+    "check_length",
     "lengths",
     "local_rows",
+    "model_config",
     "pairs",
     "prepare",
     "texts",

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 from pushtrain.rows import Form, Row
 from trainer.data import cache
 from trainer.data.encode import Encoder, Example, Question
+from trainer.data.fit import model_config
+from trainer.data.layout import Layout, choose, packed
 from trainer.data.sources import Rows, hub_rows
 from trainer.data.split import held_out_indexes
-from trainer.failures import DatasetError
+from trainer.failures import DatasetError, ModelUnsupported
 from trainer.job import Job
 from trainer.report import say, say_if_quiet
 
@@ -27,6 +29,7 @@ class Counts:
     """Of the rows that are trained on; `dropped` ones, with nothing to learn within max_length, are not among them.
 
     `cut` rows are longer than max_length and lose `lost_tokens`; in `merged` rows a token spans prompt and answer.
+    `sequences` are what the trainer draws: rows, or several rows packed into one.
     """
 
     rows: int = 0
@@ -37,6 +40,7 @@ class Counts:
     lost_tokens: int = 0
     dropped: int = 0
     merged: int = 0
+    sequences: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +53,7 @@ class Prepared:
     questions: list[Question]
     form: Form
     counts: Counts
+    layout: Layout
 
 
 def prepare(job: Job, rows: Rows | None, encode: Encoder) -> Prepared:
@@ -73,6 +78,7 @@ def prepare(job: Job, rows: Rows | None, encode: Encoder) -> Prepared:
         questions=[Question(**question) for question in known["questions"]],
         form=known["form"],
         counts=Counts(**known["counts"]),
+        layout=Layout(**known["layout"]),
     )
     _describe(job, prepared, known["is_chat"])
     return prepared
@@ -99,11 +105,13 @@ def _make(job: Job, rows: Rows | None, encode: Encoder, folder: Path) -> dict[st
     if not evaluated.rows:
         (folder / "held_out.arrow").unlink(missing_ok=True)
     counts.held_out = evaluated.rows
+    layout = _lay_out(job, encode, folder / "train.arrow", counts)
     questions = _questions(kept_out or islice(rows, 100), encode)
     return {
         "form": first.form,
         "is_chat": encode.is_chat(first),
         "counts": asdict(counts),
+        "layout": asdict(layout),
         "questions": [asdict(question) for question in questions],
     }
 
@@ -141,6 +149,31 @@ def _write(path: Path, encode: Encoder, batches: Iterator[list[Example]]) -> Non
             stream.write_batch(pyarrow.record_batch(columns, schema=schema))
 
 
+def _lay_out(job: Job, encode: Encoder, path: Path, counts: Counts) -> Layout:
+    """Choose how rows lie in sequences, and pack them where that is to be. Only sft has a choice."""
+    import pyarrow
+    import pyarrow.compute
+
+    counts.sequences = counts.rows
+    if job.spec.task != "sft":
+        return Layout(packing=False, padding_free=False, why=f"task {job.spec.task} pads")
+    with pyarrow.memory_map(str(path)) as file:
+        table = pyarrow.ipc.open_stream(file).read_all()
+        sizes = pyarrow.compute.list_value_length(table.column(encode.columns[0])).to_numpy()
+        try:
+            layout = choose(job.spec.train, sizes, str(model_config(job).get("model_type")), job.processes)
+        except ValueError as error:
+            raise ModelUnsupported(str(error), hint="leave the key out") from error
+        if layout.packing:
+            joined = packed(table, job.spec.train.max_length)
+            counts.sequences = len(joined)
+            part = path.with_suffix(".packed")
+            with pyarrow.OSFile(str(part), "wb") as out, pyarrow.ipc.new_stream(out, joined.schema) as stream:
+                stream.write_table(joined)
+            part.replace(path)
+    return layout
+
+
 def _questions(rows: Sequence[Row] | Iterator[Row], encode: Encoder) -> list[Question]:
     """The first rows whose prompt is short enough to be answered as it was trained."""
     found = (question for row in rows if (question := encode.question(row)) is not None)
@@ -159,5 +192,11 @@ def _describe(job: Job, data: Prepared, is_chat: bool) -> None:
         say(f"data: {counts.cut} rows are cut at train.max_length {limit}: {counts.lost_tokens} tokens, {share:.1f} %")
     if counts.dropped:
         say(f"data: {counts.dropped} rows have nothing to learn before the cut and are left out")
+    layout = data.layout
+    if layout.packing:
+        full = counts.tokens / (counts.sequences * limit)
+        say(f"data: packed into {counts.sequences} sequences of {limit} tokens, {full:.0%} full ({layout.why})")
+    else:
+        say(f"data: batches are {'without padding' if layout.padding_free else 'padded'} ({layout.why})")
     if counts.merged:
         say(f"data: in {counts.merged} rows a token spans prompt and completion: inference will see other tokens there")

@@ -37,13 +37,11 @@ class Sft:
     ) -> Any:
         from trl import SFTConfig, SFTTrainer
 
-        train = job.spec.train
         arguments = SFTConfig(
             **common_arguments(job, has_held_out=data.held_out is not None),
-            max_length=train.max_length if train.packing else None,  # rows are cut already
-            packing=train.packing,
-            packing_strategy="bfd",
-            eval_packing=False,
+            max_length=None,  # rows are cut, and packed, already
+            padding_free=data.layout.padding_free,
+            dataset_kwargs={"skip_prepare_dataset": True},
         )
         return SFTTrainer(
             model=model,
