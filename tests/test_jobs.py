@@ -16,7 +16,9 @@ ROOT = Path(__file__).parents[1]
 JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
 # Dollars an hour on RunPod's secure cloud, 2026-08-27.
 USD_PER_HOUR = {"NVIDIA A40": 0.44, "NVIDIA RTX A6000": 0.53, "NVIDIA GeForce RTX 4090": 0.74}
-EXAMPLES = [path for path in JOBS if path.stem in ("demo", "qwen3-8b-qlora", "qwen3-1b7-lora")]
+USD_PER_HOUR |= {"NVIDIA H100 80GB HBM3": 2.99}
+NAMES = ["demo", "gpu-check", "nanochat-speedrun", "qwen3-1b7-lora", "qwen3-8b-qlora"]
+EXAMPLES = [path for path in JOBS if path.stem in NAMES]
 
 
 def test_the_schema_is_what_the_model_says() -> None:
@@ -26,7 +28,7 @@ def test_the_schema_is_what_the_model_says() -> None:
 
 def test_the_committed_jobs_pass_their_check() -> None:
     report = check(EXAMPLES, ROOT)
-    assert [spec.name for spec in report.specs] == ["demo", "qwen3-1b7-lora", "qwen3-8b-qlora"]
+    assert [spec.name for spec in report.specs] == NAMES
     assert not report.problems
 
 
@@ -53,7 +55,7 @@ def test_every_value_of_an_example_has_a_comment(path: Path) -> None:
 def test_the_dollars_of_an_example_pay_for_its_hours(path: Path) -> None:
     """And not for many more: a budget that is far too large limits nothing."""
     spec = load(path, ROOT)
-    gpu_usd = max(USD_PER_HOUR[gpu] for gpu in spec.compute.gpus) * spec.budget.max_hours
+    gpu_usd = max(USD_PER_HOUR[gpu] for gpu in spec.compute.gpus) * spec.compute.count * spec.budget.max_hours
     storage_usd = (spec.compute.volume.size_gb * 0.07 + spec.compute.disk_gb * 0.10) / 730 * spec.budget.max_hours
     assert gpu_usd + storage_usd <= spec.budget.max_usd <= 2.5 * (gpu_usd + storage_usd)
 
