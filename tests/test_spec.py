@@ -226,3 +226,18 @@ def test_every_field_says_what_it_is() -> None:
                 waiting.append(known.annotation)
             else:
                 assert known.description, f"{model.__name__}.{name} has no docstring"
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        ({"path": "x.jsonl", "split": "test"}, "has split, which is for a dataset of the Hub"),
+        ({"path": "x.jsonl", "eval_split": "test"}, "has eval_split, which is for a dataset of the Hub"),
+        ({"source": "hf://datasets/a/b", "eval_split": "test", "eval_fraction": 0.1}, "by one of them"),
+        ({"source": "hf://datasets/a/b", "eval_split": "train"}, "the same split twice"),
+        ({"path": "x.jsonl", "columns": {"promt": "question"}}, "promt"),
+    ],
+)
+def test_keys_of_data_that_do_nothing_together_are_refused(data: dict[str, Any], what: str) -> None:
+    with pytest.raises(ValidationError, match=what):
+        spec("data", data)

@@ -101,7 +101,7 @@ def test_questions_are_held_out_rows_whose_answer_is_not_in_the_prompt(tmp_path:
 
 
 def test_a_text_is_asked_its_first_half(tmp_path: Path) -> None:
-    prepared = made(job(tmp_path, [{"text": "red green blue one two three four"}] * 2))
+    prepared = made(job(tmp_path, [{"text": "red green blue one two three four"}] * 8))
     assert prepared.questions[0].prompt == "red green blue one"
     assert prepared.questions[0].expected == "two three four"
 
@@ -213,11 +213,11 @@ def test_what_was_killed_while_it_was_made_is_not_taken_for_an_entry(tmp_path: P
 
 
 def test_no_more_than_a_few_entries_are_kept_the_used_ones(tmp_path: Path, volume: Path) -> None:
-    one = job(tmp_path, rows(4))
+    one = job(tmp_path, rows(8))
     made(one)
     for number in range(cache.KEPT_ENTRIES):
         made(one)
-        made(job(tmp_path, rows(4), train={"max_length": 30 + number}))
+        made(job(tmp_path, rows(8), train={"max_length": 30 + number}))
     assert len(list(volume.iterdir())) == cache.KEPT_ENTRIES
     assert cache.is_there(one)
 
@@ -232,13 +232,13 @@ def test_the_same_rows_make_the_same_tokens_whatever_file_holds_them(tmp_path: P
 
 
 def test_pairs_are_prepared_for_dpo(tmp_path: Path) -> None:
-    records = [{"prompt": "what is red", "chosen": " a bird", "rejected": " a fish"}] * 4
+    records = [{"prompt": "what is red", "chosen": " a bird", "rejected": " a fish"}] * 8
     one = job(tmp_path, records)
     reading = Reading(task="dpo")
     prepared = prepare(one, FileRows(tmp_path / "data/rows.jsonl", "rows.jsonl", reading), pairs(one, tokenizer()))
     assert prepared.train.column_names == ["prompt_ids", "chosen_ids", "rejected_ids"]
-    assert (prepared.form, prepared.counts.rows, prepared.questions[0].expected) == ("preference", 3, "a bird")
-    assert lengths(prepared.train, prepared.train.column_names).tolist() == [9, 9, 9]
+    assert (prepared.form, prepared.counts.rows, prepared.questions[0].expected) == ("preference", 7, "a bird")
+    assert lengths(prepared.train, prepared.train.column_names).tolist() == [9] * 7
 
 
 def test_the_first_batch_shows_what_the_model_is_given() -> None:
@@ -299,3 +299,11 @@ def test_short_rows_are_packed_where_the_spec_asks_and_the_log_says_how_full(
     said = capsys.readouterr().out
     assert f"packed into {len(prepared.train)} sequences of 64 tokens, 9" in said
     assert "batches are padded (as the spec says)" in said
+
+
+@pytest.mark.parametrize(("packing", "what"), [(None, "4 rows"), (True, "4 packed sequences")])
+def test_a_step_that_takes_more_rows_than_there_are_is_refused(tmp_path: Path, packing: bool | None, what: str) -> None:
+    keys = {"packing": packing} if packing else {}
+    with pytest.raises(DatasetError, match=rf"an optimizer step takes {what} \(2 × 2 × 1\), there are ") as refused:
+        made(job(tmp_path, rows(4), train=keys))
+    assert "gradient_accumulation_steps" in str(refused.value.hint)

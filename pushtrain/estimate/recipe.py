@@ -6,6 +6,7 @@ from typing import Literal
 
 from pushtrain.estimate.shape import Experts, Linear, ModelShape, Stack
 from pushtrain.spec import TrainingSpec
+from pushtrain.spec.recipe import Train
 
 _VOCABULARY_LAYERS = {"embed_tokens", "lm_head", "wte", "shared", "embed_in", "embed_out"}
 FORWARDS = {"gate_proj", "up_proj", "down_proj"}
@@ -62,8 +63,17 @@ def recipe_of(spec: TrainingSpec) -> Recipe:
         micro_batch=train.per_device_train_batch_size,
         length=train.max_length,
         checkpointing=train.gradient_checkpointing,
-        is_packed=train.packing,
+        is_packed=_may_be_joined(train),
     )
+
+
+def _may_be_joined(train: Train) -> bool:
+    """Whether the rows of a batch may stand in one sequence: left out, the trainer decides when it knows the rows
+    (trainer/data/layout.py): it packs at one row a batch, and joins a batch of up to 8192 tokens without padding."""
+    if train.packing is not None or train.padding_free is not None:
+        return bool(train.packing or train.padding_free)
+    tokens = train.per_device_train_batch_size * train.max_length
+    return train.per_device_train_batch_size == 1 or tokens <= 8192
 
 
 def trained_parameters(shape: ModelShape, recipe: Recipe) -> int:

@@ -22,6 +22,7 @@ RowField = Literal[
     "summary",
     "text",
 ]
+SplitName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,59}$")]
 ColumnName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 
@@ -51,8 +52,10 @@ class Data(Part):
     """Branch, tag or commit of `source`; resolved to a commit when the run starts and recorded."""
     config: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}$")] | None = None
     """The configuration (subset) of `source`, where it has several."""
-    split: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,59}$")] = "train"
+    split: SplitName = "train"
     """The split of `source` to train on."""
+    eval_split: SplitName | None = None
+    """The split of `source` to evaluate on, in place of `eval_fraction`."""
     form: Form | None = None
     """The form every row must have; the first row tells when left out."""
     columns: dict[RowField, ColumnName] = {}
@@ -73,4 +76,13 @@ class Data(Part):
     def _one_place(self) -> "Data":
         if (self.source is None) == (self.path is None):
             raise ValueError("needs exactly one of 'path' (a file in the commit) and 'source' (hf://datasets/…)")
+        of_the_hub = self.model_fields_set & {"revision", "config", "split", "eval_split"}
+        if self.path is not None and of_the_hub:
+            raise ValueError(
+                f"has {min(of_the_hub)}, which is for a dataset of the Hub: a file is in the commit, whole"
+            )
+        if self.eval_split is not None and "eval_fraction" in self.model_fields_set:
+            raise ValueError("has eval_split and eval_fraction: rows are held out by one of them")
+        if self.eval_split == self.split:
+            raise ValueError("has the same split twice: what is trained on says nothing when it is evaluated")
         return self

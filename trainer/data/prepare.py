@@ -1,8 +1,9 @@
 """From rows to datasets of tokens, in the order of the package's list; what is lost on the way is counted and said."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +82,7 @@ def prepare(job: Job, rows: Rows | None, encode: Encoder) -> Prepared:
         layout=Layout(**known["layout"]),
     )
     _describe(job, prepared, known["is_chat"])
+    _check_batch(job, prepared)
     return prepared
 
 
@@ -88,8 +90,8 @@ def _make(job: Job, rows: Rows | None, encode: Encoder, folder: Path) -> dict[st
     """Write the Arrow files of one entry of the cache; what is kept beside them."""
     if rows is None:
         rows = hub_rows(job, job.spec.data.split)
-    held = held_out_indexes(len(rows), job.spec.data.eval_fraction, job.spec.train.seed)
-    counts = Counts()
+    counts, data = Counts(), job.spec.data
+    held = held_out_indexes(len(rows), 0.0 if data.eval_split else data.eval_fraction, job.spec.train.seed)
     first = next(iter(rows))
     trained = (row for index, row in enumerate(rows) if index not in held)
     _write(folder / "train.arrow", encode, _encoded(trained, len(rows), encode, counts))
@@ -98,15 +100,18 @@ def _make(job: Job, rows: Rows | None, encode: Encoder, folder: Path) -> dict[st
             f"no row has anything to learn within its first {job.spec.train.max_length} tokens",
             hint="raise train.max_length",
         )
-    kept_out = [row for index, row in enumerate(rows) if index in held]
+    kept_out: Rows | list[Row] = [row for index, row in enumerate(rows) if index in held]
+    if data.eval_split is not None:
+        kept_out = hub_rows(job, data.eval_split)
+        _check_same_form(first, kept_out)
     evaluated = Counts()
-    if kept_out:
+    if len(kept_out):
         _write(folder / "held_out.arrow", encode, _encoded(iter(kept_out), len(kept_out), encode, evaluated))
     if not evaluated.rows:
         (folder / "held_out.arrow").unlink(missing_ok=True)
     counts.held_out = evaluated.rows
     layout = _lay_out(job, encode, folder / "train.arrow", counts)
-    questions = _questions(kept_out or islice(rows, 100), encode)
+    questions = _questions(iter(kept_out) if len(kept_out) else islice(rows, 100), encode)
     return {
         "form": first.form,
         "is_chat": encode.is_chat(first),
@@ -114,6 +119,24 @@ def _make(job: Job, rows: Rows | None, encode: Encoder, folder: Path) -> dict[st
         "layout": asdict(layout),
         "questions": [asdict(question) for question in questions],
     }
+
+
+def _check_same_form(first: Row, kept_out: Rows) -> None:
+    other = next(iter(kept_out)).form
+    if other != first.form:
+        raise DatasetError(f"data.split has rows of {first.form}, data.eval_split of {other}")
+
+
+def _check_batch(job: Job, data: Prepared) -> None:
+    """Raises DatasetError where one optimizer step takes more than there is: it would not be the step of the spec."""
+    train, counts = job.spec.train, data.counts
+    factors = [train.per_device_train_batch_size, train.gradient_accumulation_steps, job.processes]
+    if (wanted := prod(factors)) > counts.sequences:
+        what = "packed sequences" if data.layout.packing else "rows"
+        times = " × ".join(map(str, factors))
+        text = f"an optimizer step takes {wanted} {what} ({times}), there are {counts.sequences} to train on"
+        hint = "lower train.gradient_accumulation_steps or per_device_train_batch_size"
+        raise DatasetError(text, hint=hint + (", or set train.packing: false" if data.layout.packing else ""))
 
 
 def _encoded(rows: Iterator[Row], count: int, encode: Encoder, counts: Counts) -> Iterator[list[Example]]:
@@ -174,7 +197,7 @@ def _lay_out(job: Job, encode: Encoder, path: Path, counts: Counts) -> Layout:
     return layout
 
 
-def _questions(rows: Sequence[Row] | Iterator[Row], encode: Encoder) -> list[Question]:
+def _questions(rows: Iterator[Row], encode: Encoder) -> list[Question]:
     """The first rows whose prompt is short enough to be answered as it was trained."""
     found = (question for row in rows if (question := encode.question(row)) is not None)
     return list(islice(found, QUESTIONS))
