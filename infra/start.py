@@ -124,6 +124,8 @@ def pod_env(
         "PUSHTRAIN_BOOT": boot_env(),
         "HF_HUB_DISABLE_XET": "1",
     }
+    if run.replay:
+        env["PUSHTRAIN_REPLAY"] = run.replay
     for name, public in (("RUNPOD_API_BASE_URL", PUBLIC_API), ("HF_ENDPOINT", PUBLIC_HUB)):
         if (value := environ.get(name, "").rstrip("/")) not in ("", public):
             env[name] = value

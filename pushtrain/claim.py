@@ -65,8 +65,10 @@ def claim(
     trigger: str,
     retry: int = 1,
     said: Mapping[str, Any] | None = None,
+    recorded: Mapping[str, Any] | None = None,
 ) -> str:
-    """Record spec, commit, price and cap before anything is created; returns the tip. `said` goes into the event.
+    """Record spec, commit, price and cap before anything is created; returns the tip. `said` goes into the event,
+    `recorded` into run.json, over what HEAD would say there.
 
     Raises AlreadyClaimed.
     """
@@ -78,7 +80,7 @@ def claim(
         message=f"{job.spec_path} at {job.commit[:8]}, at most ${job.spec.budget.max_usd:g}",
         data={"trigger": trigger, **(said or {})},
     )
-    record = _run_json(control, run, job, candidates, trigger)
+    record = _run_json(control, run, job, candidates, {"trigger": trigger, **(recorded or {})})
     return control.ledger.claim(run.id, files={"spec.yaml": job.text, "run.json": record}, event=event)
 
 
@@ -111,7 +113,9 @@ def _admitted(control: Control, wanted: Desired, job: Job, runs: Mapping[str, st
     return None
 
 
-def _run_json(control: Control, run: Run, job: Job, candidates: Sequence[Candidate], trigger: str) -> bytes:
+def _run_json(
+    control: Control, run: Run, job: Job, candidates: Sequence[Candidate], recorded: Mapping[str, Any]
+) -> bytes:
     spec = job.spec
     estimate = cap(spec, candidates[0]) if candidates else None
     document: Mapping[str, object] = {
@@ -119,10 +123,9 @@ def _run_json(control: Control, run: Run, job: Job, candidates: Sequence[Candida
         "spec_path": job.spec_path,
         "spec_digest": spec.digest,
         "commit": job.commit,
-        "committed_epoch_s": control.source.committed_epoch_s(job.commit),
+        "committed_epoch_s": recorded.get("committed_epoch_s") or control.source.committed_epoch_s(job.commit),
         "source_url": control.settings.source_url,
         "created": now_text(control.clock()),
-        "trigger": trigger,
         **_inputs(spec),
         "lock": control.source.lock_digest(),
         "image": spec.compute.image,
@@ -133,6 +136,7 @@ def _run_json(control: Control, run: Run, job: Job, candidates: Sequence[Candida
         "limits": spec.watched,
         # What the first candidate would cost up to its limit; what it will cost nobody knows before the training.
         "estimate": estimate and {"usd_per_hour": round(estimate.usd_per_hour, 6), **_rounded(estimate)},
+        **recorded,
     }
     return json_bytes(document)
 

@@ -12,9 +12,10 @@ from typing import Annotated
 import typer
 
 from pushtrain import __version__
+from pushtrain.cli_again import replay, retry
 from pushtrain.errors import PushtrainError
 from pushtrain.redact import redact
-from pushtrain.terminal import out, print_json, report, say
+from pushtrain.terminal import out, print_json, report, report_tick, say
 
 app = typer.Typer(
     name="pushtrain",
@@ -106,9 +107,9 @@ def reconcile(
         with stoppable():
             control = open_control(Path.cwd(), say)
             if follow:
-                raise typer.Exit(keep_on(control, max_minutes=max_minutes, once=_report_tick))
+                raise typer.Exit(keep_on(control, max_minutes=max_minutes, once=report_tick))
             done = tick(control)
-            _report_tick(done)
+            report_tick(done)
             raise typer.Exit(done.exit_code)
     except Stopped as stopped:
         say(f"{stopped.name}: stopped; the pods go on and look after themselves, the next reconcile goes on with them")
@@ -125,7 +126,7 @@ def run(
     from pushtrain.wiring import open_control
 
     control = open_control(Path.cwd(), say)
-    raise typer.Exit(run_job(control, job, max_minutes=max_minutes, once=_report_tick, report=report))
+    raise typer.Exit(run_job(control, job, max_minutes=max_minutes, once=report_tick, report=report))
 
 
 @app.command()
@@ -166,26 +167,12 @@ def cancel(name: Annotated[str, typer.Argument(metavar="RUN", help="Run id, its 
     from pushtrain.wiring import open_control
 
     done = cancel_run(open_control(Path.cwd(), say), name, reason="CancelledByHand")
-    _report_tick(done)
+    report_tick(done)
     raise typer.Exit(max([failure.exit_code for failure in done.failures], default=0))
 
 
-@app.command()
-def retry(
-    name: Annotated[str, typer.Argument(metavar="RUN", help="Run id, its beginning, or a job name.")],
-    why: Annotated[str, typer.Option(help="A word for the record.")] = "",
-) -> None:
-    """Run a spec once more that failed or was cancelled. What it may cost is printed before it starts."""
-    from pushtrain.retry import retry as run_again
-    from pushtrain.settings import person
-    from pushtrain.wiring import open_control
-
-    control = open_control(Path.cwd(), say)
-    done = run_again(control, name, by=person(control.settings.root), why=why)
-    _report_tick(done)
-    if done.active:
-        say("`pushtrain reconcile --follow` stays with it; without, the next reconcile goes on")
-    raise typer.Exit(done.exit_code)
+app.command()(retry)
+app.command()(replay)
 
 
 @app.command()
@@ -290,11 +277,3 @@ def _options(
     if context.invoked_subcommand is None:
         out.print(context.get_help())
         raise typer.Exit(2)
-
-
-def _report_tick(done: object) -> None:
-    from pushtrain.reconcile import Tick
-
-    assert isinstance(done, Tick)
-    for failure in done.failures:
-        report(failure)

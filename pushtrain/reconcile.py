@@ -8,6 +8,7 @@ The cloud is listed before the ledger is read, always: what is listed and unclai
 that is not listed had already written its last word.
 """
 
+import json
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -117,7 +118,14 @@ def run_of(record: RunRecord, ledger_url: str) -> Run:
     """The identity of a recorded run."""
     run, match = record.run, RUN_ID.fullmatch(record.run_id)
     retry = int((match["retry"] if match else None) or 1)
-    return Run(job=run["job"], commit=run["commit"], spec_digest=run["spec_digest"], ledger_url=ledger_url, retry=retry)
+    return Run(
+        job=run["job"],
+        commit=run["commit"],
+        spec_digest=run["spec_digest"],
+        ledger_url=ledger_url,
+        retry=retry,
+        replay=json.dumps(run["replay"], sort_keys=True) if run.get("replay") else "",
+    )
 
 
 def _shares(live: Live) -> dict[str, Live]:
@@ -238,7 +246,7 @@ def is_behind(source: Source, head: str, record: RunRecord) -> bool:
 
 def _unwanted(record: RunRecord, wanted: Desired) -> str | None:
     run = record.run
-    if run.get("trigger") == "hand":
+    if run.get("trigger") in ("hand", "replay"):
         return None
     job = wanted.jobs.get(run["job"])
     if job is None:

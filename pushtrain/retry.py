@@ -39,7 +39,7 @@ def retry(control: Control, name: str, *, by: str, why: str) -> Tick:
     job = _still_wanted(control, named)
     done = Tick()
     for _ in range(3):
-        runs = family(control.ledger, named)
+        runs = [it for it in family(control.ledger, named) if not it.run.get("replay")]
         newest = runs[-1]
         if newest.is_over:
             return _run_again(control, job, runs, by=by, why=why)

@@ -20,6 +20,7 @@ class Run:
 
     `commit` is the full 40-digit commit, `spec_digest` the 64-digit SHA-256 of the spec's canonical JSON,
     `ledger_url` the git URL that holds the run's ref. `retry` is 1, or which run of the same spec it is, at most 99.
+    `replay` is JSON for the pod of a run that repeats another: that one's id (`of`) and revisions (`pins`).
     """
 
     job: str
@@ -27,6 +28,7 @@ class Run:
     spec_digest: str
     ledger_url: str
     retry: int = 1
+    replay: str = ""
 
     @property
     def id(self) -> str:

@@ -49,3 +49,11 @@ def _property(text: str) -> str:
     for special in "%\r\n:,":
         text = text.replace(special, f"%{ord(special):02X}")
     return text
+
+
+def report_tick(done: object) -> None:
+    from pushtrain.reconcile import Tick
+
+    assert isinstance(done, Tick)
+    for failure in done.failures:
+        report(failure)

@@ -29,6 +29,7 @@ VERBS = [
     "logs",
     "plan",
     "reconcile",
+    "replay",
     "retry",
     "run",
     "runs",

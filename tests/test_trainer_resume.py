@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from hub_server import Hub
+from huggingface_hub import CommitOperationAdd
 from tiny_model import MODEL_ID, Bench, hub_with_model
 from zygote import Zygote, point, zygote
 
@@ -96,6 +97,26 @@ def test_killed_and_resumed_equals_unbroken_to_the_bit(
     assert {key: result[key] for key in ("train_loss", "eval_loss", "steps")} == {
         key: unbroken[key] for key in ("train_loss", "eval_loss", "steps")
     }
+
+
+def test_a_replay_trains_on_what_the_first_run_found_and_publishes_beside_it(
+    hub: Hub, home: Path, forks: Zygote, tmp_path: Path
+) -> None:
+    first, second = (Bench(tmp_path / name, hub, home) for name in ("first", "second"))
+    for bench in (first, second):
+        bench.write(train={"max_steps": 2}, publish={"repo": "demo/replayed"}, data={"eval_fraction": 0.0})
+    assert forks.train(first.command(), first.root) == 0, log(first)
+    before = first.file("result.json")
+    moved = hub.alice.create_commit(MODEL_ID, [CommitOperationAdd("note.txt", b"main moved on")], commit_message="note")
+    main = hub.alice.model_info("demo/replayed").sha
+    replay = json.dumps({"of": "first", "pins": before["lock"]["pins"]})
+    environ = {"PUSHTRAIN_REPLAY": replay, "PUSHTRAIN_RUN_ID": "tiny-r2"}
+    assert forks.train(second.command(), second.root, environ=environ) == 0, log(second)
+    after = second.file("result.json")
+    assert after["lock"]["model"] == before["lock"]["model"] != {**before["lock"]["model"], "commit": moved.oid}
+    assert published(second) == published(first)
+    assert hub.alice.model_info("demo/replayed").sha == main, "the first run's result is what people download"
+    assert hub.alice.model_info("demo/replayed", revision="run/tiny-r2").sha == after["adapter"]["revision"]
 
 
 def assert_locked(whole: Bench, broken: Bench, *, strict: bool) -> None:

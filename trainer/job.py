@@ -84,6 +84,12 @@ def rank(environ: Mapping[str, str] = os.environ) -> int:
     return int(environ.get("RANK", "0"))
 
 
+def replayed(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """Of the run that this one repeats: `of`, its id, and `pins`, the revisions it found. Empty for any other run."""
+    value = json.loads(environ.get("PUSHTRAIN_REPLAY") or "{}")
+    return value if isinstance(value, dict) else {}
+
+
 def file_sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

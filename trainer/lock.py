@@ -13,7 +13,7 @@ from typing import Any
 
 from trainer.determinism import CUBLAS_SETTING
 from trainer.gpu import Card, cards
-from trainer.job import Job, file_sha256
+from trainer.job import Job, file_sha256, read_json
 from trainer.report import write_whole
 
 # What computes, and what decides on the order or the bytes of its input.
@@ -37,6 +37,7 @@ def run_lock(job: Job) -> dict[str, Any]:
             "revision": spec.data.revision if spec.data.source else None,
             "version": job.inputs.data_version,
         },
+        "pins": read_json(job.run_dir / "inputs.json"),
         "floating": [text for text in spec.floating if on_pod or not text.startswith("compute.")],
         "uv_lock": _sha256(job.root / "uv.lock"),
         "image": {"name": image, "digest": image.partition("@")[2] or None if image else None},

@@ -19,7 +19,7 @@ from pushtrain.rows import data_file
 from pushtrain.spec import TrainingSpec
 from pushtrain.spec.publish import Destination
 from trainer.failures import DatasetError, DiskFull, HubRejected, ModelNotFound, hub_errors, retried, translate
-from trainer.job import Inputs, Job, file_sha256, read_json
+from trainer.job import Inputs, Job, file_sha256, read_json, replayed
 from trainer.report import say, write_whole
 
 # A glitch of the Hub must not cost a rented machine's start; an outage must not cost an hour of it.
@@ -52,12 +52,13 @@ def check_write_access(to: Destination) -> None:
 
 
 def pin_inputs(spec: TrainingSpec, root: Path, run_dir: Path) -> Inputs:
-    """Branches and tags to commits, once per run: a later attempt trains on what the first one found.
+    """Branches and tags to commits, once per run: a later attempt trains on what the first one found, and a replay on
+    what the run found that it repeats.
 
     Raises ModelNotFound, DatasetError, RevisionNotFound, HubForbidden or HubUnreachable.
     """
     pins_file = run_dir / "inputs.json"
-    pins = read_json(pins_file)
+    pins = read_json(pins_file) or dict(replayed().get("pins") or {})
     model = _pinned(pins, f"models/{spec.model.id}@{spec.model.revision}")
     if spec.data.path is not None:
         data = f"sha256:{file_sha256(data_file(spec.data.path, root))}"

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 
 from trainer.failures import HubUnreachable, retried
-from trainer.job import Job, file_sha256
+from trainer.job import Job, file_sha256, replayed
 from trainer.report import say
 from trainer.upload import RETRY_DELAYS_S, Target, commit_files
 
@@ -48,6 +48,8 @@ def publish(job: Job) -> Published:
         to = Target(
             repo=repo,
             title=f"Run {job.run_id}",
+            # What a replay makes is evidence; the first run's result stays what people download.
+            branch=f"run/{job.run_id}" if replayed() else "main",
             description=f"Trained by pushtrain from commit {job.commit}." if job.commit else None,
         )
         revision = retried(lambda: commit_files(to, {path.name: path for path in paths}), RETRY_DELAYS_S, time.sleep)

@@ -1,0 +1,1 @@
+"""A run once more, from its lock, and whether it came out the same."""
