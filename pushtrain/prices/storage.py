@@ -16,6 +16,12 @@ HIGH_PERFORMANCE_NOTE = (
 )
 
 
+STORAGE_LINE = (
+    f"storage a GB and month: network volume ${VOLUME_USD:.2f} (${VOLUME_USD_ABOVE:.2f} above 1 TB), high-performance "
+    f"${HIGH_PERFORMANCE_USD:.2f}, disk of a running pod ${DISK_USD:.2f}; RunPod's pages of August 2026"
+)
+
+
 def storage_usd_per_month(kind: VolumeKind | Literal["DISK"], size_gb: int) -> float:
     """USD per month of so many GB; DISK is a disk of a running pod."""
     if kind == "DISK":
