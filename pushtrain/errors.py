@@ -14,6 +14,10 @@ PushtrainError                reason · exit_code · hint
 │   ├── AlreadyClaimed        somebody else owns this run: success for the caller who only wants it run once
 │   └── LedgerUnavailable     retry later; training goes on
 ├── HubError             3    the Hugging Face Hub
+├── GitHubError          3    GitHub's API; reporting fails alone, a run never does
+│   ├── GitHubRefused         the token may not, or is none: a person changes permissions
+│   ├── GitHubNotFound        it is not there, or the token may not see it
+│   └── GitHubUnavailable     retry later, not before `retry_s`
 ├── RunFailed            1    the run itself: training, data, a limit
 └── LeakError            4    money may still be burning: the ids are in the message
 
@@ -118,6 +122,29 @@ class LedgerUnavailable(LedgerError):
 class HubError(PushtrainError):
     exit_code = 3
     reason = "HubFailed"
+
+
+class GitHubError(PushtrainError):
+    exit_code = 3
+    reason = "GitHubFailed"
+
+
+class GitHubRefused(GitHubError):
+    reason = "GitHubRefused"
+
+
+class GitHubNotFound(GitHubError):
+    reason = "GitHubNotFound"
+
+
+class GitHubUnavailable(GitHubError):
+    """No answer, or a limit; `retry_s` is how many seconds from now asking again makes sense."""
+
+    reason = "GitHubUnavailable"
+
+    def __init__(self, message: str, *, retry_s: float, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_s = retry_s
 
 
 class RunFailed(PushtrainError):
