@@ -8,13 +8,14 @@ from infra.start import pod_env, start_args
 from pushtrain.cloud import PodRequest, VolumeRequest
 from pushtrain.control import Launch
 from pushtrain.engine import Program
+from pushtrain.errors import SpecError
 from pushtrain.gpus import MIN_CUDA_VERSION
 from pushtrain.limits import limits_of
 from pushtrain.limits import pod_env as limits_env
 from pushtrain.placement import Candidate
 from pushtrain.run import Run
 from pushtrain.settings import Settings
-from pushtrain.spec import JobSpec
+from pushtrain.spec import CommandSpec, JobSpec
 
 # The cloud client reads their values from its own environment at the moment of the create; Pulumi sees only the names
 # (of RunPod's own plugin, encrypted values).
@@ -25,6 +26,7 @@ def make_launch(settings: Settings, environ: Mapping[str, str]) -> Launch:
     """The function reconcile hands to the engine. Makes no cloud call."""
 
     def launch(run: Run, spec: JobSpec, candidate: Candidate, *, attempt: int, deadline_epoch_s: float) -> Program:
+        _check_secrets(spec, environ)
         env = pod_env(
             run,
             attempt=attempt,
@@ -40,6 +42,15 @@ def make_launch(settings: Settings, environ: Mapping[str, str]) -> Launch:
         return program(stack_plan(run, spec, candidate, attempt=attempt, env=env), environ)
 
     return launch
+
+
+def _check_secrets(spec: JobSpec, environ: Mapping[str, str]) -> None:
+    """Raises SpecError where a command names a secret that is not set here: without it the pod would be billed in
+    vain."""
+    named = spec.command.secrets if isinstance(spec, CommandSpec) else []
+    if missing := [name for name in named if not environ.get(name)]:
+        hint = f"set {missing[0]} where pushtrain runs (in an Action: a secret of the environment gpu)"
+        raise SpecError(f"command.secrets: {' and '.join(missing)} is not set", hint=hint)
 
 
 def stack_plan(run: Run, spec: JobSpec, candidate: Candidate, *, attempt: int, env: Mapping[str, str]) -> StackPlan:
