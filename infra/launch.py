@@ -37,6 +37,7 @@ def make_launch(settings: Settings, environ: Mapping[str, str]) -> Launch:
             environ=environ,
         )
         env |= {"PUSHTRAIN_TASK": spec.task}
+        env |= {"PUSHTRAIN_EXTRAS": ",".join(spec.extras)} if spec.extras else {}
         env |= {"PUSHTRAIN_PORTS": ",".join(spec.compute.ports)} if spec.compute.ports else {}
         env |= limits_env(limits_of(spec.watched, settings))
         return program(stack_plan(run, spec, candidate, attempt=attempt, env=env), environ)

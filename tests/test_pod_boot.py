@@ -79,8 +79,9 @@ def test_the_environment_is_installed_by_uv_from_the_lock_without_any_secret(tmp
     tools.mkdir()
     (tools / "uv").write_text(f'#!/bin/sh\necho "$@" >> {seen}\nenv >> {seen}\n[ $(grep -c sync {seen}) -gt 1 ]\n')
     (tools / "uv").chmod(0o755)
-    secrets = {name: "canary-secret" for name in ("HF_TOKEN", "PUSHTRAIN_LEDGER_TOKEN", "RUNPOD_API_KEY")}
-    context = context_of(workspace=tmp_path / "volume", tick_s=0.01)
+    names = ("HF_TOKEN", "PUSHTRAIN_LEDGER_TOKEN", "RUNPOD_API_KEY", "AWS_SECRET_ACCESS_KEY", "GOOGLE_CREDENTIALS")
+    secrets = dict.fromkeys(names, "canary-secret")
+    context = context_of(workspace=tmp_path / "volume", tick_s=0.01, extras=("s3",))
 
     def run(argv: Any, env: Mapping[str, str]) -> int:
         return subprocess.run(argv, env=dict(env), check=False).returncode
@@ -92,7 +93,7 @@ def test_the_environment_is_installed_by_uv_from_the_lock_without_any_secret(tmp
     text = seen.read_text()
     assert python == str(tmp_path / "pushtrain-venv" / "bin" / "python")
     assert text.count("sync --frozen --no-dev --no-install-project") == 2, "the first try failed"
-    assert text.count("--extra trainer") == 2
+    assert text.count("--extra trainer") == text.count("--extra=s3") == 2
     assert f"UV_PROJECT_ENVIRONMENT={tmp_path}/pushtrain-venv" in text and "UV_LINK_MODE=copy" in text
     assert f"UV_CACHE_DIR={tmp_path}/volume/.cache/uv" in text and "canary-secret" not in text
 

@@ -25,7 +25,7 @@ def _metadata(job: Job) -> str:
         base_model=job.spec.model.id,
         library_name="transformers" if is_full else "peft",
         pipeline_tag="text-generation",
-        datasets=[job.dataset_name] if job.spec.data.source else None,
+        datasets=[job.dataset_name] if job.spec.data.is_on_hub else None,
         tags=["pushtrain", "sft", job.spec.method.kind],
     )
     return f"---\n{card.to_yaml()}\n---"

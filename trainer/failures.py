@@ -5,8 +5,8 @@ exit 2, a person edits the spec, the data or what they name
     SpecErrors of `pushtrain`
 exit 1, the run itself
     OutOfMemory · DiskFull · GpuUnavailable · LossNotFinite · LossExploded · GpuIdle · StepGap · AdapterBroken ·
-    HubUnreachable · HubForbidden · HubRejected · WorkerDied · CommandFailed · ArtifactMissing, and TrainingFailed for
-    everything nobody foresaw
+    HubUnreachable · HubForbidden · HubRejected · DataUnreachable · WorkerDied · CommandFailed ·
+    ArtifactMissing, and TrainingFailed for everything nobody foresaw
 exit 75, no failure: Preempted, the next attempt resumes
 """
 
@@ -92,6 +92,10 @@ class StepGap(RunFailed):
 
 class AdapterBroken(RunFailed):
     reason = "AdapterBroken"
+
+
+class DataUnreachable(RunFailed):
+    reason = "DataUnreachable"
 
 
 class WorkerDied(RunFailed):

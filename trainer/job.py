@@ -62,7 +62,7 @@ class Job:
     def dataset_name(self) -> str:
         """ORG/NAME of a Hub dataset, else the path in git."""
         data = self.spec.data
-        return data.source.removeprefix("hf://datasets/") if data.source else str(data.path)
+        return data.place.removeprefix("hf://datasets/")
 
     @property
     def recipe(self) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def run_lock(job: Job) -> dict[str, Any]:
         "model": {"id": spec.model.id, "revision": spec.model.revision, "commit": job.inputs.model_sha},
         "data": {
             "name": job.dataset_name,
-            "revision": spec.data.revision if spec.data.source else None,
+            "revision": spec.data.revision if spec.data.is_on_hub else None,
             "version": job.inputs.data_version,
         },
         "pins": read_json(job.run_dir / "inputs.json"),

@@ -18,6 +18,7 @@ from pushtrain.errors import PushtrainError
 from pushtrain.rows import data_file
 from pushtrain.spec import TrainingSpec
 from pushtrain.spec.publish import Destination
+from trainer.data import buckets
 from trainer.failures import DatasetError, DiskFull, HubRejected, ModelNotFound, hub_errors, retried, translate
 from trainer.job import Inputs, Job, file_sha256, read_json, replayed
 from trainer.report import say, write_whole
@@ -62,6 +63,8 @@ def pin_inputs(spec: TrainingSpec, root: Path, run_dir: Path) -> Inputs:
     model = _pinned(pins, f"models/{spec.model.id}@{spec.model.revision}")
     if spec.data.path is not None:
         data = f"sha256:{file_sha256(data_file(spec.data.path, root))}"
+    elif spec.data.bucket is not None:
+        data = _pinned_object(pins, spec.data.place)
     else:
         data = _pinned(pins, f"{str(spec.data.source).removeprefix('hf://')}@{spec.data.revision}")
     write_whole(pins_file, json.dumps(pins, indent=1) + "\n")
@@ -116,6 +119,22 @@ def _pinned(pins: dict[str, object], key: str) -> str:
     if key not in pins:
         pins[key] = _resolve(key)
     return str(pins[key])
+
+
+def _pinned_object(pins: dict[str, object], url: str) -> str:
+    """The bytes `url` held the first time it was asked for, copied to the volume; fetched again where the copy is gone.
+
+    Raises DatasetError where it holds others by now: the run would go on with other rows than it began with.
+    """
+    known = pins.get(url)
+    if known is not None and buckets.copy_of(url, str(known)).is_file():
+        return str(known)
+    found = buckets.fetch(url)
+    if known not in (None, found):
+        text = f"data.source {url} has changed since this run began: it was {known}, it is {found}"
+        raise DatasetError(text, hint="put the first one back, or start a new run")
+    pins[url] = found
+    return found
 
 
 def _resolve(key: str) -> str:

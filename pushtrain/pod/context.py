@@ -33,13 +33,14 @@ SAVING_SHARE = 2 / 3
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """One attempt of one run on this pod. `task` is its job spec's. Times are seconds; `deadline_epoch_s` is when the
-    pod has to be gone."""
+    """One attempt of one run on this pod. `task` is its job spec's, `extras` what it needs installed besides. Times are
+    seconds; `deadline_epoch_s` is when the pod has to be gone."""
 
     run_id: str
     attempt: int
     commit: str
     task: str
+    extras: tuple[str, ...]
     spec_path: str
     source_url: str
     ledger_url: str
@@ -97,6 +98,7 @@ def read_context(environ: Mapping[str, str]) -> Context:
         attempt=int(_matching(environ, "PUSHTRAIN_ATTEMPT", r"[1-9][0-9]{0,3}")),
         commit=_matching(environ, "PUSHTRAIN_COMMIT", r"[0-9a-f]{40}"),
         task=environ.get("PUSHTRAIN_TASK") or "sft",
+        extras=tuple(re.findall(r"[a-z0-9-]+", environ.get("PUSHTRAIN_EXTRAS", ""))),
         spec_path=_inside(environ, "PUSHTRAIN_SPEC_PATH"),
         source_url=_matching(environ, "PUSHTRAIN_SOURCE_URL", r"[^-\s]\S*"),
         ledger_url=_matching(environ, "PUSHTRAIN_LEDGER_URL", r"[^-\s]\S*"),

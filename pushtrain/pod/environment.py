@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pushtrain.errors import RunFailed
 from pushtrain.pod.context import LEDGER_TOKEN, SOURCE_TOKEN, Context
+from pushtrain.redact import SECRET_NAMES
 
 TRIES = 3
 # One import of the trainer's libraries makes about 105,000 file operations: the environment lives on the container's
@@ -33,7 +34,7 @@ def prepare_environment(
         return context.trainer_python
     home = _writable(disk, environ)
     venv = home / "pushtrain-venv"
-    env = {name: value for name, value in environ.items() if name not in (*PRIVATE, "HF_TOKEN", "PYTHONPATH")}
+    env = {name: value for name, value in environ.items() if name not in (*PRIVATE, *SECRET_NAMES, "PYTHONPATH")}
     env |= {
         "UV_PROJECT_ENVIRONMENT": str(venv),
         "UV_CACHE_DIR": str(context.workspace / ".cache" / "uv"),
@@ -41,7 +42,7 @@ def prepare_environment(
         "UV_NO_PROGRESS": "1",
     }
     # A command brings its own libraries: what reads its spec and uploads its files is without any extra.
-    extra = () if context.task == "command" else TRAINING
+    extra = (*(() if context.task == "command" else TRAINING), *(f"--extra={name}" for name in context.extras))
     for attempt in range(TRIES):
         uv = shutil.which("uv") or _install_uv(home / "pushtrain-uv", env, run)
         if uv and run([uv, *SYNC, *extra], env) == 0:

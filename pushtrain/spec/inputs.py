@@ -43,7 +43,7 @@ class Data(Part):
     model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["path"]}, {"required": ["source"]}]})
 
     source: DatasetUrl | None = None
-    """A dataset on the Hub, hf://datasets/ORG/NAME."""
+    """A dataset on the Hub, hf://datasets/ORG/NAME, or one file in a bucket, s3://BUCKET/NAME or gs://BUCKET/NAME."""
     path: (
         Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=r"\.(jsonl|csv|tsv|parquet)$")] | None
     ) = None
@@ -63,6 +63,22 @@ class Data(Part):
     eval_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.02
     """Share of the rows held out, chosen by `train.seed`."""
 
+    @property
+    def is_on_hub(self) -> bool:
+        return self.source is not None and self.source.startswith("hf://")
+
+    @property
+    def place(self) -> str:
+        """Where the rows lie, as the spec writes it."""
+        return self.path or str(self.source)
+
+    @property
+    def bucket(self) -> Literal["s3", "gs"] | None:
+        """The kind of bucket the rows lie in; None where they lie elsewhere."""
+        if self.source is None or self.is_on_hub:
+            return None
+        return "s3" if self.source.startswith("s3://") else "gs"
+
     @field_validator("path")
     @classmethod
     def _stays_in_the_repository(cls, path: str | None) -> str | None:
@@ -75,9 +91,11 @@ class Data(Part):
     @model_validator(mode="after")
     def _one_place(self) -> "Data":
         if (self.source is None) == (self.path is None):
-            raise ValueError("needs exactly one of 'path' (a file in the commit) and 'source' (hf://datasets/…)")
+            raise ValueError(
+                "needs exactly one of 'path' (a file in the commit) and 'source' (hf://datasets/…, s3://…)"
+            )
         of_the_hub = self.model_fields_set & {"revision", "config", "split", "eval_split"}
-        if self.path is not None and of_the_hub:
+        if not self.is_on_hub and of_the_hub:
             raise ValueError(
                 f"has {min(of_the_hub)}, which is for a dataset of the Hub: a file is in the commit, whole"
             )

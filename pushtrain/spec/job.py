@@ -70,6 +70,18 @@ class JobSpec(Part):
         """Names of the secrets that its pod needs, beside the ledger's token."""
         return ("HF_TOKEN",)
 
+    @property
+    def extras(self) -> tuple[str, ...]:
+        """What its pod installs beside the trainer's own libraries, as pyproject.toml names it."""
+        return ()
+
+
+# What s3fs and gcsfs read of the environment; a pod gets those that are set where the control plane runs.
+BUCKET_KEYS = {
+    "s3": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_REGION"),
+    "gs": ("GOOGLE_CREDENTIALS",),
+}
+
 
 class TrainingSpec(JobSpec):
     """A job that trains a model of the Hub."""
@@ -107,6 +119,14 @@ class TrainingSpec(JobSpec):
     def floating(self) -> list[str]:
         """What of the spec can mean something else tomorrow, in words; the run's lock has what it meant."""
         return _floating({"model": self.model, "data": self.data, "compute": self.compute})
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        return ("HF_TOKEN", *(BUCKET_KEYS[self.data.bucket] if self.data.bucket else ()))
+
+    @property
+    def extras(self) -> tuple[str, ...]:
+        return (self.data.bucket,) if self.data.bucket else ()
 
     @property
     def reading(self) -> Reading:
@@ -185,7 +205,9 @@ def _floating(parts: Mapping[str, Any]) -> list[str]:
     model, data, compute = parts.get("model"), parts.get("data"), parts.get("compute")
     if model is not None and not _COMMIT.fullmatch(model.revision):
         found.append(f"model.revision {model.revision!r} is no commit of 40 digits")
-    if data is not None and data.source is not None and not _COMMIT.fullmatch(data.revision):
+    if data is not None and data.bucket is not None:
+        found.append(f"data.source {data.source!r} may hold other bytes tomorrow: only a dataset of the Hub is pinned")
+    if data is not None and data.is_on_hub and not _COMMIT.fullmatch(data.revision):
         found.append(f"data.revision {data.revision!r} is no commit of 40 digits")
     if compute is not None and "@sha256:" not in compute.image:
         found.append(f"compute.image {compute.image!r} has no digest, @sha256:…")

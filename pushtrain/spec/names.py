@@ -7,7 +7,14 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 # Hub ids, revisions and image references reach URLs and git: only characters that mean nothing to a shell, and no "..".
 _HUB_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}"
 HubId = Annotated[str, StringConstraints(pattern=rf"^{_HUB_NAME}(/{_HUB_NAME})?$")]
-DatasetUrl = Annotated[str, StringConstraints(pattern=rf"^hf://datasets/{_HUB_NAME}(/{_HUB_NAME})?$")]
+# What is stored in a bucket: no query, no user, no "..".
+BUCKET_URL = r"(s3|gs)://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_=+-][A-Za-z0-9_.=+-]{0,200}){1,20}"
+DatasetUrl = Annotated[
+    str,
+    StringConstraints(
+        pattern=rf"^(hf://datasets/{_HUB_NAME}(/{_HUB_NAME})?|{BUCKET_URL}\.(jsonl|csv|tsv|parquet))$", max_length=500
+    ),
+]
 HubRepo = Annotated[str, StringConstraints(pattern=rf"^{_HUB_NAME}/{_HUB_NAME}$")]
 Revision = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*([./][A-Za-z0-9_-]+)*$", max_length=100)

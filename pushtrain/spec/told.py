@@ -14,10 +14,10 @@ def told(spec: JobSpec) -> list[tuple[str, str]]:
         given = [("is given", ", ".join(command.secrets))] if command.secrets else []
         return [("runs", f"{run} in {command.workdir} of the commit"), *given, ("publishes", _where_to(spec.publish))]
     assert isinstance(spec, TrainingSpec)
-    revisions = [spec.model.revision, *([spec.data.revision] if spec.data.source else [])]
+    revisions = [spec.model.revision, *([spec.data.revision] if spec.data.is_on_hub else [])]
     return [
         ("trains", f"{spec.task}, {spec.method.kind} on {spec.model.id} at {spec.model.revision}"),
-        ("data", spec.data.path or f"{spec.data.source} at {spec.data.revision}"),
+        ("data", f"{spec.data.source} at {spec.data.revision}" if spec.data.is_on_hub else spec.data.place),
         ("publishes", _where_to(spec.publish)),
         ("revisions", "floating: pin a commit to be able to repeat it" if "main" in revisions else "pinned"),
     ]

@@ -1,6 +1,6 @@
 """The way of a row to the batch an optimizer step is made of. Each step is one module, read in this order:
 
-    sources.py    where rows come from: a file of the commit, a dataset of the Hub
+    sources.py    where rows come from: a file of the commit, a dataset of the Hub, a file in a bucket (buckets.py)
     split.py      which rows are held out
     pieces.py     a row → pieces of text, each learned or not; the chat template writes conversations
     tokens.py     pieces → token ids and labels: a label is the token where it carries the loss, else -100

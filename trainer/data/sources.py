@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from pushtrain.errors import SpecError
 from pushtrain.rows import Reading, Row, data_file, judged, read_rows
 from trainer.data import cache
+from trainer.data.buckets import copy_of
 from trainer.failures import DatasetError, hub_errors, is_disk_full
 from trainer.job import Job
 
@@ -57,20 +58,22 @@ class HubRows:
 
 
 def local_rows(job: Job) -> FileRows | None:
-    """The rows of `data.path`; None when the dataset is not a file of the commit.
+    """The rows of `data.path`, or of the copy of a file in a bucket; None when the dataset is on the Hub.
 
     Every row is looked at, except where the tokens of this very file are there already.
 
     Raises DatasetError naming the first bad row.
     """
-    path, reading = job.spec.data.path, job.spec.reading
-    if path is None:
+    data, reading = job.spec.data, job.spec.reading
+    if data.is_on_hub:
         return None
-    try:
-        found = data_file(path, job.root)
-    except SpecError as error:
-        raise DatasetError(str(error), hint=error.hint) from error
-    rows = FileRows(found, path, reading)
+    if data.bucket is not None:
+        rows = FileRows(copy_of(data.place, job.inputs.data_version), data.place, reading)
+    else:
+        try:
+            rows = FileRows(data_file(data.place, job.root), data.place, reading)
+        except SpecError as error:
+            raise DatasetError(str(error), hint=error.hint) from error
     if not cache.is_there(job):
         len(rows)
     return rows
