@@ -14,7 +14,7 @@ from pushtrain.errors import CloudError, PushtrainError, SpecError
 from pushtrain.gpus import MIN_CUDA_VERSION
 from pushtrain.placement import Candidate, hourly_usd, ladder, where
 from pushtrain.prices import HIGH_PERFORMANCE_NOTE
-from pushtrain.spec import JobSpec
+from pushtrain.spec import CommandSpec, JobSpec
 from pushtrain.spec.told import told
 
 
@@ -92,6 +92,11 @@ def _creates(spec: JobSpec) -> str:
 
 def _after_a_lost_pod(spec: JobSpec) -> str:
     goes_on, anew = "the next attempt goes on from the last checkpoint", "the next attempt starts from step 0"
+    if isinstance(spec, CommandSpec):
+        goes_on, anew = (
+            "the command is started again on the same volume",
+            "the command is started again on an empty disk",
+        )
     if "COMMUNITY" not in spec.compute.tiers:
         return goes_on
     return anew if "SECURE" not in spec.compute.tiers else f"{goes_on}; on a community machine {anew}"

@@ -2,14 +2,18 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from pushtrain.spec import CommandSpec
-from pushtrain.spec.file import load
+from pushtrain.spec.command import Secret
+from pushtrain.spec.file import load, loads
+from trainer.command.environment import command_env
 from trainer.command.progress import ProgressReader
 from trainer.report import Report
 
@@ -48,6 +52,17 @@ def test_the_expressions_of_the_speedrun_read_what_nanochat_prints(tmp_path: Pat
     assert [row["step"] for row in rows] == [0, 120, 0] and rows[1]["total_steps"] == 5568
     assert (rows[1]["loss"], rows[1]["tokens_per_s"], rows[1]["mfu_percent"]) == (4.012345, 1097345, 52.75)
     assert rows[2]["loss"] == 1.501234
+
+
+def test_the_page_about_commands_has_an_example_that_is_one_and_names_every_variable(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "command.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    spec = loads(example, "jobs/count.yaml")
+    assert isinstance(spec, CommandSpec)
+    told = {f"PUSHTRAIN_{name}": "1" for name in ("RUN_ID", "ATTEMPT", "COMMIT", "DEADLINE_EPOCH_S", "GRACE_S")}
+    ours = command_env(spec.command, told, tmp_path).keys() - spec.command.env.keys()
+    assert not [name for name in ours if f"`{name}`" not in page]
+    assert not [name for name in get_args(Secret) if f"`{name}`" not in page]
 
 
 def speedrun(tmp_path: Path, checkpoints: dict[str, int], without: str = "") -> str:

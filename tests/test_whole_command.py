@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import signal
 import textwrap
 import time
 from collections.abc import Iterator
@@ -60,6 +62,20 @@ FORKING = """
     print("forked", flush=True)
     time.sleep(300)
 """
+# Hangs at its third step in the first attempt, talking on.
+HUNG = """
+    import os, time
+    for step in range(1, 5):
+        print("step", step, flush=True)
+        while step == 3 and os.environ["PUSHTRAIN_ATTEMPT"] == "1":
+            print("still here", flush=True)
+            time.sleep(0.2)
+"""
+FELL_SILENT = """
+    import os, time
+    print("attempt", os.environ["PUSHTRAIN_ATTEMPT"], flush=True)
+    time.sleep(0.1 if os.environ["PUSHTRAIN_ATTEMPT"] == "2" else 300)
+"""
 ENVIRONMENT = """
     import json, os, sys
     print("environment", json.dumps(dict(os.environ)), flush=True)
@@ -90,6 +106,9 @@ JOBS = {
     "failing": job(FAILING, "artifacts: ['*.bin']", "publish: {repo: demo/half}\n"),
     "daemons": job(DAEMONS, "artifacts: [ticks]"),
     "forking": job(FORKING),
+    "orphaned": job(FORKING),
+    "hung": job(HUNG, "progress: {step: 'step (\\d+)'}", "limits: {step_gap_minutes: 0.05}\n"),
+    "stalled": job(FELL_SILENT, "silence_minutes: 0.05"),
     "silent": job("import time; time.sleep(1)"),
     "loud": job("for i in range(100_000): print('line', i, 'of many')"),
     "environment": job(
@@ -120,7 +139,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 def _to_the_end(world: World) -> None:
     control, give_up_s = world.control(), time.monotonic() + 150
-    lost = cancelled = False
+    lost = cancelled = orphaned = False
     while True:
         world.tick(control)
         runs = {str(record.run["job"]): record for record in world.records()}
@@ -131,10 +150,20 @@ def _to_the_end(world: World) -> None:
             (pod,) = world.pods_made(runs["lost"])
             world.simulator.request("DELETE", f"/v2/pods/{pod['id']}").raise_for_status()
             lost = True
+        if not orphaned and "forked" in log_of(world, "orphaned"):
+            _kill_supervisor(world, "orphaned")
+            orphaned = True
         if not cancelled and "forked" in log_of(world, "forking"):
             assert world.cli("cancel", "forking").returncode == 0
             cancelled = True
         time.sleep(0.2)
+
+
+def _kill_supervisor(world: World, job: str) -> None:
+    (pod,) = world.pods_made(world.record(job))
+    for pid in pod["processes"]:
+        if b"\0trainer\0" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            os.kill(pid, signal.SIGKILL)
 
 
 def log_of(world: World, job: str) -> str:
@@ -199,6 +228,17 @@ def test_daemons_are_ended_before_files_are_kept(world: World) -> None:
     assert record.result is not None and record.result["artifacts"]["repo"] is None
     assert len(record.result["artifacts"]["files"]["ticks"]) == 64
     assert "processes that the command left behind" in log_of(world, "daemons")
+
+
+def test_a_command_that_hangs_or_falls_silent_is_started_again_elsewhere(world: World) -> None:
+    for name, reason in (("hung", "StepGap"), ("stalled", "Stalled")):
+        record = succeeded(world, name)
+        assert record.receipt is not None
+        assert [attempt["ended"] for attempt in record.receipt["history"]] == [reason, "finished"]
+
+
+def test_a_command_whose_supervisor_is_killed_ends_with_its_pod(world: World) -> None:
+    assert end(world.record("orphaned")) == ("failed", "TrainerKilled")
 
 
 def test_a_cancelled_command_is_gone_with_all_it_forked(world: World) -> None:

@@ -18,6 +18,7 @@ from trainer.command.output import folded
 from trainer.command.process import Program, ReadBytes, run_program
 from trainer.command.progress import ProgressReader
 from trainer.failures import ArtifactMissing, CommandFailed, CommandNotFound, HubUnreachable, Preempted, retried
+from trainer.gpu import cards
 from trainer.job import read_json
 from trainer.preflight import check_write_access, uploads
 from trainer.report import Report, say, write_json
@@ -52,7 +53,7 @@ def carry_out(job: CommandJob, report: Report, stop: Stop) -> None:
     or when the command asks for another attempt."""
     command, to = job.spec.command, job.spec.publish
     argv = [str(job.root / command.run)] if isinstance(command.run, str) else command.run
-    report.event("preparing", f"{job.spec.name}: {shlex.join(argv)[:500]}")
+    report.event("preparing", f"{job.spec.name}: {shlex.join(argv)[:500]}", **_machine(job))
     if to is not None and uploads(job.environ):
         check_write_access(to)
     if job.done.exists():
@@ -122,7 +123,15 @@ def _finish(job: CommandJob, report: Report) -> None:
     if kept.complaints:
         where = f"; the others are in {published['repo']}@{published['revision']}" if published["repo"] else ""
         raise ArtifactMissing(f"command.artifacts: {'; '.join(kept.complaints[:5])}{where}")
-    report.result({"artifacts": published, "metrics": read_json(job.done), "samples": []})
+    metrics = read_json(job.done)
+    report.result({"artifacts": published, "metrics": metrics, "samples": [], "machine": _machine(job)})
+
+
+def _machine(job: CommandJob) -> dict[str, Any]:
+    """What the command had under it. Of its libraries nothing is known here: they are its own."""
+    found = cards(job.environ)
+    image = job.spec.compute.image if "PUSHTRAIN_RUN_ID" in job.environ else None
+    return {"image": image, "gpus": [card.name for card in found], "driver": found[0].driver if found else None}
 
 
 def _collect(job: CommandJob) -> Artifacts:
