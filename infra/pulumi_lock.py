@@ -23,6 +23,8 @@ from pushtrain.errors import StackLocked
 # The engine stops a CLI after half an hour and a minute of grace; a lock this old is nobody's at work.
 STALE_S = 3600.0
 
+_ZOMBIE = "zombie"
+
 # In the environment of a CLI and of all it starts, so that what outlives it can be found.
 MARK = "PUSHTRAIN_CLI_CALL"
 
@@ -159,13 +161,14 @@ def end_leftovers(mark: str) -> None:
 
 
 def _runs(pid: int) -> bool:
+    """False for a zombie, too: killed, and only not yet waited for."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         return True
-    return True
+    return _started(pid) != _ZOMBIE
 
 
 def _started(pid: int) -> str:
@@ -173,7 +176,7 @@ def _started(pid: int) -> str:
     stat = _read(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
     if not stat:
         return ""
-    return "zombie" if stat[0] == "Z" else stat[19]
+    return _ZOMBIE if stat[0] == "Z" else stat[19]
 
 
 def _boot() -> str:

@@ -46,7 +46,13 @@ def used(record: RunRecord, now_s: float | None = None) -> tuple[float, float]:
         until_s = max(event.epoch_s for event in record.events) if now_s is None else now_s
         idle_hours = max(0.0, (until_s - first.epoch_s) / 3600 - hours)
         usd += idle_hours * volume_usd
-    return hours, usd
+    return hours, usd + beside_usd(record)
+
+
+def beside_usd(record: RunRecord, since_s: float = 0.0) -> float:
+    """What pods cost that no event names, twins say, of those that were ended after `since_s`."""
+    notes = [note for note in record.rented.values() if float(note.get("ended", 0.0)) > since_s]
+    return sum(float(note.get("usd", 0.0)) for note in notes)
 
 
 def attempt_hours(record: RunRecord, start: Event) -> float:

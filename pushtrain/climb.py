@@ -124,7 +124,7 @@ def keep_one(control: Control, run: Run, attempt: int, pods: Sequence[Pod]) -> P
 
 def end_unnamed(control: Control, run: Run, pod: Pod) -> None:
     """Terminate a pod that no event names: it was billed, too."""
-    note(control, run.id, pods=[pod.id])
+    note(control, run.id, pods=[pod])
     control.cloud.terminate(pod.id)
 
 

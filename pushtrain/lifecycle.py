@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pushtrain.budget import RESERVE_S
+from pushtrain.budget import RESERVE_S, beside_usd
 from pushtrain.cloud import Pod
 from pushtrain.events import POD_STATES, Event
 from pushtrain.ledger import RunRecord
@@ -81,7 +81,8 @@ def next_step(
     provisioned = _last(mine, "provisioned")
     if provisioned is None:
         return _unplaced(events, mine, now_s=now_s, limits=limits)
-    return _running(mine, provisioned, pods=pods, now_s=now_s, limits=limits, signs=signs)
+    deadline_s = _deadline_s(record, provisioned)
+    return _running(mine, provisioned, deadline_s=deadline_s, pods=pods, now_s=now_s, limits=limits, signs=signs)
 
 
 def _unplaced(events: Sequence[Event], mine: Sequence[Event], *, now_s: float, limits: Limits) -> Step:
@@ -103,6 +104,7 @@ def _running(
     mine: Sequence[Event],
     provisioned: Event,
     *,
+    deadline_s: float,
     pods: Sequence[Pod],
     now_s: float,
     limits: Limits,
@@ -113,7 +115,7 @@ def _running(
     names = provisioned.data["pod_id"], provisioned.data.get("pod_name")
     pod = next((pod for pod in pods if pod.id == names[0] or pod.name == names[1]), None)
     grace_s = float(provisioned.data.get("reserve_s", RESERVE_S))
-    if now_s > float(provisioned.data["deadline_epoch_s"]) + (grace_s if pod else 0.0):
+    if now_s > deadline_s + (grace_s if pod else 0.0):
         message = "the run reached its deadline (max_hours or max_usd of the budget) before it was done"
         return Step(kind="destroy", attempt=attempt, outcome="failed", reason="DeadlineReached", message=message)
     if pod is None:
@@ -127,6 +129,12 @@ def _running(
     if now.reason == "BootTimeout":
         return _booting(now, attempt, now_s=now_s, signs=signs)
     return _silent(now, pod, attempt, now_s=now_s, signs=signs)
+
+
+def _deadline_s(record: RunRecord, provisioned: Event) -> float:
+    """The pod's own deadline, less what a twin of it cost that was found later: the pod cannot know of that."""
+    deadline_s, usd_per_hour = (float(provisioned.data[key]) for key in ("deadline_epoch_s", "usd_per_hour"))
+    return deadline_s - beside_usd(record, provisioned.epoch_s) / usd_per_hour * 3600
 
 
 def _booting(now: Phase, attempt: int, *, now_s: float, signs: Signs | None) -> Step:

@@ -209,9 +209,9 @@ def _try_to_provision(control: Control, run: Run, record: RunRecord, live: Live,
 def _give_up_attempt(control: Control, run: Run, record: RunRecord, live: Live, step: Step) -> None:
     """The pod is gone, or as good as gone: make sure of it, keep what the cloud still has of its log, say so."""
     known = [str(it.data["pod_id"]) for it in record.events if (it.state, it.attempt) == ("provisioned", step.attempt)]
-    listed = [pod.id for pod in live.pods if pod.name == run.pod_name(step.attempt)]
-    if unnamed := set(listed) - set(known):
-        note(control, run.id, pods=sorted(unnamed))
+    listed = {pod.id: pod for pod in live.pods if pod.name == run.pod_name(step.attempt)}
+    if unnamed := [pod for pod_id, pod in listed.items() if pod_id not in known]:
+        note(control, run.id, pods=unnamed)
     for pod_id in dict.fromkeys([*known, *listed]):
         control.cloud.terminate(pod_id)
     lost = EventDraft(state="lost", writer="control", attempt=step.attempt, reason=step.reason, message=step.message)

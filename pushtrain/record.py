@@ -11,13 +11,15 @@ from pushtrain.gitstore import Commit
 
 RECEIPT = "receipt.json"
 BILL = "bill.json"
+# What the run rented besides what its events name: a file each, with what it cost until it was ended.
+RENTED = "rented/"
 ROOT_FILES = ("spec.yaml", "run.json", "result.json", RECEIPT, BILL)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
     """One run as the ledger has it at commit `tip`. `paths` are its files with their blob ids; logs and metrics are
-    read on demand. `bill` comes an hour or more after the receipt."""
+    read on demand. `bill` comes an hour or more after the receipt. `rented`: `pushtrain.rented`."""
 
     run_id: str
     tip: str
@@ -28,6 +30,7 @@ class RunRecord:
     receipt: Mapping[str, Any] | None
     paths: Mapping[str, str] = field(repr=False)
     bill: Mapping[str, Any] | None = None
+    rented: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def is_over(self) -> bool:
@@ -63,11 +66,12 @@ def decoded(run_id: str, tip: str, tree: Mapping[str, str], read: Mapping[str, b
             tip=tip,
             spec=spec or b"",
             run=dict(json.loads(run or b"{}")),
-            events=tuple(decode(raw) for path, raw in read.items() if path not in ROOT_FILES),
+            events=tuple(decode(raw) for path, raw in read.items() if not _is_beside(path)),
             result=dict(json.loads(result)) if result else None,
             receipt=dict(json.loads(receipt)) if receipt else None,
             paths=tree,
             bill=dict(json.loads(bill)) if bill else None,
+            rented={path: dict(json.loads(raw)) for path, raw in read.items() if path.startswith(RENTED)},
         )
         if not record.events:
             raise ValueError("there is no event")
@@ -77,3 +81,7 @@ def decoded(run_id: str, tip: str, tree: Mapping[str, str], read: Mapping[str, b
             hint=f"look at it with git log runs/{run_id}; delete the branch if no run of pushtrain wrote it",
         ) from None
     return record
+
+
+def _is_beside(path: str) -> bool:
+    return path in ROOT_FILES or path.startswith(RENTED)

@@ -1,26 +1,44 @@
 """Everything a run ever rented, as its branch has it: what the bill is asked for.
 
 Events name the pods that were meant to be. Of what came to be besides (a twin, a pod on no recorded rung, the volume of
-a climb that was cut short) a file is left, `rented/pod-ID` or `rented/volume-ID`, before it is ended.
+a climb that was cut short) a file is left, `rented/pod-ID` or `rented/volume-ID`, before it is ended: `{"ended": epoch
+seconds, "usd": what it cost by then}`, which the budget counts.
 """
 
 from collections.abc import Iterable
+from datetime import datetime
 
+from pushtrain.cloud import Pod
 from pushtrain.control import Control
 from pushtrain.errors import LedgerError
+from pushtrain.jsontext import json_bytes
 from pushtrain.ledger import RunRecord
+from pushtrain.record import RENTED
 from pushtrain.redact import redact
 
-_POD, _VOLUME = "rented/pod-", "rented/volume-"
+_POD, _VOLUME = f"{RENTED}pod-", f"{RENTED}volume-"
 
 
-def note(control: Control, run_id: str, *, pods: Iterable[str] = (), volumes: Iterable[str] = ()) -> None:
-    """Leave ids for the receipt. A ledger that is away costs the note, never the ending."""
-    names = [*(_POD + it for it in pods), *(_VOLUME + it for it in volumes)]
+def note(control: Control, run_id: str, *, pods: Iterable[Pod] = (), volumes: Iterable[str] = ()) -> None:
+    """Leave what is ended now for budget and receipt. A ledger that is away costs the note, never the ending.
+
+    A volume, empty and minutes old, counts nothing.
+    """
+    now_s = control.clock()
+    costs = {_POD + pod.id: cost_usd(pod, now_s) for pod in pods} | {_VOLUME + it: 0.0 for it in volumes}
     try:
-        control.ledger.append(run_id, files={name: b"\n" for name in names})
+        files = {name: json_bytes({"ended": now_s, "usd": usd}) for name, usd in costs.items()}
+        control.ledger.append(run_id, files=files)
     except LedgerError as failure:
-        control.say(f"{run_id}: not noted for the bill: {', '.join(names)}: {redact(str(failure))}")
+        control.say(f"{run_id}: not noted for the bill: {', '.join(costs)}: {redact(str(failure))}")
+
+
+def cost_usd(pod: Pod, now_s: float) -> float:
+    """Dollars since the cloud says that it was created; 0 where it does not say."""
+    if pod.created_at is None:
+        return 0.0
+    created_s = datetime.fromisoformat(pod.created_at.replace("Z", "+00:00")).timestamp()
+    return round(max(0.0, now_s - created_s) / 3600 * pod.usd_per_hour, 6)
 
 
 def rented(record: RunRecord) -> tuple[list[str], list[str]]:

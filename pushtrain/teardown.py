@@ -3,7 +3,7 @@
 from pushtrain.cloud import Live
 from pushtrain.control import Control
 from pushtrain.deployment import NAME, deployment_file
-from pushtrain.errors import CloudError, EngineError, LeakError, StackLocked
+from pushtrain.errors import CloudError, EngineError, LeakError, LedgerError, StackLocked
 from pushtrain.events import EventDraft, now_text
 from pushtrain.jsontext import json_bytes
 from pushtrain.ledger import RunRecord
@@ -38,7 +38,12 @@ def destroy(control: Control, run: Run, record: RunRecord, step: Step) -> str:
                 "volumes": [volume.id for volume in there.volumes],
             },
         )
-        control.ledger.append(run.id, events=[draft], files=_deployment(control, run, record))
+        files = _deployment(control, run, record)
+        try:
+            control.ledger.append(run.id, events=[draft], files=files)
+        except LedgerError:
+            remove(control, there)  # the decision stands: what is billed does not wait for a ledger that is away
+            raise
     complaint = _destroy_stack(control, run)
     proof = _prove_empty(control, run, step, complaint)
     if complaint:  # nothing is left that could refuse: now the engine may forget the stack, too

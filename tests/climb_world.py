@@ -17,7 +17,7 @@ from pushtrain.claim import claim
 from pushtrain.climb import record_pod
 from pushtrain.control import Control
 from pushtrain.desired import Desired, Job
-from pushtrain.errors import PushtrainError
+from pushtrain.errors import LedgerUnavailable, PushtrainError
 from pushtrain.events import Event, EventDraft
 from pushtrain.ledger import Ledger, RunRecord
 from pushtrain.policy.file import NO_POLICY
@@ -72,6 +72,7 @@ class World:
     checkout: Checkout = field(default_factory=Checkout)
     said: list[str] = field(default_factory=list)
     machines: int = 0
+    pushes_refused: bool = False
 
     def control(self) -> Control:
         """A control plane on a machine of its own: it knows what ledger and cloud say, nothing else."""
@@ -102,7 +103,7 @@ class World:
                 environ={},
                 clock=clock,
                 sleep=sleep,
-                store=MemoryStore(self.remote),
+                store=MemoryStore(self.remote, self._to_remote),
             ),
             cloud=cloud,
             engine=EmbeddedEngine(here / "stacks", lambda name: cloud),
@@ -111,6 +112,11 @@ class World:
             clock=clock,
             sleep=sleep,
         )
+
+    def _to_remote(self, verb: str, carry_out: Callable[[], Any]) -> Any:
+        if verb == "push" and self.pushes_refused:
+            raise LedgerUnavailable("git push took longer than 60 s")
+        return carry_out()
 
     def now_s(self) -> float:
         return self.runpod.now_s

@@ -10,7 +10,7 @@ from climb_world import World
 from infra.simulator.catalog import Stock
 from infra.simulator.state import PodOrder
 from pushtrain.cloud import VolumeRequest
-from pushtrain.errors import CloudUnavailable, NoBalance, RequestRejected
+from pushtrain.errors import CloudUnavailable, LedgerUnavailable, NoBalance, RequestRejected
 from pushtrain.events import EventDraft
 from pushtrain.rented import rented
 from pushtrain.run import Run
@@ -153,6 +153,42 @@ def test_twins_that_their_creators_could_not_see_are_told_apart_by_the_next_tick
     assert alive(world) == [mine] and twin != mine
     assert any("one too many" in line for line in world.said)
     assert set(rented(world.record())[0]) == {mine, twin}, "both were billed"
+
+
+def test_what_a_twin_cost_before_anybody_saw_it_shortens_the_run(world: World):
+    world.job(max_usd=0.25)
+    world.tick()
+    (mine,) = alive(world)
+    world.runpod.now_s += 1
+    make_pod(world, world.run())
+    world.say("training")
+    world.runpod.now_s += 600.0
+    world.tick()
+    (provisioned,) = world.events("provisioned")
+    (twin,) = world.record().rented.values()
+    per_hour = float(provisioned.data["usd_per_hour"])
+    assert twin["usd"] == pytest.approx(0.4 / 6, rel=0.15), "ten minutes of an A40"
+    earlier_s = twin["usd"] / per_hour * 3600
+    world.runpod.now_s = float(provisioned.data["deadline_epoch_s"]) - earlier_s
+    world.tick()
+    assert alive(world) == [mine], "a pod gets a minute to end itself"
+    world.runpod.now_s += 61.0
+    world.tick()
+    assert alive(world) == [] and (world.record().receipt or {})["outcome"] == "failed"
+    assert world.record().events[-1].reason == "DeadlineReached"
+
+
+def test_what_is_billed_does_not_wait_for_a_ledger_that_takes_no_push(world: World):
+    world.job()
+    world.tick()
+    world.say("finished")
+    world.pushes_refused = True
+    world.fails(LedgerUnavailable)
+    assert alive(world) == [] and not world.runpod.account.live_volumes()
+    world.pushes_refused = False
+    world.tick()
+    record = world.record()
+    assert (record.receipt or {})["outcome"] == "succeeded" and len((record.receipt or {})["pods"]) == 1
 
 
 def test_a_run_whose_recorded_pod_was_the_twin_that_went_goes_on(world: World):

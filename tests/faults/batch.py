@@ -95,6 +95,8 @@ def run_batch(
 
     def add(result: Result) -> None:
         total.add(result)
+        for sentence in result.broken[:1]:
+            tell(f"seed {result.schedule.seed}: {sentence}")
         if total.schedules % TELL_EVERY == 0:
             tell(f"{total.schedules} schedules, {len(total.broken)} broken, {time.monotonic() - began:.0f} s")
 

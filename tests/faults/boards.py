@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from pushtrain.errors import LedgerUnavailable
@@ -55,6 +56,8 @@ class Boards:
         """The next request of the operation `what` is answered `amount` seconds later."""
         self.cut_pushes: list[Fault] = []
         self.late_pushes: list[Fault] = []
+        self.waiting_for_push = Windows(scheduler, hit)
+        """A control plane waits for the answer to a push that is late."""
 
     def pace(self, who: str) -> Callable[[], float]:
         """Latencies in seconds for one process: its own, so that one fault less moves nothing else."""
@@ -92,6 +95,8 @@ class LedgerLink:
         if verb == "push" and self._boards.late_pushes:
             late = self._boards.late_pushes.pop()
             self._boards.hit(late)
+            if self._who == "control":
+                self._boards.waiting_for_push.add(replace(late, amount=GIT_PATIENCE_S))
             self._scheduler.after(late.amount, lambda: carry_out() and None)
             self._process.sleep(GIT_PATIENCE_S)
             raise LedgerUnavailable(f"git {verb} took longer than {GIT_PATIENCE_S:.0f} s", hint="it is tried again")

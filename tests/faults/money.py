@@ -3,7 +3,7 @@
     overshoot   dollars that fell due after the run's first cap was reached: `max_usd` counts pods, disks and volume,
                 `max_hours` counts pods alone
     excused     the part of it during which nobody could have ended it: the cloud refused, or answered nobody; or there
-                was neither a watchdog of the pod running nor a control plane that could read the ledger
+                was neither a watchdog of the pod running nor a control plane that the ledger answered
 
 What is not excused may be one tick of the control plane at the run's rate, and no more.
 """
@@ -19,6 +19,7 @@ from infra.simulator.state import Pod, Volume
 from pushtrain.ledger import RUNS
 from pushtrain.run import resource_prefix
 
+from .boards import Boards, Windows
 from .office import TICK_S
 from .promises import LEDGER_URL
 
@@ -101,7 +102,7 @@ def _stretch(world: "World", pods: list[Pod], volumes: list[Volume], start: floa
     middle = (start + end) / 2
     live = [pod for pod in pods if any(it.start <= middle < (it.end or end) and it.running for it in pod.spans)]
     boards = world.boards
-    unread = any(away.seconds_within(start, end) > 0 for away in (boards.ledger["control"], boards.hanging_ledger))
+    unread = any(away.seconds_within(start, end) > 0 for away in _ledger_outages(boards))
     at_work = not unread and any(shift.can_act(middle) for shift in world.office.shifts)
     watched = bool(live) and all(_covers(world.machines.ran(pod.id), middle) for pod in live)
     reachable = not any(away.seconds_within(start, end) > 0 for away in (boards.cloud, boards.refusing))
@@ -124,8 +125,12 @@ def _moments(world: "World", now: float) -> Iterable[float]:
         for since, until in (*world.machines.ran(pod_id), *world.machines.refused(pod_id)):
             yield from (since, min(until, now))
     boards = world.boards
-    for away in (boards.cloud, boards.refusing, boards.ledger["control"], boards.hanging_ledger):
+    for away in (boards.cloud, boards.refusing, *_ledger_outages(boards)):
         yield from away.moments()
+
+
+def _ledger_outages(boards: Boards) -> tuple[Windows, ...]:
+    return boards.ledger["control"], boards.hanging_ledger, boards.waiting_for_push
 
 
 def _covers(spans: Iterable[Sequence[float]], moment: float) -> bool:
