@@ -4,7 +4,7 @@ Needs no key and no network. What only a cloud or the Hub can say (stock, prices
 """
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ def check(
     root = root.absolute()
     files = [read(path, root) for path in dict.fromkeys(root / path for path in paths or _job_files(root))]
     specs: list[JobSpec] = []
-    policy, problems, warnings = _policy(root, base)
+    policy, problems, warnings = policy_for(root, base)
     if not files:
         warnings.append(Problem(where="jobs/", message="there is no job spec"))
     taken: dict[str, str] = {}
@@ -73,6 +73,7 @@ def check(
             wrong += files_problems
             warnings += files_warnings
             broken = [it.problem for it in violations(policy, file.spec, file, known)] if policy.policy else []
+            known = _with(known, file.spec)
             # What is suspended starts nothing; the rule is held against it again when it does.
             (warnings if file.spec.suspend else wrong).extend(broken)
             specs += [] if wrong else [file.spec]
@@ -84,7 +85,7 @@ def check(
     )
 
 
-def _policy(root: Path, base: str | None) -> tuple[PolicyFile, list[Problem], list[Problem]]:
+def policy_for(root: Path, base: str | None) -> tuple[PolicyFile, list[Problem], list[Problem]]:
     """The policy that holds, and problems and warnings about it. The work tree's own has to be readable in any case:
     merged, it would stop everything."""
     here = policy_here(root)
@@ -95,6 +96,13 @@ def _policy(root: Path, base: str | None) -> tuple[PolicyFile, list[Problem], li
         message = "this changes the policy; job specs were held against the one of the base"
         warnings.append(Problem(where=POLICY_FILE, message=message, hint="look at the change of the policy by itself"))
     return holds, problems, warnings
+
+
+def _with(known: Known | None, spec: JobSpec) -> Known | None:
+    """What the next spec finds when this one runs."""
+    if known is None or known.month_usd is None or spec.suspend:
+        return known
+    return replace(known, month_usd=known.month_usd + spec.budget.max_usd)
 
 
 def _job_files(root: Path) -> list[Path]:

@@ -93,6 +93,22 @@ def plan(
 
 
 @app.command()
+def review(
+    base: Annotated[str, typer.Option(metavar="REF", help="What is merged into; its policy holds.")] = "origin/main",
+) -> None:
+    """The plan of every job spec that HEAD changes against REF, held against REF's policy, as one comment.
+
+    In a workflow it goes into the step summary, and into one comment of the pull request where GITHUB_TOKEN may write.
+    """
+    from pushtrain.github.posting import review_here
+
+    found = review_here(Path.cwd(), base, os.environ, say)
+    for problem in found.problems:
+        report(problem)
+    raise typer.Exit(found.exit_code)
+
+
+@app.command()
 def reconcile(
     follow: Annotated[bool, typer.Option(help="Keep ticking until no run is active.")] = False,
     max_minutes: Annotated[float, typer.Option(min=0, help="Time box of --follow.")] = 330.0,

@@ -64,7 +64,12 @@ class Plan:
 def plan_specs(paths: Sequence[Path], root: Path, environ: Mapping[str, str]) -> tuple[list[Plan], list[SpecError]]:
     """Plans of the specs that are fine, and the problems of those that are not."""
     found = check(paths, root)
-    return [_plan(spec, environ) for spec in found.specs], list(found.problems)
+    return plans(found.specs, environ), list(found.problems)
+
+
+def plans(specs: Sequence[JobSpec], environ: Mapping[str, str]) -> list[Plan]:
+    """Plans of specs that passed their check."""
+    return [_plan(spec, environ) for spec in specs]
 
 
 def _plan(spec: JobSpec, environ: Mapping[str, str]) -> Plan:

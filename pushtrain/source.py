@@ -6,11 +6,11 @@
 from pathlib import Path
 from typing import Protocol
 
-from git import Repo
+from git import GitError, Repo
 
 from pushtrain import desired
 from pushtrain.desired import Desired
-from pushtrain.errors import LedgerError
+from pushtrain.errors import LedgerError, SpecError
 from pushtrain.gitcmd import git, git_env
 
 
@@ -36,6 +36,16 @@ class Source(Protocol):
     def head(self) -> str | None:
         """The commit of the remote's default branch now; None when the remote does not say."""
         ...
+
+
+def head_commit(root: Path) -> str:
+    """The commit that is checked out at or above `root`. Raises SpecError where there is none."""
+    try:
+        with Repo(root, search_parent_directories=True) as repo:
+            return repo.head.commit.hexsha
+    except (GitError, ValueError):
+        hint = "run this in a clone of your repository"
+        raise SpecError(f"{root} is no git work tree with a commit", hint=hint) from None
 
 
 class GitSource:

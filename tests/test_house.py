@@ -31,6 +31,7 @@ VERBS = [
     "reconcile",
     "replay",
     "retry",
+    "review",
     "run",
     "runs",
     "setup-pulumi",

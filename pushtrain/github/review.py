@@ -1,0 +1,167 @@
+"""What a reviewer reads: the plan of every job spec that a pull request changes, held against the base's policy.
+
+One text for the comment and for the step summary. Whatever a spec, a path or a cloud says goes through `markdown`.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pushtrain.check import check, policy_for
+from pushtrain.errors import LedgerError, PushtrainError, SpecError
+from pushtrain.github.changes import Change, changed_specs
+from pushtrain.github.markdown import code, details, fitted, plain, table
+from pushtrain.plan import Plan, plans
+from pushtrain.policy.file import PolicyFile, policy_at
+from pushtrain.policy.gate import month_so_far
+from pushtrain.policy.licence import Licences
+from pushtrain.policy.model import POLICY_FILE
+from pushtrain.policy.rules import Known
+from pushtrain.redact import redact
+from pushtrain.spec.file import spec_error
+
+MOST_PROBLEMS = 40
+
+
+@dataclass(kw_only=True)
+class Review:
+    """What was found; `as_markdown` is what is said about it. `exit_code` is the worst problem's."""
+
+    base: str
+    head: str
+    changes: list[Change] = field(default_factory=list)
+    plans: list[Plan] = field(default_factory=list)
+    problems: list[PushtrainError] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    policy: PolicyFile | None = None
+
+    @property
+    def exit_code(self) -> int:
+        return max((problem.exit_code for problem in self.problems), default=0)
+
+    def as_markdown(self) -> str:
+        head = [f"## {self._title()}", self._verdict()]
+        if len(self.plans) > 1:
+            head.append(table([(code(it.spec.name), _at_most(it)) for it in self.plans[:50]]))
+        tail = [self._policy_line()] if self.policy is not None else []
+        return redact(fitted("\n\n".join(head), [*self._problem_blocks(), *map(_block, self.plans)], "\n\n".join(tail)))
+
+    def _title(self) -> str:
+        number = len([change for change in self.changes if change.kind != "gone"])
+        jobs = "no job spec" if not number else "1 job spec" if number == 1 else f"{number} job specs"
+        return f"pushtrain: {jobs} at {code(self.head[:8])}"
+
+    def _verdict(self) -> str:
+        if self.problems:
+            number = len(self.problems)
+            return f"❌ **{number} problem{'s' if number > 1 else ''}.** This should not be merged as it is."
+        lines = []
+        starting = [plan for plan in self.plans if not plan.spec.suspend]
+        if starting:
+            usd = sum(plan.spec.budget.max_usd for plan in starting)
+            runs = "1 run" if len(starting) == 1 else f"{len(starting)} runs"
+            lines.append(f"✅ **A merge starts {runs}, for at most ${usd:,.2f} in all.**")
+        else:
+            lines.append("✅ **A merge starts nothing.**")
+        gone = [change.path for change in self.changes if change.kind == "gone"]
+        if gone:
+            named = ", ".join(code(path) for path in gone[:10]) + (f" and {len(gone) - 10} more" if gone[10:] else "")
+            lines.append(f"Gone: {named}. An active run of it is cancelled.")
+        return "\n\n".join(lines)
+
+    def _problem_blocks(self) -> list[str]:
+        blocks = [_problem(problem) for problem in self.problems[:MOST_PROBLEMS]]
+        if len(self.problems) > MOST_PROBLEMS:
+            blocks.append(f"… and {len(self.problems) - MOST_PROBLEMS} more problems, in the check's log.")
+        return blocks + [f"⚠️ {plain(warning, 600)}" for warning in self.warnings[:MOST_PROBLEMS]]
+
+    def _policy_line(self) -> str:
+        assert self.policy is not None
+        if not self.policy.exists:
+            return f"There is no {code(POLICY_FILE)} in the base: nothing is limited but by each job's own budget."
+        approval = self.policy.policy.approval if self.policy.policy is not None else None
+        above = [it for it in self.plans if approval and it.spec.budget.max_usd > approval.above_usd]
+        waits = ", ".join(code(it.spec.name) for it in above if not it.spec.suspend)
+        needs = f" Before they start, an approving review is needed: {waits}." if waits else ""
+        base = self.base[:8] if re.fullmatch(r"[0-9a-f]{40}", self.base) else self.base
+        return f"Held against {code(POLICY_FILE)} of the base, {code(base)}.{needs}"
+
+
+def review(root: Path, base: str, head: str, environ: Mapping[str, str]) -> Review:
+    """Looks at what HEAD changes against `base`; the base's policy holds. What fails is a problem, never an exception,
+    so that something can be said in any case."""
+    found = Review(base=base, head=head)
+    try:
+        found.changes = changed_specs(root, base, environ)
+        found.policy = policy_at(root, base)
+        known, unknown = _known(found.policy, root, environ)
+        found.warnings += unknown
+        paths = [Path(change.path) for change in found.changes if change.kind != "gone"]
+        found.problems += _twins(paths, root)
+        if not paths:
+            _, wrong, warned = policy_for(root, base)
+            found.problems += [spec_error([problem]) for problem in wrong]
+            found.warnings += [str(spec_error([warning])) for warning in warned]
+            return found
+        report = check(paths, root, base=base, known=known)
+        found.problems += report.problems
+        found.warnings += report.warnings
+        found.plans = plans(report.specs, environ)
+    except PushtrainError as failure:
+        found.problems.append(failure)
+    return found
+
+
+def _known(policy: PolicyFile, root: Path, environ: Mapping[str, str]) -> tuple[Known, list[str]]:
+    """What the policy asks about and no spec says, and what nobody here can tell: reconcile asks again in any case."""
+    from time import time
+
+    from pushtrain.settings import load_settings
+    from pushtrain.wiring import open_ledger
+
+    rules = policy.policy
+    licence = Licences(environ) if rules is not None and rules.licences is not None else None
+    if rules is None or rules.max_usd_per_month is None:
+        return Known(licence=licence), []
+    try:
+        ledger = open_ledger(load_settings(root, environ), environ)
+        return Known(licence=licence, month_usd=month_so_far(ledger, ledger.refs(), time())), []
+    except (LedgerError, SpecError) as away:
+        text = (
+            f"{POLICY_FILE}: max_usd_per_month was not looked at here, since the ledger cannot be read: {away.reason}"
+        )
+        return Known(licence=licence), [f"{text}; it is before anything is rented"]
+    except PushtrainError as away:
+        return Known(licence=licence), [f"{POLICY_FILE}: max_usd_per_month was not looked at here: {away}"]
+
+
+def _twins(paths: Sequence[Path], root: Path) -> list[PushtrainError]:
+    """x.yaml and x.yml are one job twice, also where only one of them is changed."""
+    found: list[PushtrainError] = []
+    for path in paths:
+        other = path.with_suffix(".yml" if path.suffix == ".yaml" else ".yaml")
+        if (root / other).exists() and other not in paths:
+            message = f"the job {path.stem!r} is also in {other.as_posix()}"
+            found.append(SpecError(message, where=path.as_posix(), hint="keep one of them"))
+    return found
+
+
+def _problem(problem: PushtrainError) -> str:
+    where = str(getattr(problem, "where", None) or "")
+    text = str(problem).removeprefix(f"{where}: ")
+    hint = f"<br>💡 {plain(problem.hint, 600)}" if problem.hint else ""
+    return f"- {code(where)} {plain(text, 1200)}{hint}" if where else f"- {plain(text, 1200)}{hint}"
+
+
+def _block(plan: Plan) -> str:
+    rows = [(plain(key), plain(value, 600)) for key, value in plan.rows()]
+    rows += [(f"candidate {number}", plain(row)) for number, row in enumerate(plan.candidate_rows(), 1)]
+    rows += [("note", plain(plan.note, 600))] if plan.note else []
+    rows.append(("spec digest", code(plan.spec.digest[:8])))
+    usd = "suspended" if plan.spec.suspend else f"at most ${plan.spec.budget.max_usd:,.2f}"
+    return details(f"{plan.spec.name}: {usd}", table(rows))
+
+
+def _at_most(plan: Plan) -> str:
+    return "suspended" if plan.spec.suspend else f"at most ${plan.spec.budget.max_usd:,.2f}"
