@@ -136,7 +136,8 @@ def test_every_place_where_a_spec_names_somebody_elses_repository_is_known_to_th
             return
         if "$ref" in node:
             walk(definitions[node["$ref"].rpartition("/")[2]], definitions, path)
-        if str(node.get("pattern", "")).startswith(("^[A-Za-z0-9][A-Za-z0-9_.-]{0,95}", "^hf://")):
+        pattern = str(node.get("pattern", ""))
+        if pattern.startswith("^[A-Za-z0-9][A-Za-z0-9_.-]{0,95}") or "://" in pattern:
             found.add(path)
         for key, child in node.get("properties", {}).items():
             walk(child, definitions, f"{path}.{key}".lstrip("."))
@@ -309,3 +310,10 @@ def test_what_needs_an_approval_waits_for_it_and_its_claim_says_who_gave_it(worl
     world.sleep(301)
     assert world.tick(control).active
     assert world.events("claimed")[0].data["approved_by"] == ["ann"]
+
+
+def test_a_bucket_is_allowed_by_its_name_and_not_by_the_beginning_of_it() -> None:
+    spec = SPEC.replace("hf://datasets/someone/rows", "s3://rows/2026/a.jsonl")
+    for owners, may in (("s3://rows", True), ("s3://rows/2026", True), ("s3://row", False), ("rows", False)):
+        found = broken(f"version: 1\ndataset_owners: ['{owners}']\n", spec)
+        assert ("dataset_owners" not in [it.rule for it in found]) is may, owners

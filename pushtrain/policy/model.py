@@ -12,6 +12,8 @@ POLICY_FILE = "pushtrain-policy.yaml"
 # `*` stands for any characters; nothing else has a meaning.
 Pattern = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9*][A-Za-z0-9 ._+/:@*-]{0,254}$")]
 Licence = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+_-]{0,99}$")]
+Bucket = Annotated[str, StringConstraints(pattern=r"^(s3|gs)://[A-Za-z0-9][A-Za-z0-9._/-]{0,254}$")]
+DatasetOwner = HubId | Bucket
 Dollars = Annotated[float, Field(gt=0, le=1_000_000)]
 
 
@@ -51,8 +53,8 @@ class Policy(Part):
     """False: no job may be `task: command`, which runs any program of the commit."""
     model_owners: Annotated[list[HubId], Field(min_length=1)] | None = None
     """Owners of base models on the Hub, or single models as OWNER/NAME."""
-    dataset_owners: Annotated[list[HubId], Field(min_length=1)] | None = None
-    """Owners of datasets on the Hub, or single ones as OWNER/NAME; files of the commit need no entry."""
+    dataset_owners: Annotated[list[DatasetOwner], Field(min_length=1)] | None = None
+    """Owners of datasets on the Hub, single ones as OWNER/NAME, buckets as s3://BUCKET; not files of the commit."""
     licences: Annotated[list[Licence], Field(min_length=1)] | None = None
     """Licences of base models as the Hub names them, e.g. apache-2.0; one that cannot be read is refused."""
     publish_owners: Annotated[list[HubId], Field(min_length=1)] | None = None

@@ -82,6 +82,12 @@ def owned(hub_id: str, owners: Sequence[str]) -> bool:
     return any(it.lower() in (name, name.partition("/")[0]) for it in owners)
 
 
+def _dataset_may(source: str, owners: Sequence[str]) -> bool:
+    if "://" not in source:
+        return owned(source, owners)
+    return any(source == it or source.startswith(it.rstrip("/") + "/") for it in owners if "://" in it)
+
+
 def _budget(policy: Policy, spec: JobSpec, known: Known) -> Iterator[_Broken]:
     usd, hours = spec.budget.max_usd, spec.budget.max_hours
     if policy.max_usd_per_run is not None and usd > policy.max_usd_per_run:
@@ -131,12 +137,12 @@ def _task(policy: Policy, spec: JobSpec, known: Known) -> Iterator[_Broken]:
         yield _Broken(rule="command", path=("task",), value="command", message=message)
     if not isinstance(spec, TrainingSpec):
         return
-    model, source = spec.model, spec.data.source
+    model = spec.model
     if policy.model_owners is not None and not owned(model.id, policy.model_owners):
         yield _not_allowed("model_owners", ("model", "id"), model.id, policy.model_owners)
-    dataset = source.removeprefix("hf://datasets/") if source is not None else None
-    if dataset is not None and policy.dataset_owners is not None and not owned(dataset, policy.dataset_owners):
-        yield _not_allowed("dataset_owners", ("data", "source"), dataset, policy.dataset_owners)
+    source = (spec.data.source or "").removeprefix("hf://datasets/")
+    if source and policy.dataset_owners is not None and not _dataset_may(source, policy.dataset_owners):
+        yield _not_allowed("dataset_owners", ("data", "source"), source, policy.dataset_owners)
     if model.trust_remote_code and not policy.trust_remote_code:
         message = "model.trust_remote_code is true, which runs code of the model's repository, and is not allowed here"
         yield _Broken(rule="trust_remote_code", path=("model", "trust_remote_code"), value="true", message=message)
