@@ -35,6 +35,7 @@ from trainer.failures import (
 from trainer.job import Job, rank
 from trainer.launch import process_count, run_workers, visible_gpus
 from trainer.report import Report, say
+from trainer.sharding import check_parallel
 
 # Read when the libraries are imported, so set before. What the environment says already stays.
 _LIBRARY_SETTINGS = {
@@ -86,6 +87,7 @@ def _attempt(arguments: argparse.Namespace, given: list[str], report: Report, st
     if not is_worker:
         report.event("preparing", f"{spec.name}: {spec.method.kind} on {spec.model.id}")
     _check_tracking(spec)
+    check_parallel(spec.train.parallel)
     from trainer import data, preflight
 
     uploads = preflight.uploads()

@@ -46,6 +46,16 @@ class Job:
         return self.lowered or Batches.of(self.spec.train)
 
     @property
+    def parallel(self) -> str | None:
+        """How several processes share the work; None for one alone."""
+        return (self.spec.train.parallel or "ddp") if self.processes > 1 else None
+
+    @property
+    def is_divided(self) -> bool:
+        """Whether no process has the whole model: then what computes with it is everybody's."""
+        return self.parallel not in (None, "ddp")
+
+    @property
     def checkpoints(self) -> Path:
         return self.run_dir / "checkpoints"
 
