@@ -13,7 +13,7 @@ from pushtrain.spec import TrainingSpec
 from trainer.fit.batches import Batches
 
 # Keys of `train` that may change between two attempts: how often something is written.
-_NO_INFLUENCE = ("logging_steps", "save_steps")
+_NO_INFLUENCE = ("logging_steps", "save_steps", "check_memory")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -102,6 +102,8 @@ class Train(Part):
     """True: of messages the assistant's turns alone carry the loss; false: every token."""
     gradient_checkpointing: bool = True
     """True recomputes activations in the backward pass: less memory, about a third more time."""
+    check_memory: bool = True
+    """False starts also where the estimate says that the job cannot fit its GPU."""
     logging_steps: Positive = 1
     """Writes a metrics line every so many steps."""
     save_steps: Positive = 50
