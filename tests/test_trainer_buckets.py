@@ -1,6 +1,7 @@
 """Rows in a bucket: copied once under the hash of their bytes, with keys of the environment, refused in plain words."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -95,10 +96,12 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Any:
     with bucket("data", access_key="AKIDEXAMPLE", secret_key=SECRET) as served:
         served.objects["train/rows.jsonl"] = CONTENT
         for name, value in {
-            "AWS_ACCESS_KEY_ID": "AKIDEXAMPLE",
-            "AWS_SECRET_ACCESS_KEY": SECRET,
-            "AWS_ENDPOINT_URL": served.url,
-            "AWS_REGION": "auto",
+            "PUSHTRAIN_DATA_AWS_ACCESS_KEY_ID": "AKIDEXAMPLE",
+            "PUSHTRAIN_DATA_AWS_SECRET_ACCESS_KEY": SECRET,
+            "PUSHTRAIN_DATA_AWS_ENDPOINT_URL": served.url,
+            "PUSHTRAIN_DATA_AWS_REGION": "auto",
+            "AWS_ACCESS_KEY_ID": "of-the-state",
+            "AWS_SECRET_ACCESS_KEY": "canary-secret-of-the-state",
             "AWS_EC2_METADATA_DISABLED": "true",
             "AWS_CONFIG_FILE": "/nonexistent",
             "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent",
@@ -115,8 +118,16 @@ def test_s3_is_read_with_the_keys_of_the_environment(s3: Any, volume: Path) -> N
     assert not s3.refused
 
 
+def test_on_a_machine_of_ones_own_the_usual_names_do(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "ENDPOINT_URL", "REGION"):
+        value = os.environ[f"PUSHTRAIN_DATA_AWS_{name}"]
+        monkeypatch.setenv(f"AWS_{name}", value)
+        monkeypatch.delenv(f"PUSHTRAIN_DATA_AWS_{name}")
+    assert buckets.fetch("s3://data/train/rows.jsonl").startswith("sha256:")
+
+
 def test_keys_that_may_not_read_are_said_without_the_key(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", f"{SECRET}-wrong")
+    monkeypatch.setenv("PUSHTRAIN_DATA_AWS_SECRET_ACCESS_KEY", f"{SECRET}-wrong")
     with pytest.raises(DatasetError, match="may not be read") as refused:
         buckets.fetch("s3://data/train/rows.jsonl")
     assert "canary" not in f"{refused.value}{refused.value.hint}"
@@ -143,7 +154,8 @@ def test_a_url_that_is_more_than_a_name_is_refused(url: str) -> None:
 def test_a_bucket_brings_its_keys_and_its_package_to_the_pod_and_is_no_pinned_input() -> None:
     made = TrainingSpec.model_validate(spec(data={"source": "s3://data/train/rows.parquet"}))
     assert made.extras == ("s3",)
-    assert {"HF_TOKEN", "AWS_SECRET_ACCESS_KEY"} <= set(made.secrets)
+    assert {"HF_TOKEN", "PUSHTRAIN_DATA_AWS_SECRET_ACCESS_KEY"} <= set(made.secrets)
+    assert "AWS_SECRET_ACCESS_KEY" not in made.secrets
     assert any("data.source" in text for text in made.floating)
     with pytest.raises(ValueError, match="has split, which is for a dataset of the Hub"):
         TrainingSpec.model_validate(spec(data={"source": "gs://data/x.csv", "split": "test"}))

@@ -76,10 +76,17 @@ class JobSpec(Part):
         return ()
 
 
-# What s3fs and gcsfs read of the environment; a pod gets those that are set where the control plane runs.
+# What opens a bucket; a pod gets those that are set where the control plane runs. Names of their own: AWS_… and
+# GOOGLE_CREDENTIALS open Pulumi's state there, which no pod may have.
 BUCKET_KEYS = {
-    "s3": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_REGION"),
-    "gs": ("GOOGLE_CREDENTIALS",),
+    "s3": (
+        "PUSHTRAIN_DATA_AWS_ACCESS_KEY_ID",
+        "PUSHTRAIN_DATA_AWS_SECRET_ACCESS_KEY",
+        "PUSHTRAIN_DATA_AWS_SESSION_TOKEN",
+        "PUSHTRAIN_DATA_AWS_ENDPOINT_URL",
+        "PUSHTRAIN_DATA_AWS_REGION",
+    ),
+    "gs": ("PUSHTRAIN_DATA_GOOGLE_CREDENTIALS",),
 }
 
 

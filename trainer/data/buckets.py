@@ -1,8 +1,9 @@
 """A file of an object store, s3:// or gs://, copied to the volume under the SHA-256 of its bytes.
 
-fsspec does the talking, with s3fs or gcsfs, installed for such a job only. Keys come from the environment alone: s3fs
-reads AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_ENDPOINT_URL and AWS_REGION as boto3 does; gcsfs
-gets GOOGLE_CREDENTIALS (the JSON of a service account), or finds its own. Needs no torch.
+fsspec does the talking, with s3fs or gcsfs, installed for such a job only. Keys come from the environment alone:
+PUSHTRAIN_DATA_AWS_ACCESS_KEY_ID, …_SECRET_ACCESS_KEY, …_SESSION_TOKEN, …_ENDPOINT_URL and …_REGION, or AWS_… as boto3
+reads them; PUSHTRAIN_DATA_GOOGLE_CREDENTIALS (the JSON of a service account), or what Google's libraries find.
+Needs no torch.
 """
 
 import hashlib
@@ -84,9 +85,15 @@ def _store(url: str, environ: Mapping[str, str] = os.environ) -> Any:
     import fsspec
 
     protocol = url.partition("://")[0]
+    given = {name: environ.get(f"PUSHTRAIN_DATA_{name}") or None for name in ("AWS_REGION", "GOOGLE_CREDENTIALS")}
+    names = ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN", "ENDPOINT_URL")
+    keys = [environ.get(f"PUSHTRAIN_DATA_AWS_{name}") or None for name in names]
     options: dict[str, Any] = {}
-    if protocol == "gs" and environ.get("GOOGLE_CREDENTIALS"):
-        options["token"] = json.loads(environ["GOOGLE_CREDENTIALS"])
+    if protocol == "s3":
+        options = dict(zip(("key", "secret", "token", "endpoint_url"), keys, strict=True))
+        options["client_kwargs"] = {"region_name": given["AWS_REGION"]} if given["AWS_REGION"] else {}
+    elif protocol == "gs" and given["GOOGLE_CREDENTIALS"]:
+        options["token"] = json.loads(given["GOOGLE_CREDENTIALS"])
     try:
         return fsspec.filesystem(protocol, **options)
     except (ImportError, ValueError) as error:
@@ -99,7 +106,7 @@ def _failure(url: str, error: Exception) -> Exception:
     """What the libraries of two clouds raise, by class and name, so that neither is imported to be asked."""
     names = {kind.__name__ for kind in type(error).__mro__}
     if isinstance(error, FileNotFoundError):
-        return DatasetError(f"data.source {url} is not there", hint="the bucket, the name, and AWS_ENDPOINT_URL if any")
+        return DatasetError(f"data.source {url} is not there", hint="the bucket, the name, and the endpoint, if any")
     hint = "the pod's environment needs keys that may read it: docs/data.md"
     if isinstance(error, PermissionError) or names & {"NoCredentialsError", "RefreshError", "DefaultCredentialsError"}:
         return DatasetError(f"data.source {url} may not be read: {type(error).__name__}", hint=hint)
