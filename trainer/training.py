@@ -54,6 +54,8 @@ def train(job: Job, trainer: Any, watch: Watch, checkpoint: Checkpoint | None) -
     else:
         watch.trainer = trainer
         say_first_batch(trainer)
+        if checkpoint is not None and job.spec.data.streaming:
+            trainer.train_dataset.resume(checkpoint.path)
         set_seed(job.spec.train.seed)
         with watch.stop.deferred(), watch.running():
             trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)

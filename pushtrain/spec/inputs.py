@@ -54,6 +54,8 @@ class Data(Part):
     """The configuration (subset) of `source`, where it has several."""
     split: SplitName = "train"
     """The split of `source` to train on."""
+    streaming: bool = False
+    """True reads the rows of `source` while they are trained on, in place of downloading it first; needs max_steps."""
     eval_split: SplitName | None = None
     """The split of `source` to evaluate on, in place of `eval_fraction`."""
     form: Form | None = None
@@ -94,7 +96,7 @@ class Data(Part):
             raise ValueError(
                 "needs exactly one of 'path' (a file in the commit) and 'source' (hf://datasets/…, s3://…)"
             )
-        of_the_hub = self.model_fields_set & {"revision", "config", "split", "eval_split"}
+        of_the_hub = self.model_fields_set & {"revision", "config", "split", "eval_split", "streaming"}
         if not self.is_on_hub and of_the_hub:
             raise ValueError(
                 f"has {min(of_the_hub)}, which is for a dataset of the Hub: a file is in the commit, whole"

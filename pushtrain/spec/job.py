@@ -150,6 +150,14 @@ class TrainingSpec(JobSpec):
     def extras(self) -> tuple[str, ...]:
         return (self.data.bucket,) if self.data.bucket else ()
 
+    @model_validator(mode="after")
+    def _streams_one_way(self) -> "TrainingSpec":
+        if self.data.streaming and self.train.max_steps is None:
+            raise ValueError("data.streaming: a stream has no known end, so that train.max_steps is needed")
+        if self.data.streaming and (self.task != "sft" or self.compute.count > 1):
+            raise ValueError("data.streaming is for task sft on one GPU")
+        return self
+
     @property
     def reading(self) -> Reading:
         """What the spec says about the rows of its dataset."""

@@ -8,6 +8,7 @@
     fit.py        what the model's configuration says: how long a row may be, which family it is
     layout.py     whether several rows share a sequence (packing), or a batch has no padding
     cache.py      the result on the volume, under a digest of everything it depends on
+    stream.py     in place of the cache: rows that are read while they are trained on, from a position that is kept
     prepare.py    all of that in turn, counted, and said in the log
     batch.py      the first batch as the model gets it, for people
 

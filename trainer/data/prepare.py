@@ -1,18 +1,18 @@
 """From rows to datasets of tokens, in the order of the package's list; what is lost on the way is counted and said."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pushtrain.rows import Form, Row
+from pushtrain.rows import Form, Row, judged
 from trainer.data import cache
 from trainer.data.encode import Encoder, Example, Question
 from trainer.data.fit import model_config
 from trainer.data.layout import Layout, choose, packed
-from trainer.data.sources import Rows, hub_rows
+from trainer.data.sources import Rows, as_dataset_error, hub_rows, hub_stream, shown
 from trainer.data.split import held_out_indexes
 from trainer.failures import DatasetError, ModelUnsupported
 from trainer.job import Job
@@ -20,6 +20,8 @@ from trainer.report import say, say_if_quiet
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+    from trainer.data.stream import Stream
 
 QUESTIONS = 3
 _BATCH = 512
@@ -49,7 +51,7 @@ class Prepared:
     """Columns of both datasets as `trainer.data.encode` lists them for the task. `questions` are held-out rows where
     there are any."""
 
-    train: "Dataset"
+    train: "Dataset | Stream"
     held_out: "Dataset | None"
     questions: list[Question]
     form: Form
@@ -62,6 +64,8 @@ def prepare(job: Job, rows: Rows | None, encode: Encoder) -> Prepared:
 
     Raises DatasetError naming the row, or when nothing is left to train on.
     """
+    if job.spec.data.streaming:
+        return _streamed(job, encode)
     folder = cache.entry(job)
     with cache.alone(folder):
         known = cache.read(folder)
@@ -121,7 +125,54 @@ def _make(job: Job, rows: Rows | None, encode: Encoder, folder: Path) -> dict[st
     }
 
 
-def _check_same_form(first: Row, kept_out: Rows) -> None:
+def _streamed(job: Job, encode: Encoder) -> Prepared:
+    """The first rows of a stream are looked at and counted; the others come when they are trained on."""
+    from datasets import Dataset
+
+    from trainer.data.stream import BLOCK_ROWS, Recipe, Stream
+
+    data, train = job.spec.data, job.spec.train
+    rows = _head(job, data.split, BLOCK_ROWS)
+    held = held_out_indexes(len(rows), 0.0 if data.eval_split else data.eval_fraction, train.seed)
+    kept_out = [rows[index] for index in sorted(held)]
+    if data.eval_split is not None:
+        kept_out = _head(job, data.eval_split, BLOCK_ROWS)
+        _check_same_form(rows[0], kept_out)
+    counts, evaluated = Counts(), Counts()
+    for _ in _encoded((row for index, row in enumerate(rows) if index not in held), len(rows), encode, counts):
+        pass  # counted
+    held_out = [it.columns for batch in _encoded(iter(kept_out), len(kept_out), encode, evaluated) for it in batch]
+    counts.held_out, counts.sequences = evaluated.rows, counts.rows
+    layout = _layout(job, [train.max_length] * train.per_device_train_batch_size)
+    recipe = Recipe(
+        shown=shown(job, data.split),
+        reading=job.spec.reading,
+        encode=encode,
+        seed=train.seed,
+        held_out=frozenset(held),
+        max_length=train.max_length,
+        is_packed=layout.packing,
+    )
+    say(f"data: {data.place} is streamed; of its first {len(rows)} rows:")
+    prepared = Prepared(
+        train=Stream(hub_stream(job, data.split), recipe),
+        held_out=Dataset.from_list(held_out) if held_out else None,
+        questions=_questions(iter(kept_out or rows), encode),
+        form=rows[0].form,
+        counts=counts,
+        layout=layout,
+    )
+    _describe(job, prepared, encode.is_chat(rows[0]))
+    return prepared
+
+
+def _head(job: Job, split: str, count: int) -> list[Row]:
+    """The first rows of a split, read as a stream."""
+    records = enumerate(islice(hub_stream(job, split), count), start=1)
+    return list(as_dataset_error(judged(records, shown(job, split), job.spec.reading)))
+
+
+def _check_same_form(first: Row, kept_out: Iterable[Row]) -> None:
     other = next(iter(kept_out)).form
     if other != first.form:
         raise DatasetError(f"data.split has rows of {first.form}, data.eval_split of {other}")
@@ -183,10 +234,7 @@ def _lay_out(job: Job, encode: Encoder, path: Path, counts: Counts) -> Layout:
     with pyarrow.memory_map(str(path)) as file:
         table = pyarrow.ipc.open_stream(file).read_all()
         sizes = pyarrow.compute.list_value_length(table.column(encode.columns[0])).to_numpy()
-        try:
-            layout = choose(job.spec.train, sizes, str(model_config(job).get("model_type")), job.processes)
-        except ValueError as error:
-            raise ModelUnsupported(str(error), hint="leave the key out") from error
+        layout = _layout(job, sizes)
         if layout.packing:
             joined = packed(table, job.spec.train.max_length)
             counts.sequences = len(joined)
@@ -195,6 +243,15 @@ def _lay_out(job: Job, encode: Encoder, path: Path, counts: Counts) -> Layout:
                 stream.write_table(joined)
             part.replace(path)
     return layout
+
+
+def _layout(job: Job, sizes: Sequence[int] | Any) -> Layout:
+    import numpy
+
+    try:
+        return choose(job.spec.train, numpy.asarray(sizes), str(model_config(job).get("model_type")), job.processes)
+    except ValueError as error:
+        raise ModelUnsupported(str(error), hint="leave the key out") from error
 
 
 def _questions(rows: Iterator[Row], encode: Encoder) -> list[Question]:
@@ -216,7 +273,9 @@ def _describe(job: Job, data: Prepared, is_chat: bool) -> None:
     if counts.dropped:
         say(f"data: {counts.dropped} rows have nothing to learn before the cut and are left out")
     layout = data.layout
-    if layout.packing:
+    if layout.packing and job.spec.data.streaming:
+        say(f"data: packed into sequences of {limit} tokens ({layout.why})")
+    elif layout.packing:
         full = counts.tokens / (counts.sequences * limit)
         say(f"data: packed into {counts.sequences} sequences of {limit} tokens, {full:.0%} full ({layout.why})")
     else:

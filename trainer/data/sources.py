@@ -39,7 +39,7 @@ class FileRows:
         return sum(1 for _ in self)
 
     def __iter__(self) -> Iterator[Row]:
-        return _as_dataset_error(read_rows(self.path, self.shown, self.reading))
+        return as_dataset_error(read_rows(self.path, self.shown, self.reading))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class HubRows:
         return len(self.dataset)
 
     def __iter__(self) -> Iterator[Row]:
-        return _as_dataset_error(judged(enumerate(self.dataset, start=1), self.shown, self.reading))
+        return as_dataset_error(judged(enumerate(self.dataset, start=1), self.shown, self.reading))
 
 
 def local_rows(job: Job) -> FileRows | None:
@@ -84,21 +84,34 @@ def hub_rows(job: Job, split: str) -> HubRows:
 
     Raises DatasetError, or one of the failures of the Hub.
     """
+    return HubRows(_loaded(job, split), shown(job, split), job.spec.reading)
+
+
+def shown(job: Job, split: str) -> str:
+    """A split of the Hub's dataset for people."""
+    return f"{job.dataset_name}@{job.inputs.data_version[:8]} {split}"
+
+
+def _loaded(job: Job, split: str, *, streaming: bool = False) -> Any:
     from datasets import load_dataset
     from datasets.exceptions import DatasetGenerationError
 
     name, version = job.dataset_name, job.inputs.data_version
     try:
         with hub_errors(f"dataset {name}", missing=DatasetError):
-            dataset = load_dataset(name, job.spec.data.config, revision=version, split=split)
+            return load_dataset(name, job.spec.data.config, revision=version, split=split, streaming=streaming)
     except (ValueError, FileNotFoundError, DatasetGenerationError) as error:
         if is_disk_full(error):
             raise
         raise DatasetError(f"dataset {name}, split {split!r}, cannot be read: {error}") from error
-    return HubRows(dataset, f"{name}@{version[:8]} {split}", job.spec.reading)
 
 
-def _as_dataset_error(rows: Iterable[Row]) -> Iterator[Row]:
+def hub_stream(job: Job, split: str) -> Any:
+    """A split of `data.source` that is read as it is gone through. Raises as `hub_rows` does."""
+    return _loaded(job, split, streaming=True)
+
+
+def as_dataset_error(rows: Iterable[Row]) -> Iterator[Row]:
     try:
         yield from rows
     except SpecError as error:

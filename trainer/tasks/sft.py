@@ -37,25 +37,42 @@ class Sft:
     ) -> Any:
         from trl import SFTConfig, SFTTrainer
 
+        from trainer.data.stream import KeepPosition, Stream
+
+        stream = data.train if isinstance(data.train, Stream) else None
         arguments = SFTConfig(
             **common_arguments(job, has_held_out=data.held_out is not None),
             max_length=None,  # rows are cut, and packed, already
             padding_free=data.layout.padding_free,
             dataset_kwargs={"skip_prepare_dataset": True},
+            accelerator_config={"dispatch_batches": False} if stream else None,
         )
-        return SFTTrainer(
+        trainer = SFTTrainer(
             model=model,
             args=arguments,
-            train_dataset=data.train,
+            train_dataset=stream.stand_in() if stream else data.train,
             eval_dataset=data.held_out,
             processing_class=tokenizer,
-            callbacks=[callback],
+            callbacks=[*([KeepPosition(stream)] if stream else []), callback],
         )
+        trainer.train_dataset = data.train
+        return trainer
 
     def longest(self, trainer: Any) -> Batch:
+        from trainer.data.stream import Stream
+
         rows = trainer.train_dataset
+        if isinstance(rows, Stream):
+            return _filled(trainer)
         sizes = lengths(rows, ["input_ids"])
         longest = sizes.argsort(kind="stable")[-trainer.args.per_device_train_batch_size :]
         columns = [name for name in ("input_ids", "labels", "seq_lengths") if name in rows.column_names]
         inputs = collator_of(trainer)(list(rows.select_columns(columns).select(longest)))
         return Batch(inputs, int(sizes[longest].sum()))
+
+
+def _filled(trainer: Any) -> Batch:
+    """Of a stream nobody knows the longest rows: as long as `train.max_length` lets them be."""
+    length, batch = trainer.train_dataset.max_length, trainer.args.per_device_train_batch_size
+    row = [trainer.processing_class.eos_token_id] * length
+    return Batch(collator_of(trainer)([{"input_ids": row, "labels": row}] * batch), length * batch)
