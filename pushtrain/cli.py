@@ -13,6 +13,7 @@ import typer
 
 from pushtrain import __version__
 from pushtrain.cli_again import replay, retry
+from pushtrain.cli_plan import plan, prices, review
 from pushtrain.errors import PushtrainError
 from pushtrain.redact import redact
 from pushtrain.terminal import out, print_json, report, report_tick, say
@@ -72,40 +73,9 @@ def check(
         out.print(f"{len(found.specs)} job specs are fine: {', '.join(spec.name for spec in found.specs)}")
 
 
-@app.command()
-def plan(
-    paths: Annotated[list[Path] | None, typer.Argument(help="Job specs; all of jobs/ when left out.")] = None,
-    markdown: Annotated[bool, typer.Option(help="Markdown, for a step summary.")] = False,
-    as_json: Json = False,
-) -> None:
-    """What a merge would rent and at most spend. With RUNPOD_API_KEY set, candidates carry live prices."""
-    from pushtrain.plan import plan_specs
-
-    plans, problems = plan_specs(paths or [], Path.cwd(), os.environ)
-    if as_json:
-        print_json([plan.as_json() for plan in plans])
-    else:
-        print(redact("\n\n".join(plan.as_markdown() if markdown else plan.as_text() for plan in plans)))
-    for problem in problems:
-        report(problem)
-    if problems:
-        raise typer.Exit(2)
-
-
-@app.command()
-def review(
-    base: Annotated[str, typer.Option(metavar="REF", help="What is merged into; its policy holds.")] = "origin/main",
-) -> None:
-    """The plan of every job spec that HEAD changes against REF, held against REF's policy, as one comment.
-
-    In a workflow it goes into the step summary, and into one comment of the pull request where GITHUB_TOKEN may write.
-    """
-    from pushtrain.github.posting import review_here
-
-    found = review_here(Path.cwd(), base, os.environ, say)
-    for problem in found.problems:
-        report(problem)
-    raise typer.Exit(found.exit_code)
+app.command()(plan)
+app.command()(prices)
+app.command()(review)
 
 
 @app.command()

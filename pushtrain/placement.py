@@ -78,7 +78,7 @@ def ladder(
     if not left:
         why = f"of {len(offers)} offers, {', then '.join(removed)}" if removed else "the cloud offers nothing at all"
         raise NoCapacity(f"no place for {spec.name}: {why}", hint=_wider(spec))
-    return sorted((_candidate(offer, spec) for offer in left), key=lambda candidate: _rank(candidate, spec))
+    return sorted((candidate_of(offer, spec) for offer in left), key=lambda candidate: _rank(candidate, spec))
 
 
 def check_gpus(spec: JobSpec, known_gpus: Collection[str] | None = None) -> None:
@@ -171,7 +171,8 @@ def _wider(spec: JobSpec) -> str:
     return "name more GPU types or data centers, allow COMMUNITY in compute.tiers, or wait"
 
 
-def _candidate(offer: Offer, spec: JobSpec) -> Candidate:
+def candidate_of(offer: Offer, spec: JobSpec) -> Candidate:
+    """What an offer is for a spec, whatever its stock."""
     secure = offer.tier == "SECURE"
     kinds = offer.volume_kinds if secure else ()
     return Candidate(

@@ -5,7 +5,7 @@ import os
 import re
 import sys
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from pushtrain.errors import PushtrainError
 from pushtrain.redact import redact
@@ -28,6 +28,13 @@ def report(failure: PushtrainError) -> None:
 def say(text: str) -> None:
     """One line for people, on stderr, so that stdout stays clean for --json."""
     err.print(redact(text))
+
+
+def print_drawn(drawn: RenderableType) -> None:
+    """A table or a group of them: redacted as text, with its colours where stdout is a terminal."""
+    with out.capture() as kept:
+        out.print(drawn)
+    print(redact(kept.get()), end="", flush=True)
 
 
 def print_json(document: object) -> None:

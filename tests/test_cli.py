@@ -140,7 +140,7 @@ def test_a_good_spec_is_fine(shell: Shell) -> None:
     done = shell("check")
     assert (done.code, done.out, done.err) == (0, "1 job specs are fine: job\n", "")
     assert [spec["name"] for spec in json.loads(shell("check", "--json").out)["specs"]] == ["job"]
-    assert json.loads(shell("plan", "--json").out)[0]["name"] == "job"
+    assert json.loads(shell("plan", "--json").out)["plans"][0]["name"] == "job"
     assert "### `job`" in shell("plan", "--markdown").out
 
 
@@ -398,7 +398,7 @@ def clouded(world: World, shell: Shell) -> Shell:
 
 
 def test_a_plan_with_a_key_has_prices(clouded: Shell) -> None:
-    assert json.loads(clouded("plan", "--json").out)[0]["candidates"][0]["usd_per_hour_all"] > 0
+    assert json.loads(clouded("plan", "--json").out)["plans"][0]["places"][0]["usd_per_hour"] > 0
 
 
 def test_a_refused_key_is_exit_code_3_and_never_shown(clouded: Shell) -> None:

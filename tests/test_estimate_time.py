@@ -89,15 +89,18 @@ def test_a_card_without_figures_has_no_estimate_and_more_cards_are_faster() -> N
 
 def test_steps_and_tokens_of_padded_and_of_packed_rows() -> None:
     dataset = dataset_of([10, 50, 200, 40], rows=400, source="counted", how="")
-    padded = work(dataset, spec({"per_device_train_batch_size": 2}))
+    padded = work(dataset, spec({"per_device_train_batch_size": 2, "padding_free": False}))
     assert padded.steps == 50  # 400 rows in batches of 2 × 4
     assert padded.tokens == 50 * 8 * 75  # pairs padded to 50 and 100
     assert padded.share_cut == 0.25
     packed = work(dataset, spec({"packing": True}))
     assert packed.tokens == pytest.approx(400 * 50, rel=0.02)
-    assert work(dataset, spec({"epochs": 3.0})).steps == 300
+    assert work(dataset, spec({"epochs": 3.0, "packing": False})).steps == 300
+    assert work(dataset, spec()).steps == packed.steps, "left out, single rows are packed"
+    joined = work(dataset, spec({"per_device_train_batch_size": 2}))
+    assert joined.steps == 50 and joined.tokens == 50 * 8 * 50, "small batches are joined without padding"
     assert work(dataset, spec({"max_steps": 7})).steps == 7
-    held = work(dataset, spec(data={"path": "data/x.jsonl", "eval_fraction": 0.1}))
+    held = work(dataset, spec({"packing": False}, data={"path": "data/x.jsonl", "eval_fraction": 0.1}))
     assert held.steps == 90 and held.eval_tokens == pytest.approx(2 * 40 * 50)
     assert scaled(dataset, 2.0).lengths == (20, 100, 400, 80)
 

@@ -1,126 +1,290 @@
-"""The first plan: what it says without a key, at live prices, and in a table of somebody else's page."""
+"""The plan: fit, hours and dollars, what changed, what to beware of; in a terminal, a comment and JSON."""
 
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from git import Repo
 from git_world import git_environ
 
 from infra.simulator.server import RunningSimulator
-from pushtrain.plan import plan_specs
+from pushtrain.errors import PushtrainError
+from pushtrain.estimate.correction import Past
+from pushtrain.plan import Plan, plan_of, plan_specs
+from pushtrain.plan.document import document
+from pushtrain.plan.markdown import markdown, plan_markdown
+from pushtrain.plan.model import Plans
+from pushtrain.plan.sources import open_sources
+from pushtrain.plan.text import drawn
+from pushtrain.spec.file import load
+from pushtrain.terminal import out
 
 pytest_plugins = ("simulator_fixtures",)
 
-SPEC = """\
-version: 1
-name: {name}
-model: {{id: demo/base{model}}}
-data: {{source: hf://datasets/a/b}}
-compute: {{gpus: [{gpus}]}}
-budget: {{max_hours: 2, max_usd: 3.5}}
-publish: {{repo: demo/{name}, private: {private}}}
-"""
+OFFLINE = {"HF_HUB_OFFLINE": "1"}
+ROWS = "".join(json.dumps({"prompt": "p" * 400, "completion": "c" * 1200}) + "\n" for _ in range(400))
+SPEC: dict[str, Any] = {
+    "version": 1,
+    "name": "job",
+    "model": {"id": "Qwen/Qwen3-8B"},
+    "data": {"path": "data/rows.jsonl"},
+    "method": {"kind": "qlora"},
+    "train": {"packing": True},
+    "compute": {"gpus": ["NVIDIA A40"]},
+    "budget": {"max_hours": 2.0, "max_usd": 3.5},
+    "publish": {"repo": "demo/job"},
+}
 
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, value in git_environ(tmp_path).items():
         monkeypatch.setenv(name, value)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "rows.jsonl").write_text(ROWS)
     return tmp_path
 
 
-def job(root: Path, name: str = "job", *, gpus: str = "NVIDIA A40", model: str = "", private: str = "true") -> Path:
+@pytest.fixture
+def repo(root: Path) -> Iterator[Repo]:
+    with Repo.init(root, initial_branch="main") as repo:
+        yield repo
+
+
+def job(root: Path, name: str = "job", **changes: Any) -> Path:
+    spec: dict[str, Any] = {**SPEC, "name": name}
+    for key, value in changes.items():
+        spec[key] = {**spec[key], **value} if isinstance(value, dict) and isinstance(spec.get(key), dict) else value
     file = root / "jobs" / f"{name}.yaml"
     file.parent.mkdir(exist_ok=True)
-    file.write_text(SPEC.format(name=name, gpus=gpus, model=model, private=private))
+    file.write_text(json.dumps(spec))
     return file
 
 
-def test_without_a_key_it_names_what_is_rented_and_the_caps(root: Path) -> None:
+def one(root: Path, environ: dict[str, str] | None = None, **options: Any) -> Plan:
+    plans, _ = plan_specs([], root, environ or OFFLINE, **options)
+    return plans.plans[0]
+
+
+def text_of(plans: Plans) -> str:
+    with out.capture() as kept:
+        out.print(drawn(plans))
+    return kept.get()
+
+
+def test_without_a_key_it_knows_fit_hours_and_dollars(root: Path) -> None:
     job(root)
-    plans, problems = plan_specs([], root, {})
-    text = plans[0].as_text()
-    assert problems == []
-    for part in ("lora on demo/base", "$3.5 and 2 h", "pod with 1 GPU", "private", "a merge starts it", "floating"):
-        assert part in text
-    assert "no RUNPOD_API_KEY" in text
-    assert json.loads(json.dumps(plans[0].as_json()))["candidates"] is None
+    plan = one(root)
+    place = plan.places[0]
+    assert plan.fits is True and place.verdict == "fits"
+    assert plan.memory is not None and 9 < plan.memory.need_gb < 12
+    assert place.tokens_per_s == pytest.approx(760, rel=0.1), "what jobs/qwen3-8b-qlora.yaml reckons by hand"
+    assert plan.work is not None and plan.work.tokens == pytest.approx(392 * 400, rel=0.1)
+    assert place.hours is not None and place.money is not None
+    assert place.money.low_usd < place.money.expected_usd < place.money.high_usd
+    storage = place.usd_per_hour or 0
+    assert 0.44 < storage < 0.46, "volume and disk are in it"
+    assert place.money.expected_usd == pytest.approx(place.hours.total.expected * storage)
+    assert place.money.cap_usd == pytest.approx(min(3.5, 2 * storage))
 
 
-def test_what_a_reviewer_must_see_is_loud(root: Path) -> None:
-    file = job(root, private="false")
-    file.write_text(file.read_text().replace("demo/base", "demo/base, revision: abc") + "suspend: true\n")
-    file.write_text(file.read_text().replace("datasets/a/b", "datasets/a/b, revision: def"))
-    rows = dict(plan_specs([], root, {})[0][0].rows())
-    assert rows["publishes"] == "demo/job (PUBLIC)"
-    assert rows["revisions"] == "pinned"
-    assert rows["state"].startswith("suspended")
-
-
-def test_a_wrong_spec_is_a_problem_and_the_others_are_planned(root: Path) -> None:
+def test_every_figure_says_where_it_is_from(root: Path) -> None:
     job(root)
-    job(root, "wrong").write_text("name: [")
-    plans, problems = plan_specs([], root, {})
-    assert [plan.spec.name for plan in plans] == ["job"]
-    assert len(problems) == 1
+    plans, _ = plan_specs([], root, OFFLINE)
+    notes = " ".join(plans.plans[0].notes)
+    assert "pushtrain's table has it as Qwen/Qwen3-8B" in notes and "HF_HUB_OFFLINE" in notes
+    assert "400 rows counted at 4 bytes a token" in notes and "planning value" in notes
+    assert "2026-08-20" in plans.prices and "days ago" in plans.prices
+    assert "$0.07" in plans.storage
 
 
-def test_with_a_key_there_are_candidates_at_live_prices(root: Path, simulator: RunningSimulator) -> None:
-    job(root)
-    plan = plan_specs([], root, simulator.env())[0][0]
-    assert plan.note == ""
-    assert plan.candidates
-    for candidate, usd in plan.candidates:
-        assert candidate.gpu == "NVIDIA A40"
-        assert usd > candidate.usd_per_hour > 0
-    row = plan.as_json()["candidates"][0]
-    assert f"${row['usd_per_hour_all']:.3f}/h with storage" in plan.as_text()
-    assert "| candidate 1 | NVIDIA A40" in plan.as_markdown()
+def test_a_job_that_fits_nowhere_fails_with_the_smallest_changes_and_their_price(root: Path) -> None:
+    big = {"per_device_train_batch_size": 8, "max_length": 4096, "gradient_checkpointing": False}
+    job(root, compute={"gpus": ["NVIDIA GeForce RTX 4090"]}, method={"kind": "lora"}, train=big)
+    plans, problems = plan_specs([], root, OFFLINE)
+    (plan,) = plans.plans
+    assert plan.fits is False and [problem.exit_code for problem in problems] == [2]
+    assert "fits on none of its GPUs" in str(problems[0]) and problems[0].reason == "DoesNotFit"
+    assert problems[0].where == "jobs/job.yaml"
+    by_change = {suggestion.change: suggestion for suggestion in plan.suggestions}
+    together = next(it for it in by_change if len(it) > 2)
+    assert "train.gradient_checkpointing: true" in together and "method.kind: qlora" in together
+    assert "train.gradient_accumulation_steps: 128" in together, "the effective batch is kept"
+    assert all(it.need_gb <= 23.5 for it in plan.suggestions if it.gpu.endswith("4090"))
+    assert all(it.usd is None or it.usd > 0 for it in plan.suggestions)
+    assert problems[0].hint is not None and "qlora" in problems[0].hint
 
 
-def test_community_candidates_and_what_they_cost_a_lost_pod_are_shown(root: Path, simulator: RunningSimulator) -> None:
-    file = job(root, gpus="NVIDIA RTX A6000")
-    file.write_text(file.read_text().replace("compute: {", "compute: {tiers: [SECURE, COMMUNITY], "))
-    plan = plan_specs([], root, simulator.env())[0][0]
-    rows = dict(plan.rows())
-    assert rows["creates"].startswith(
-        "network volume 50 GB or 50 GB of the community machine's own disk, pod with 1 GPU"
+def test_one_change_is_proposed_alone_where_it_is_enough_and_the_cheapest_larger_card(root: Path) -> None:
+    job(root, compute={"gpus": ["NVIDIA GeForce RTX 4090"]}, train={"gradient_checkpointing": False})
+    plan = one(root)
+    changes = [suggestion.change for suggestion in plan.suggestions]
+    assert ("train.gradient_checkpointing: true",) in changes
+    assert ("train.max_length: 1024",) in changes
+    card = plan.suggestions[-1]
+    assert card.change[0].startswith("compute.gpus: [") and card.usd is not None
+    suspended = {"compute": {"gpus": ["NVIDIA GeForce RTX 4090"]}, "train": {"gradient_checkpointing": False}}
+    job(root, **suspended, suspend=True)
+    assert plan_specs([], root, OFFLINE)[1] == [], "what is suspended rents nothing"
+
+
+def test_a_model_nobody_knows_and_a_command_have_no_estimate_and_say_so(root: Path) -> None:
+    job(root, model={"id": "somebody/something"})
+    plan = one(root)
+    assert plan.memory is None and plan.fits is None and plan.places[0].money is None
+    assert any("sizes of somebody/something are not known" in note for note in plan.notes)
+    (root / "run.sh").write_text("#!/bin/sh\n")
+    (root / "run.sh").chmod(0o755)
+    keys = ("version", "name", "compute", "budget")
+    command = {**{key: SPEC[key] for key in keys}, "task": "command", "command": {"run": "run.sh"}}
+    (root / "jobs" / "job.yaml").write_text(json.dumps(command))
+    plan = one(root)
+    assert plan.memory is None and plan.places[0].cap_usd == pytest.approx(2 * 0.446, rel=0.02)
+    assert any("no model of memory or time" in note for note in plan.notes)
+
+
+def test_what_a_reviewer_must_see_is_a_caution(root: Path) -> None:
+    job(
+        root,
+        model={"trust_remote_code": True},
+        publish={"private": False},
+        compute={"tiers": ["SECURE", "COMMUNITY"], "gpus": ["NVIDIA GeForce RTX 4090"]},
+        budget={"max_hours": 0.1, "max_usd": 50.0},
+        train={"max_length": 131072},
     )
-    assert "from the last checkpoint; on a community machine" in rows["after a lost pod"]
-    assert [row for row in plan.candidate_rows() if "on a community machine: $0.342/h with storage" in row]
-    file.write_text(file.read_text().replace("SECURE, COMMUNITY", "COMMUNITY"))
-    rows = dict(plan_specs([], root, {})[0][0].rows())
-    assert rows["after a lost pod"] == "the next attempt starts from step 0"
+    reasons = {caution.reason for caution in one(root).cautions}
+    wanted = {"TrustRemoteCode", "PublishedOpenly", "CommunityMachine", "ImageWithoutDigest", "LongerThanTheModel"}
+    assert wanted <= reasons
+    job(root, budget={"max_hours": 0.1, "max_usd": 50.0})
+    assert {"CapBelowExpectation", "GenerousCap"} <= {caution.reason for caution in one(root).cautions}
+    job(root, budget={"max_hours": 20.0, "max_usd": 0.05})
+    assert "CapBelowExpectation" in {caution.reason for caution in one(root).cautions}
+    pinned = "runpod/pytorch@sha256:" + "a" * 64
+    job(root, compute={"image": pinned}, model={"revision": "b" * 40})
+    plan = one(root)
+    assert [revision.is_pinned for revision in plan.revisions] == [True, True]
+    assert {caution.reason for caution in plan.cautions} == set()
 
 
-def test_a_volume_whose_price_is_not_certain_is_said_to_be_so(root: Path, simulator: RunningSimulator) -> None:
-    job(root, gpus="NVIDIA H100 80GB HBM3")
-    plan = plan_specs([], root, simulator.env())[0][0]
-    dear = [candidate for candidate, _ in plan.candidates or () if candidate.volume_kind == "HIGH_PERFORMANCE"]
-    assert bool(dear) == ("$0.14 per GB and month" in plan.note)
-    assert dear, "the catalogue has a data center with high-performance volumes only"
+def test_against_a_base_only_what_changed_is_planned_key_by_key(root: Path, repo: Repo) -> None:
+    for name in ("kept", "edited", "deleted"):
+        job(root, name)
+    job(root, "broken").write_text("name: [")
+    repo.git.add(".")
+    repo.git.commit("-m", "base")
+    job(root, "edited", train={"epochs": 2.0, "learning_rate": 1e-4}, method={"kind": "qlora", "rank": 16})
+    job(root, "broken")
+    (root / "jobs" / "deleted.yaml").unlink()
+    moved = json.loads((root / "jobs" / "kept.yaml").read_text())
+    (root / "jobs" / "moved.yaml").write_text(json.dumps({**moved, "name": "moved"}))
+    plans, problems = plan_specs([], root, OFFLINE, base="main")
+    assert problems == []
+    found = {plan.spec.name: plan for plan in plans.plans}
+    assert {name: plan.status for name, plan in found.items()} == {
+        "broken": "changed",
+        "edited": "changed",
+        "moved": "new",
+        "deleted": "deleted",
+    }
+    assert plans.unchanged == 1 and found["moved"].renamed_from == "jobs/deleted.yaml"
+    changed = {difference.key: difference.after for difference in found["edited"].differences}
+    assert changed == {"train.epochs": 2.0, "train.learning_rate": 1e-4}, "a default written down changes nothing"
+    assert "cancels its active run" in text_of(plans)
+    explicit, _ = plan_specs([root / "jobs" / "kept.yaml"], root, OFFLINE, base="main")
+    assert [plan.status for plan in explicit.plans] == ["unchanged"]
+    for wrong in ("nowhere", "--output=/tmp/x", "main:jobs"):
+        with pytest.raises(PushtrainError, match="no commit"):
+            plan_specs([], root, OFFLINE, base=wrong)
 
 
-def test_a_cloud_that_says_no_is_a_note_in_the_plan(root: Path, simulator: RunningSimulator) -> None:
+def test_the_bases_prices_count_and_not_those_a_pull_request_writes(root: Path, repo: Repo) -> None:
     job(root)
-    wrong_key = simulator.env() | {"RUNPOD_API_KEY": "canary-secret-wrong"}
-    plan = plan_specs([], root, wrong_key)[0][0]
-    assert plan.note.startswith("CloudAuthFailed: ")
-    assert plan.as_json()["candidates"] in ([], ())
-    assert "canary" not in plan.as_text()
-    nobody = simulator.env() | {"RUNPOD_API_BASE_URL": "http://127.0.0.1:9"}
-    assert plan_specs([], root, nobody)[0][0].note.startswith("CloudUnavailable: ")
+    repo.git.add(".")
+    repo.git.commit("-m", "base")
+    (root / "prices.json").write_text("{")
+    assert plan_specs([], root, OFFLINE, base="main")[0].plans == ()
+    with pytest.raises(PushtrainError, match=r"prices\.json"):
+        plan_specs([], root, OFFLINE)
 
 
-def test_user_text_means_nothing_in_markdown(root: Path, simulator: RunningSimulator) -> None:
-    plan = plan_specs([job(root, model="_x")], root, {})[0][0]
-    assert "| trains | sft, lora on demo/base_x at main |" in plan.as_markdown()
-    from pushtrain.plan import _cell
+def test_with_a_key_prices_stock_and_places_are_live(root: Path, simulator: RunningSimulator) -> None:
+    job(root, compute={"gpus": ["NVIDIA A40", "NVIDIA RTX A6000"], "tiers": ["SECURE", "COMMUNITY"]})
+    plans, _ = plan_specs([], root, simulator.env() | OFFLINE)
+    assert plans.prices == "live from RunPod's catalogue"
+    places = plans.plans[0].places
+    assert [(place.gpu, place.tier) for place in places][:2] == [
+        ("NVIDIA A40", "SECURE"),
+        ("NVIDIA RTX A6000", "SECURE"),
+    ]
+    assert places[0].data_centers and places[0].stock in ("low", "medium", "high")
+    assert ("NVIDIA RTX A6000", "COMMUNITY") in [(place.gpu, place.tier) for place in places]
 
-    for text in ("<img src=x>", "a | b", "@everyone", "`x`", "two\nlines", "&lt;"):
-        cell = _cell(text)
-        assert "\n" not in cell
-        assert "`" not in cell
-        assert "<" not in cell
-        assert "@e" not in cell
-        assert " | " not in cell.replace("\\|", "")
+
+def test_a_cloud_that_says_no_is_a_note_and_never_a_secret(root: Path, simulator: RunningSimulator) -> None:
+    job(root)
+    wrong_key = simulator.env() | OFFLINE | {"RUNPOD_API_KEY": "canary-secret-wrong"}
+    plans, _ = plan_specs([], root, wrong_key)
+    assert any(note.startswith("CloudAuthFailed: ") for note in plans.plans[0].notes)
+    assert "canary" not in text_of(plans) + markdown(plans) + json.dumps(document(plans))
+    nobody = simulator.env() | OFFLINE | {"RUNPOD_API_BASE_URL": "http://127.0.0.1:9"}
+    assert any(note.startswith("CloudUnavailable: ") for note in one(root, nobody).notes)
+
+
+def test_past_runs_correct_hours_and_say_so(root: Path) -> None:
+    spec = load(job(root), root)
+    sources = open_sources(root, OFFLINE)
+    before = plan_of(spec, sources, None).places[0]
+    sources._past = [Past("NVIDIA A40", "qlora", 2.0)]
+    after = plan_of(spec, sources, None)
+    assert before.hours is not None and after.places[0].hours is not None and before.tokens_per_s
+    assert after.places[0].hours.total.expected > before.hours.total.expected
+    assert after.places[0].tokens_per_s == pytest.approx(before.tokens_per_s / 2)
+    assert any("× 2.00 by 1 finished run on NVIDIA A40 with qlora" in note for note in after.notes)
+
+
+def test_the_preview_is_what_the_pulumi_program_declares(root: Path, tmp_path: Path) -> None:
+    """The plan lists resources without Pulumi: the same ones an engine's preview of the first attempt shows."""
+    from infra.engine_embedded import EmbeddedEngine
+    from infra.launch import stack_plan
+    from infra.program import program
+    from pushtrain.placement import ladder
+    from pushtrain.run import Run
+
+    for tiers in (["SECURE"], ["COMMUNITY"]):
+        spec = load(job(root, compute={"tiers": tiers, "gpus": ["NVIDIA GeForce RTX 4090"]}), root)
+        sources = open_sources(root, OFFLINE)
+        candidate = ladder(spec, sources.offers(spec).offers)[0]
+        run = Run(job=spec.name, commit="c" * 40, spec_digest=spec.digest, ledger_url="file:///ledger")
+        wanted = program(stack_plan(run, spec, candidate, attempt=1, env={}), {})
+        preview = EmbeddedEngine(tmp_path / "stacks").preview("run-x", wanted)
+        shown = [(it.action, it.kind, it.name) for it in plan_of(spec, sources, None).resources]
+        assert shown == [(it.action, it.kind, it.urn_name) for it in preview]
+
+
+def test_a_terminal_a_comment_and_json_say_the_same(root: Path) -> None:
+    job(root)
+    plans, _ = plan_specs([], root, OFFLINE)
+    plan = plans.plans[0]
+    assert plan.places[0].money is not None
+    usd = f"${plan.places[0].money.expected_usd:.2f}"
+    told = json.loads(json.dumps(document(plans)))
+    assert usd in text_of(plans) and usd.replace("$", "\\$").replace(".", "\\.") in markdown(plans)
+    assert told["format"] == 1 and told["plans"][0]["places"][0]["usd"]["expected"] == pytest.approx(
+        float(usd[1:]), abs=0.01
+    )
+    terms = told["plans"][0]["memory"]["terms_gb"]
+    assert set(terms) == {"weights", "adapter", "optimizer", "gradients", "activations", "logits", "context"}
+    assert sum(terms.values()) == pytest.approx(told["plans"][0]["memory"]["need_gb"], abs=0.01)
+
+
+def test_strangers_text_means_nothing_in_markdown(root: Path) -> None:
+    hostile = "pipe | <img src=x> @everyone [x](http://e.vil) `code` #1 ![i](http://e.vil/i.png)"
+    job(root, data={"path": "data/rows.jsonl", "columns": {"prompt": hostile}})
+    spec = load(root / "jobs" / "job.yaml", root)
+    text = plan_markdown(plan_of(spec, open_sources(root, OFFLINE), None))
+    for power in (r"(?<!\\)<img", "@everyone", r"(?<!\\)\]\(http", r"(?<!\\)!\[", "http://"):
+        assert not re.search(power, text), power
+    assert text.count("<details>") == text.count("</details>") > 0

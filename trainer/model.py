@@ -62,7 +62,7 @@ def load_model(job: Job, weights: str | Path | None = None) -> "PreTrainedModel"
         "disable_mmap": is_on_network(Path(weights or constants.HF_HUB_CACHE)),
         "trust_remote_code": model.trust_remote_code,
     }
-    if torch.cuda.is_available() and not job.is_divided:
+    if torch.cuda.is_available():
         options["device_map"] = {"": int(os.environ.get("LOCAL_RANK", "0"))}
     if kind == "qlora":
         options["quantization_config"] = BitsAndBytesConfig(

@@ -54,7 +54,9 @@ def speed(shape: ModelShape, recipe: Recipe, gpu: str, count: int = 1) -> Speed 
     busy_s = tokens * flops / (known.bf16_tflops * 1e12 * share)
     launch_s = LAUNCH_S * sum(stack.layers for stack in shape.stacks)
     kept = 1 if count == 1 else (SHARDED_SHARE if recipe.shards > 1 else PARALLEL_SHARE)
-    basis = "published tokens/s on this card" if measured else "a planning value: nobody published this card"
+    basis = (
+        "published tokens/s on this card" if measured else "a planning value, for nobody published this card's tokens/s"
+    )
     return Speed(
         tokens_per_s=count * kept * tokens / max(busy_s, launch_s), flops_per_token=flops, share=share, basis=basis
     )

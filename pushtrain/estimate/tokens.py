@@ -52,21 +52,37 @@ def text_tokens(text: str, turns: int = 0) -> int:
 
 
 def work(dataset: Dataset, spec: TrainingSpec) -> Work:
-    """Steps and tokens of the whole training. DPO's rows hold two answers; both were counted."""
-    train = spec.train
+    """Steps and tokens of the whole training; of DPO's rows both answers are computed, each with the prompt.
+
+    Left out, `train.packing` is chosen by the trainer: rows are packed at one row a batch, and batches of up to 8192
+    tokens are joined without padding.
+    """
+    train, micro = spec.train, spec.train.per_device_train_batch_size
     held = dataset.rows * spec.data.eval_fraction
     rows = max(1.0, dataset.rows - held)
-    mean, padded, cut = _row_tokens(dataset, train.max_length, train.per_device_train_batch_size)
-    batch = train.per_device_train_batch_size * train.gradient_accumulation_steps * spec.compute.count
-    if train.packing:
+    mean, padded, cut = _row_tokens(dataset, train.max_length, micro)
+    batch = micro * train.gradient_accumulation_steps * spec.compute.count
+    if packs(spec):
         per_step: float = train.max_length * batch
         steps = math.ceil(max(1.0, rows * mean / per_step) * train.epochs)
     else:
-        per_step = padded * batch
+        joined = train.padding_free if train.padding_free is not None else micro * train.max_length <= 8192
+        per_step = (mean if joined and train.packing is None else padded) * batch
         steps = math.ceil(max(1.0, rows / batch) * train.epochs)
     steps = min(steps, train.max_steps or steps)
     evaluations = 2 + (steps // train.eval_steps if train.eval_steps else 0)
-    return Work(steps=steps, tokens=steps * per_step, eval_tokens=held * mean * evaluations, share_cut=cut)
+    both = 2 if str(spec.task) == "dpo" else 1
+    return Work(
+        steps=steps, tokens=both * steps * per_step, eval_tokens=both * held * mean * evaluations, share_cut=cut
+    )
+
+
+def packs(spec: TrainingSpec) -> bool:
+    """Whether rows fill whole sequences, by the spec or by the trainer's choice (trainer/data/layout.py)."""
+    train = spec.train
+    if train.packing is not None or train.padding_free is not None:
+        return bool(train.packing)
+    return spec.task == "sft" and train.per_device_train_batch_size == 1
 
 
 def _row_tokens(dataset: Dataset, length: int, batch: int) -> tuple[float, float, float]:

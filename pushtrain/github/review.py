@@ -13,6 +13,8 @@ from pushtrain.errors import LedgerError, PushtrainError, SpecError
 from pushtrain.github.changes import Change, changed_specs
 from pushtrain.github.markdown import code, details, fitted, plain, table
 from pushtrain.plan import Plan, plans
+from pushtrain.plan.markdown import plan_body
+from pushtrain.plan.words import headline
 from pushtrain.policy.file import PolicyFile, policy_at
 from pushtrain.policy.gate import month_so_far
 from pushtrain.policy.licence import Licences
@@ -107,7 +109,8 @@ def review(root: Path, base: str, head: str, environ: Mapping[str, str]) -> Revi
         report = check(paths, root, base=base, known=known)
         found.problems += report.problems
         found.warnings += report.warnings
-        found.plans = plans(report.specs, environ)
+        found.plans, too_large = plans(report.specs, root, environ, base=base)
+        found.problems += too_large
     except PushtrainError as failure:
         found.problems.append(failure)
     return found
@@ -155,13 +158,11 @@ def _problem(problem: PushtrainError) -> str:
 
 
 def _block(plan: Plan) -> str:
-    rows = [(plain(key), plain(value, 600)) for key, value in plan.rows()]
-    rows += [(f"candidate {number}", plain(row)) for number, row in enumerate(plan.candidate_rows(), 1)]
-    rows += [("note", plain(plan.note, 600))] if plan.note else []
-    rows.append(("spec digest", code(plan.spec.digest[:8])))
-    usd = "suspended" if plan.spec.suspend else f"at most ${plan.spec.budget.max_usd:,.2f}"
-    return details(f"{plan.spec.name}: {usd}", table(rows))
+    digest = f"Spec digest {code(plan.spec.digest[:8])}."
+    return details(f"{plan.spec.name}: {headline(plan)}", f"{plan_body(plan)}\n\n{digest}")
 
 
 def _at_most(plan: Plan) -> str:
-    return "suspended" if plan.spec.suspend else f"at most ${plan.spec.budget.max_usd:,.2f}"
+    first = plan.first
+    about = f", about ${first.money.expected_usd:,.2f}" if first and first.money else ""
+    return "suspended" if plan.spec.suspend else f"at most ${plan.spec.budget.max_usd:,.2f}{about}"

@@ -36,10 +36,9 @@ def try_longest(job: Job, trainer: Any) -> int:
     while True:
         fault, tried = _try(job, trainer, batches)
         tokens += tried
-        trainer.model.zero_grad(set_to_none=True)
+        _release(trainer)
         if not _anywhere(fault is not None, job):
             break
-        _release()
         why = fault or "another process ran out of memory"
         batches = next_smaller(batches, why)
         say(f"memory: {why}; next is {batches}")
@@ -106,7 +105,8 @@ def _missing_state_bytes(job: Job, trainer: Any) -> int:
     return trained * _STATE_BYTES.get(job.spec.train.optim, _ADAM_STATE_BYTES)
 
 
-def _release() -> None:
+def _release(trainer: Any) -> None:
+    trainer.model.zero_grad(set_to_none=True)
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -1,0 +1,126 @@
+"""The plan of job specs for their reviewer: whether each fits, how long it takes, what it costs, what a merge rents.
+
+Needs neither a key nor Pulumi's program. With RUNPOD_API_KEY set prices and stock are live, otherwise those of a dated
+snapshot; sizes come from the Hub, or from a table where it does not answer. Every figure says where it is from.
+
+    sources.py    the catalogue, the Hub (hub.py), data files (data.py), the ledger's past runs
+    base.py       the specs and prices of a base commit, and what changed since
+    build.py      a spec and its facts → places, memory, hours, dollars
+    advice.py     what would make it fit; cautions.py what a reviewer should see
+    model.py      the Plan, which text.py, markdown.py and document.py show
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from pushtrain.check import check
+from pushtrain.errors import SpecError
+from pushtrain.plan.advice import suggestions
+from pushtrain.plan.base import Base, changed, read_base, same_but_name
+from pushtrain.plan.build import Training, bare_plan
+from pushtrain.plan.cautions import cautions, revisions
+from pushtrain.plan.model import Plan, Plans
+from pushtrain.plan.sources import Sources, open_sources
+from pushtrain.prices import STORAGE_LINE
+from pushtrain.spec import CommandSpec, JobSpec, TrainingSpec
+from pushtrain.spec.told import told
+
+__all__ = ["Plan", "Plans", "plan_specs", "plans"]
+
+DOES_NOT_FIT = "DoesNotFit"
+
+
+def plan_specs(
+    paths: Sequence[Path], root: Path, environ: Mapping[str, str], *, base: str | None = None
+) -> tuple[Plans, list[SpecError]]:
+    """Plans of the specs that are fine, and the problems of those that are not: those that fit on no card among them.
+
+    With `base`, only specs that are new, changed or deleted since, unless `paths` name them. Raises PushtrainError for
+    a base this clone does not have, or prices that cannot be read.
+    """
+    found = check(paths, root, base=base)
+    before = read_base(root, base) if base else None
+    sources = open_sources(root, environ, before.prices if before else None)
+    made = [plan_of(spec, sources, before) for spec in found.specs]
+    kept = [plan for plan in made if paths or plan.status != "unchanged"]
+    gone = _deleted(before, {plan.path for plan in made}, root) if before and not paths else []
+    together = Plans(plans=(*kept, *gone), prices=sources.prices, storage=STORAGE_LINE, unchanged=len(made) - len(kept))
+    return together, [*found.problems, *problems_of(kept)]
+
+
+def plans(
+    specs: Sequence[JobSpec], root: Path, environ: Mapping[str, str], *, base: str | None = None
+) -> tuple[list[Plan], list[SpecError]]:
+    """Plans of specs that passed their check, and the problems of those that fit on no card. Raises as `plan_specs`."""
+    before = read_base(root, base) if base else None
+    sources = open_sources(root, environ, before.prices if before else None)
+    made = [plan_of(spec, sources, before) for spec in specs]
+    return made, problems_of(made)
+
+
+def problems_of(made: Sequence[Plan]) -> list[SpecError]:
+    """A job that starts and fits on none of its cards would fail on the first of them, billed."""
+    return [_too_large(plan) for plan in made if plan.fits is False and plan.starts]
+
+
+def plan_of(spec: JobSpec, sources: Sources, base: Base | None) -> Plan:
+    """Everything about one spec."""
+    path = _path(spec, sources.root)
+    if not isinstance(spec, TrainingSpec):
+        plan = bare_plan(spec, path, sources, None)
+        note = "a command has no model of memory or time here: its hours are at most those of its budget"
+        notes = [note] if isinstance(spec, CommandSpec) else []
+        plan = replace(
+            plan, notes=(*plan.notes, *notes), revisions=revisions(spec, None, None), facts=tuple(told(spec))
+        )
+        return _compared(replace(plan, cautions=cautions(plan, None, None)), base, sources.root)
+    model = sources.hub.model(spec.model.id, spec.model.revision)
+    dataset, why_none, facts = sources.dataset(spec)
+    training = Training.of(spec, model.shape, dataset, model.stored_bytes) if model.shape else None
+    plan = bare_plan(spec, path, sources, training)
+    notes = [f"model: {model.how}", f"data: {dataset.how if dataset else why_none}"]
+    notes += [f"training time: {plan.first.correction}; {plan.first.basis}"] if plan.first and plan.first.basis else []
+    notes += [sources.past_trouble] if sources.past_trouble else []
+    plan = replace(plan, notes=(*plan.notes, *notes), revisions=revisions(spec, model, facts), facts=tuple(told(spec)))
+    if plan.fits is False:
+        plan = replace(plan, suggestions=suggestions(plan, model, dataset, sources))
+    return _compared(replace(plan, cautions=cautions(plan, model, facts)), base, sources.root)
+
+
+def _compared(plan: Plan, base: Base | None, root: Path) -> Plan:
+    if base is None:
+        return plan
+    if plan.path not in base.specs:
+        left = [(path, spec) for path, spec in base.specs.items() if spec and not (root / path).exists()]
+        twin = next((path for path, spec in left if same_but_name(spec, plan.spec)), None)
+        return replace(plan, status="new", renamed_from=twin)
+    before = base.specs[plan.path]
+    if before is None:
+        note = f"at {base.ref} the file could not be read as a job spec"
+        return replace(plan, status="changed", notes=(*plan.notes, note))
+    what = changed(before, plan.spec)
+    return replace(plan, status="changed" if what else "unchanged", differences=what)
+
+
+def _deleted(base: Base, here: set[str], root: Path) -> list[Plan]:
+    gone = [(path, spec) for path, spec in base.specs.items() if path not in here and not (root / path).exists()]
+    return [Plan(spec=spec, path=path, status="deleted") for path, spec in gone if spec is not None]
+
+
+def _path(spec: JobSpec, root: Path) -> str:
+    endings = (f"jobs/{spec.name}{ending}" for ending in (".yaml", ".yml"))
+    return next((path for path in endings if (root / path).exists()), f"jobs/{spec.name}.yaml")
+
+
+def _too_large(plan: Plan) -> SpecError:
+    assert plan.memory is not None
+    cards = ", ".join(f"{place.gpu} ({place.usable_gb:.1f} GB)" for place in plan.places)
+    fits = "; or ".join(" with ".join(it.change) for it in plan.suggestions)
+    return SpecError(
+        f"{plan.spec.name} fits on none of its GPUs: it needs {plan.memory.need_gb:.1f} GB, at the very least "
+        f"{plan.memory.floor_gb:.1f}; there are {cards}",
+        where=plan.path,
+        hint=f"what would fit: {fits}" if fits else "a smaller model, or more of its weights frozen",
+        reason=DOES_NOT_FIT,
+    )

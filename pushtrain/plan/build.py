@@ -1,0 +1,186 @@
+"""One spec and its facts to a Plan."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pushtrain.errors import NoCapacity, PushtrainError
+from pushtrain.estimate.cards import usable_gb
+from pushtrain.estimate.correction import correction
+from pushtrain.estimate.hours import Hours, hours
+from pushtrain.estimate.memory import GIB, MemoryEstimate, Verdict, memory
+from pushtrain.estimate.recipe import Recipe, recipe_of, trained_parameters
+from pushtrain.estimate.shape import ModelShape
+from pushtrain.estimate.speed import kind_of, speed
+from pushtrain.estimate.tokens import Dataset, Work, work
+from pushtrain.gpus import memory_gb
+from pushtrain.placement import Candidate, candidate_of, cap, hourly_usd, ladder
+from pushtrain.plan.model import Money, Place, Plan, Resource
+from pushtrain.plan.sources import Offers, Sources
+from pushtrain.prices import HIGH_PERFORMANCE_NOTE
+from pushtrain.spec import JobSpec, TrainingSpec
+
+__all__ = ["Training", "bare_plan", "candidate_of", "expectation", "money", "resources"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Training:
+    """What is known of a training before it is placed anywhere; `work` is None where nobody knows the dataset."""
+
+    shape: ModelShape
+    recipe: Recipe
+    memory: MemoryEstimate
+    work: Work | None
+    stored_bytes: float
+
+    @classmethod
+    def of(
+        cls, spec: TrainingSpec, shape: ModelShape, dataset: Dataset | None, stored_bytes: float | None
+    ) -> "Training":
+        recipe = recipe_of(spec)
+        return cls(
+            shape=shape,
+            recipe=recipe,
+            memory=memory(shape, recipe),
+            work=work(dataset, spec) if dataset else None,
+            stored_bytes=stored_bytes or shape.parameters * shape.stored_bits / 8,
+        )
+
+
+def bare_plan(spec: JobSpec, path: str, sources: Sources, training: Training | None) -> Plan:
+    """Places, memory, work and resources; what the plan is compared with and warned about comes after."""
+    offered = sources.offers(spec)
+    candidates, notes = _candidates(spec, offered)
+    places = tuple(_places(spec, candidates, offered, training, sources))
+    if any(candidate.volume_kind == "HIGH_PERFORMANCE" for candidate in candidates):
+        notes.append(HIGH_PERFORMANCE_NOTE)
+    return Plan(
+        spec=spec,
+        path=path,
+        places=places,
+        memory=training.memory if training else None,
+        parameters=training.shape.parameters if training else None,
+        trained_parameters=trained_parameters(training.shape, training.recipe) if training else None,
+        work=training.work if training else None,
+        resources=resources(spec, candidates[0] if candidates else None),
+        notes=tuple(notes),
+    )
+
+
+def resources(spec: JobSpec, candidate: Candidate | None) -> tuple[Resource, ...]:
+    """What a Pulumi preview of the first attempt shows: the stack is new, so everything is created."""
+    compute = spec.compute
+    where = f"in {candidate.data_center}" if candidate and candidate.data_center not in (None, "ANY") else ""
+    is_local = candidate.tier == "COMMUNITY" if candidate else compute.tiers[0] == "COMMUNITY"
+    gpu = candidate.gpu if candidate else compute.gpus[0]
+    own = f", {compute.volume.size_gb} GB of its own disk" if is_local else ""
+    ports = f", open to the internet: {', '.join(compute.ports)}" if compute.ports else ""
+    pod = f"{compute.count} × {gpu} {where}, {compute.image}, {compute.disk_gb} GB disk{own}{ports}"
+    kind = f" {candidate.volume_kind.lower().replace('_', '-')}" if candidate and candidate.volume_kind else ""
+    volume = Resource(
+        action="create",
+        kind="NetworkVolume",
+        name="volume",
+        detail=f"{compute.volume.size_gb} GB{kind} {where}".strip(),
+    )
+    created = Resource(action="create", kind="Pod", name="pod", detail=" ".join(pod.split()).replace(" ,", ","))
+    return (created,) if is_local else (volume, created)
+
+
+def _candidates(spec: JobSpec, offered: Offers) -> tuple[list[Candidate], list[str]]:
+    if offered.failure:
+        return [], [offered.failure]
+    try:
+        return ladder(spec, offered.offers, known_gpus=offered.known_gpus), []
+    except NoCapacity as nothing:
+        why = f"{nothing.reason}: {nothing}" if offered.is_live else "the snapshot has no price for any of its GPUs"
+        return [], [why]
+    except PushtrainError as problem:
+        return [], [f"{problem.reason}: {problem}"]
+
+
+def _places(
+    spec: JobSpec, candidates: Sequence[Candidate], offered: Offers, training: Training | None, sources: Sources
+) -> list[Place]:
+    """The first candidate of each GPU and tier, then the GPUs of the spec that nobody has a price for."""
+    groups: dict[tuple[str, str], list[Candidate]] = {}
+    for candidate in candidates:
+        groups.setdefault((candidate.gpu, candidate.tier), []).append(candidate)
+    found = [_place(spec, group, offered, training, sources) for group in groups.values()]
+    priced = {gpu for gpu, _ in groups}
+    return found + [_unpriced(spec, gpu, training) for gpu in spec.compute.gpus if gpu not in priced]
+
+
+def _place(
+    spec: JobSpec, group: Sequence[Candidate], offered: Offers, training: Training | None, sources: Sources
+) -> Place:
+    first = group[0]
+    limits, hourly = cap(spec, first), hourly_usd(first, spec)
+    day = sources.snapshot.day_of(first.gpu, first.tier)
+    expected, tokens_per_s, corrected, basis = expectation(spec, first.gpu, training, sources)
+    return Place(
+        gpu=first.gpu,
+        count=spec.compute.count,
+        tier=first.tier,
+        data_centers=tuple(it.data_center for it in group if it.data_center and it.data_center != "ANY"),
+        stock=first.stock.lower() if offered.is_live else f"not asked; price of {day}",
+        sold_as_gb=first.gpu_memory_gb,
+        usable_gb=usable_gb(first.gpu, first.gpu_memory_gb),
+        verdict=_verdict(first.gpu, first.gpu_memory_gb, training),
+        tokens_per_s=tokens_per_s,
+        hours=expected,
+        money=money(expected, hourly, limits.cap_usd) if expected else None,
+        usd_per_hour=hourly,
+        deadline_hours=limits.deadline_hours,
+        cap_usd=limits.cap_usd,
+        correction=corrected,
+        basis=basis,
+    )
+
+
+def money(expected: Hours, hourly_usd: float, cap_usd: float) -> Money:
+    total = expected.total
+    return Money(
+        low_usd=total.low * hourly_usd,
+        expected_usd=total.expected * hourly_usd,
+        high_usd=total.high * hourly_usd,
+        cap_usd=cap_usd,
+    )
+
+
+def _unpriced(spec: JobSpec, gpu: str, training: Training | None) -> Place:
+    sold = memory_gb(gpu) or 0
+    return Place(
+        gpu=gpu,
+        count=spec.compute.count,
+        tier=spec.compute.tiers[0],
+        data_centers=(),
+        stock="no price known, or none to be had",
+        sold_as_gb=sold,
+        usable_gb=usable_gb(gpu, sold),
+        verdict=_verdict(gpu, sold, training) if sold else None,
+        tokens_per_s=None,
+        hours=None,
+        money=None,
+        usd_per_hour=None,
+        deadline_hours=None,
+        cap_usd=None,
+    )
+
+
+def _verdict(gpu: str, sold_as_gb: int, training: Training | None) -> Verdict | None:
+    return training.memory.verdict(usable_gb(gpu, sold_as_gb) * GIB) if training else None
+
+
+def expectation(
+    spec: JobSpec, gpu: str, training: Training | None, sources: Sources
+) -> tuple[Hours | None, float | None, str, str]:
+    """Hours, tokens/s, and in words what corrected them and what they rest on."""
+    found = speed(training.shape, training.recipe, gpu, spec.compute.count) if training else None
+    if training is None or found is None:
+        return None, None, "", ""
+    corrected = correction(sources.past(), gpu, kind_of(training.recipe))
+    rate = found.tokens_per_s / corrected.factor
+    if training.work is None:
+        return None, rate, corrected.how, found.basis
+    expected = hours(training.shape, training.recipe, training.work, found, training.stored_bytes, corrected.factor)
+    return expected, rate, corrected.how, found.basis

@@ -1,0 +1,152 @@
+"""What a plan says: data only, so that a terminal, a comment and a program each show it in their own way."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pushtrain.differences import Difference
+from pushtrain.estimate.hours import Hours
+from pushtrain.estimate.memory import MemoryEstimate, Verdict
+from pushtrain.estimate.tokens import Work
+from pushtrain.spec import JobSpec
+
+Status = Literal["planned", "new", "changed", "unchanged", "deleted"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Caution:
+    """Something a reviewer should see before saying yes. `reason` is a CamelCase constant."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Money:
+    """US dollars of one undisturbed run with storage, and the most the budget allows here."""
+
+    low_usd: float
+    expected_usd: float
+    high_usd: float
+    cap_usd: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """One GPU type in one tier, in the order they are asked. `data_centers` in order, empty where nobody knows them.
+
+    `verdict` is None where the memory is not estimated, `hours` and `money` where the time is not, `usd_per_hour` (with
+    storage), `deadline_hours` (when the budget ends) and `cap_usd` (what it has cost by then) where nobody knows a
+    price.
+    """
+
+    gpu: str
+    count: int
+    tier: str
+    data_centers: tuple[str, ...]
+    stock: str
+    sold_as_gb: int
+    usable_gb: float
+    verdict: Verdict | None
+    tokens_per_s: float | None
+    hours: Hours | None
+    money: Money | None
+    usd_per_hour: float | None
+    deadline_hours: float | None
+    cap_usd: float | None
+    correction: str = ""
+    basis: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Suggestion:
+    """The smallest change of one kind that would fit: lines of the spec, and what it would then need and cost."""
+
+    change: tuple[str, ...]
+    need_gb: float
+    gpu: str
+    hours: float | None
+    usd: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Revision:
+    """What a run starts from. `commit` is what a floating one means today, where the Hub could be asked."""
+
+    what: str
+    revision: str
+    is_pinned: bool
+    commit: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resource:
+    """One line of the Pulumi preview."""
+
+    action: str
+    kind: str
+    name: str
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything a reviewer is told about one job spec.
+
+    `memory` and `work` are None for a command and where model or dataset are not known; `notes` say why and where
+    every figure is from. `fits`: on at least one of its cards; None where nobody can tell. A deleted job has its old
+    spec and nothing else.
+    """
+
+    spec: JobSpec
+    path: str
+    status: Status = "planned"
+    renamed_from: str | None = None
+    differences: tuple[Difference, ...] = ()
+    places: tuple[Place, ...] = ()
+    memory: MemoryEstimate | None = None
+    parameters: int | None = None
+    trained_parameters: int | None = None
+    work: Work | None = None
+    resources: tuple[Resource, ...] = ()
+    revisions: tuple[Revision, ...] = ()
+    cautions: tuple[Caution, ...] = ()
+    suggestions: tuple[Suggestion, ...] = ()
+    notes: tuple[str, ...] = ()
+    facts: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def fits(self) -> bool | None:
+        verdicts = [place.verdict for place in self.places if place.verdict is not None]
+        if self.memory is None or not verdicts:
+            return None
+        return any(verdict != "too large" for verdict in verdicts)
+
+    @property
+    def starts(self) -> bool:
+        """Whether a merge rents something for it."""
+        return self.status != "deleted" and not self.spec.suspend
+
+    @property
+    def first(self) -> Place | None:
+        """The place that is asked first of those it can run on."""
+        return next((place for place in self.places if place.verdict != "too large"), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plans:
+    """All of one call: `prices` says where prices are from and how old they are."""
+
+    plans: tuple[Plan, ...]
+    prices: str
+    storage: str
+    unchanged: int = 0
+
+    @property
+    def expected_usd(self) -> float:
+        """Of what a merge starts, where it is known."""
+        firsts = [plan.first for plan in self.plans if plan.starts]
+        return sum(place.money.expected_usd for place in firsts if place and place.money)
+
+    @property
+    def cap_usd(self) -> float:
+        return sum(plan.spec.budget.max_usd for plan in self.plans if plan.starts)

@@ -1,0 +1,128 @@
+"""Where a plan's facts come from: the cloud's catalogue or a snapshot of it, the Hub, data files, the ledger's past
+runs.
+
+Everything is asked once for a call, however many specs there are. Nothing here needs a key or Pulumi's program.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pushtrain.cloud import Offer
+from pushtrain.errors import PushtrainError
+from pushtrain.estimate.correction import Past, past
+from pushtrain.estimate.tokens import Dataset
+from pushtrain.gpus import MIN_CUDA_VERSION
+from pushtrain.ledger import Ledger
+from pushtrain.plan.data import hub_dataset, local_dataset
+from pushtrain.plan.hub import DatasetFacts, Hub
+from pushtrain.prices.snapshot import OLD_DAYS, Snapshot, of_repository
+from pushtrain.spec import JobSpec, TrainingSpec
+
+# Runs of the ledger that are looked at for a correction, newest branches first.
+MOST_RUNS = 60
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Offers:
+    """`known_gpus` is None where nobody was asked; `failure` is why there are none."""
+
+    offers: list[Offer]
+    known_gpus: Sequence[str] | None
+    is_live: bool
+    failure: str = ""
+
+
+@dataclass(kw_only=True)
+class Sources:
+    """`root` is the work tree, `snapshot` counts where there is no key. Blocking; not for several threads."""
+
+    root: Path
+    environ: Mapping[str, str]
+    snapshot: Snapshot
+    hub: Hub
+    now_s: float
+    _live: dict[int, Offers] = field(default_factory=dict)
+    _datasets: dict[tuple[object, ...], tuple[Dataset | None, str]] = field(default_factory=dict)
+    _past: list[Past] | None = None
+    past_trouble: str = ""
+
+    @property
+    def is_live(self) -> bool:
+        return bool(self.environ.get("RUNPOD_API_KEY", "").strip())
+
+    @property
+    def prices(self) -> str:
+        """In words: from where, and how old."""
+        if self.is_live:
+            return "live from RunPod's catalogue"
+        days = self.snapshot.age_days(self.now_s)
+        old = ", which is old: ask with RUNPOD_API_KEY set, or refresh it" if days > OLD_DAYS else ""
+        return f"of {self.snapshot.asked[:10]} ({days} days ago{old}), {self.snapshot.where}"
+
+    def offers(self, spec: JobSpec) -> Offers:
+        """What is rentable for a spec: asked live with a key, else as on the day of the snapshot."""
+        if not self.is_live:
+            return Offers(
+                offers=self.snapshot.for_data_centers(spec.compute.data_centers), known_gpus=None, is_live=False
+            )
+        count = spec.compute.count
+        if count not in self._live:
+            self._live[count] = self._ask(spec, count)
+        return self._live[count]
+
+    def _ask(self, spec: JobSpec, count: int) -> Offers:
+        from infra.clouds import connect
+
+        try:
+            cloud = connect(spec.compute.cloud, self.environ)
+            return Offers(offers=cloud.offers(count, MIN_CUDA_VERSION), known_gpus=cloud.gpu_names(), is_live=True)
+        except PushtrainError as failure:
+            said = f"{failure.reason}: {failure}"
+            return Offers(offers=[], known_gpus=None, is_live=True, failure=said)
+
+    def dataset(self, spec: TrainingSpec) -> tuple[Dataset | None, str, DatasetFacts]:
+        """How large the dataset is, or None and why; and what the Hub says of it."""
+        data = spec.data
+        if data.source is None:
+            key = (data.path, data.form, spec.task, tuple(sorted(data.columns.items())))
+            if key not in self._datasets:
+                self._datasets[key] = local_dataset(spec, self.root)
+            return (*self._datasets[key], DatasetFacts())
+        if not data.is_on_hub:
+            return None, f"{data.place} is not read here: hours and dollars are the budget's", DatasetFacts()
+        facts = self.hub.dataset(data.source.removeprefix("hf://datasets/"), data.revision, data.split)
+        return (*hub_dataset(spec, facts), facts)
+
+    def past(self) -> list[Past]:
+        """What finished runs of the ledger say, newest first; empty without PUSHTRAIN_LEDGER_URL."""
+        if self._past is None:
+            self._past = []
+            if self.environ.get("PUSHTRAIN_LEDGER_URL"):
+                try:
+                    self._past = past_runs(_ledger(self.root, self.environ))
+                except PushtrainError as failure:
+                    self.past_trouble = f"past runs are not read: {failure}"
+        return self._past
+
+
+def open_sources(root: Path, environ: Mapping[str, str], snapshot: Snapshot | None = None) -> Sources:
+    """Raises PushtrainError for a prices.json that cannot be read."""
+    prices = snapshot or of_repository(root)
+    return Sources(root=root, environ=environ, snapshot=prices, hub=Hub(environ), now_s=time.time())
+
+
+def past_runs(ledger: Ledger) -> list[Past]:
+    """Raises LedgerError."""
+    refs = ledger.refs()
+    records = ledger.read_all(dict(list(refs.items())[-MOST_RUNS:])).values()
+    newest = sorted(records, key=lambda record: record.events[0].epoch_s, reverse=True)
+    return [found for record in newest if (found := past(record.run, record.receipt)) is not None]
+
+
+def _ledger(root: Path, environ: Mapping[str, str]) -> Ledger:
+    from pushtrain.settings import load_settings
+    from pushtrain.wiring import open_ledger
+
+    return open_ledger(load_settings(root, environ), environ)

@@ -1,0 +1,100 @@
+"""A plan's figures as short words, the same in a terminal and in a comment."""
+
+from pushtrain.estimate.hours import Band
+from pushtrain.plan.model import Money, Place, Plan, Suggestion
+
+STATUS = {"new": "new", "changed": "changed", "unchanged": "unchanged", "deleted": "deleted", "planned": ""}
+
+
+def headline(plan: Plan) -> str:
+    """One sentence a reviewer can say yes or no to."""
+    if plan.status == "deleted":
+        return "deleted: a merge cancels its active run"
+    if plan.fits is False:
+        return "fits on none of its GPUs"
+    if plan.spec.suspend:
+        return "suspended: a merge starts nothing"
+    first = plan.first
+    if first is None or first.money is None or first.hours is None:
+        return f"a merge starts it, for at most ${plan.spec.budget.max_usd:g} and {plan.spec.budget.max_hours:g} h"
+    expected = f"${first.money.expected_usd:.2f} and {first.hours.total.expected:.1f} h on {first.gpu}"
+    return f"a merge starts it: about {expected}, never more than ${first.money.cap_usd:.2f}"
+
+
+def fit(place: Place) -> str:
+    if place.verdict is None:
+        return "not known"
+    return {"fits": "fits", "tight": "tight", "too large": "too large"}[place.verdict]
+
+
+def where(place: Place) -> str:
+    """Tier, and the data centers in the order they are asked."""
+    if place.tier == "COMMUNITY":
+        return "community"
+    shown = ", ".join(place.data_centers[:3]) + (
+        f" and {len(place.data_centers) - 3} more" if place.data_centers[3:] else ""
+    )
+    return f"secure, {shown}" if shown else "secure"
+
+
+def band(value: Band, unit: str) -> str:
+    return f"{value.expected:.1f} {unit} ({value.low:.1f} to {value.high:.1f})"
+
+
+def dollars(money: Money) -> str:
+    return f"${money.expected_usd:.2f} (${money.low_usd:.2f} to ${money.high_usd:.2f})"
+
+
+def price(place: Place) -> str:
+    return f"${place.usd_per_hour:.3f}/h" if place.usd_per_hour is not None else "–"
+
+
+def memory(plan: Plan) -> str:
+    """The breakdown in one line."""
+    if plan.memory is None:
+        return "not known"
+    terms = ", ".join(f"{name} {size:.1f}" for name, size in plan.memory.terms_gb.items() if size >= 0.05)
+    return f"{plan.memory.need_gb:.1f} GB to be safe, {plan.memory.floor_gb:.1f} at least: {terms}"
+
+
+def amount(plan: Plan) -> str:
+    work = plan.work
+    if work is None:
+        return "not known"
+    cut = f", {work.share_cut:.0%} of the rows cut" if work.share_cut >= 0.005 else ""
+    return f"{work.steps:,} steps, {work.tokens / 1e6:,.1f} M tokens{cut}"
+
+
+def phases(place: Place) -> str:
+    """Where the hours go, in minutes."""
+    if place.hours is None:
+        return ""
+    parts = {
+        "start": place.hours.start,
+        "download": place.hours.download,
+        "training": place.hours.training.times(place.hours.correction),
+        "evaluation": place.hours.evaluation.times(place.hours.correction),
+        "upload": place.hours.upload,
+    }
+    return ", ".join(f"{name} {part.expected * 60:.0f} min" for name, part in parts.items())
+
+
+def weights(plan: Plan) -> str:
+    if plan.parameters is None or plan.trained_parameters is None:
+        return ""
+    share = plan.trained_parameters / plan.parameters
+    return f"{plan.parameters / 1e9:.2f} B, of which {plan.trained_parameters / 1e6:,.1f} M are trained ({share:.2%})"
+
+
+def suggested(suggestion: Suggestion) -> str:
+    hours = f", {suggestion.hours:.1f} h" if suggestion.hours is not None else ""
+    usd = f", about ${suggestion.usd:.2f}" if suggestion.usd is not None else ""
+    return f"needs {suggestion.need_gb:.1f} GB on {suggestion.gpu}{hours}{usd}"
+
+
+def after_a_lost_pod(plan: Plan) -> str:
+    tiers = plan.spec.compute.tiers
+    goes_on, anew = "the next attempt goes on from the last checkpoint", "the next attempt starts from step 0"
+    if "COMMUNITY" not in tiers:
+        return goes_on
+    return anew if "SECURE" not in tiers else f"{goes_on}; on a community machine {anew}"
