@@ -28,6 +28,9 @@ lint: sync ## ruff, mypy, and zizmor over the workflows
 	$(RUN) mypy
 	$(RUN) zizmor --offline --quiet .github/workflows
 
+golden: sync ## Write the golden loss curves anew, after a change that is meant to move them
+	PUSHTRAIN_UPDATE_GOLDEN=1 $(RUN) pytest -q -k golden tests/test_trainer_tasks.py tests/test_trainer_methods.py
+
 benchmarks: sync ## Every script in benchmarks/; each prints its ratio
 	@for script in benchmarks/*.py; do echo "== $$script"; $(RUN) python $$script || exit 1; done
 

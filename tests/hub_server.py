@@ -1,5 +1,6 @@
 """A simulated Hub behind a real server, and clients for it."""
 
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -87,5 +88,7 @@ def point_client_at(url: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", _URL_TEMPLATE.replace(_ENDPOINT, url))
     monkeypatch.setattr(constants, "ENDPOINT", url)
+    if (hub := sys.modules.get("transformers.utils.hub")) is not None:
+        monkeypatch.setattr(hub, "_hf_api", None)  # made for the Hub of an earlier file of tests
     for name in ("HF_HOME", "HF_HUB_CACHE", "HF_TOKEN_PATH", "AGENT_HARNESSES_PATH"):
         monkeypatch.setattr(constants, name, str(home / name))

@@ -68,7 +68,7 @@ def test_a_whole_number_is_taken_where_a_float_is_meant() -> None:
         ("compute.volume.size_gb", 5),
         ("compute.unknown", 1),
         ("version", 2),
-        ("task", "dpo"),
+        ("task", "grpo"),
     ],
 )
 def test_a_value_of_the_wrong_type_or_size_is_refused(path: str, value: object) -> None:

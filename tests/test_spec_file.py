@@ -308,7 +308,13 @@ budget: {max_hours: 6, max_usd: 5}
     ("old", "new", "at", "message", "hint"),
     [
         ("budget:", "model: {id: a/b}\nbudget:", "9:1", "model is not for task 'command'", "'model' is for task 'sft'"),
-        ("task: command", "task: comand", "3:7", "task must be 'sft' or 'command', not 'comand'", None),
+        (
+            "task: command",
+            "task: comand",
+            "3:7",
+            "task must be 'sft', 'dpo', 'seq2seq' or 'command', not 'comand'",
+            None,
+        ),
         ("task: command\n", "", "3:1", "command is not for task 'sft', which it is when left out", "task 'command'"),
         ("'out/*'", "'../*'", "7:15", "command.artifacts[0] must be a relative path inside the run's folder", None),
         ("(\\d+)", "\\d+", "6:20", "command.progress.step must have one group ( ) around the number", None),

@@ -21,6 +21,7 @@ from trainer.job import Inputs, Job, file_sha256
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 MODEL_ID = "demo/tiny"
+SEQ2SEQ_ID = "demo/tiny-t5"
 ADAPTER_ID = "demo/adapter"
 END, PAD = "<|end|>", "<|pad|>"
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
@@ -78,6 +79,33 @@ def write_model(folder: Path, *, dtype: str = "float32") -> None:
     words.save_pretrained(folder)
 
 
+def write_seq2seq_model(folder: Path) -> None:
+    """A T5 of one layer each side; its tokenizer ends every text, as T5's does."""
+    import torch
+    from tokenizers.processors import TemplateProcessing
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    words = tokenizer(chat_template=None)
+    end = TemplateProcessing(single=f"$A {END}", special_tokens=[(END, words.eos_token_id)])
+    words.backend_tokenizer.post_processor = end
+    torch.manual_seed(7)
+    config = T5Config(
+        vocab_size=len(words),
+        d_model=48,
+        d_kv=12,
+        d_ff=96,
+        num_layers=1,
+        num_heads=4,
+        dropout_rate=0.0,
+        decoder_start_token_id=words.pad_token_id,
+        eos_token_id=words.eos_token_id,
+        pad_token_id=words.pad_token_id,
+        tie_word_embeddings=False,
+    )
+    T5ForConditionalGeneration(config).save_pretrained(folder)
+    words.save_pretrained(folder)
+
+
 def publish_model(api: HfApi, folder: Path, model_id: str = MODEL_ID) -> str:
     """The commit that holds the model on the Hub `api` speaks to."""
     api.create_repo(model_id, exist_ok=True)
@@ -90,6 +118,28 @@ def rows(count: int = 48) -> list[dict[str, Any]]:
     return [
         {"prompt": f"what is the {one} {'and ' * (i % 4)}?", "completion": f" the answer is {other}"}
         for i, (one, other) in enumerate(pairs)
+    ]
+
+
+def pairs(count: int = 48) -> list[dict[str, Any]]:
+    """Prompts with a better and a worse answer each; every second one is a conversation."""
+    found: list[dict[str, Any]] = []
+    for index, row in enumerate(rows(count)):
+        worse = f" {WORDS[(index * 5 + 1) % len(WORDS)]} of it"
+        if index % 2:
+            sides = {"chosen": row["completion"].strip(), "rejected": worse.strip()}
+            said = {side: [{"role": "assistant", "content": text}] for side, text in sides.items()}
+            found.append({"prompt": [{"role": "user", "content": row["prompt"]}], **said})
+        else:
+            found.append({"prompt": row["prompt"], "chosen": row["completion"], "rejected": worse})
+    return found
+
+
+def summaries(count: int = 48) -> list[dict[str, Any]]:
+    """Texts whose summary is their last word, which a few steps teach to some degree."""
+    words = [WORDS[i % 6] for i in range(count)]
+    return [
+        {"source": f"{WORDS[i % len(WORDS)]} is a {word}", "summary": f"the {word}"} for i, word in enumerate(words)
     ]
 
 

@@ -133,15 +133,19 @@ def _answer(trainer: Any, question: Question) -> str:
             do_sample=False,
             pad_token_id=tokenizer.pad_token_id,
         )
-    return str(tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)).strip()
+    begins = 0 if model.config.is_encoder_decoder else ids.shape[1]
+    return str(tokenizer.decode(output[0, begins:], skip_special_tokens=True)).strip()
 
 
 def _logits(model: Any, prompt: list[int]) -> torch.Tensor:
-    """Of the token after the prompt, fp32 on the CPU."""
+    """Of the token after the prompt, fp32 on the CPU; of the first one a decoder writes."""
     model.eval()
     device = next(model.parameters()).device
+    inputs = {"input_ids": torch.tensor([prompt], device=device)}
+    if model.config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = torch.tensor([[model.config.decoder_start_token_id]], device=device)
     with torch.inference_mode(), _autocast():
-        logits: torch.Tensor = model(input_ids=torch.tensor([prompt], device=device)).logits
+        logits: torch.Tensor = model(**inputs).logits
     return logits[0, -1].float().cpu()
 
 

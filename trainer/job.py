@@ -14,6 +14,7 @@ from trainer.fit.batches import Batches
 
 # Keys of `train` that may change between two attempts: how often something is written.
 _NO_INFLUENCE = ("logging_steps", "save_steps")
+_RECIPE = {"task", "model", "data", "method", "train"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +68,8 @@ class Job:
     @property
     def recipe(self) -> dict[str, Any]:
         """Everything the weights depend on; a checkpoint of another recipe is never resumed."""
-        parts = self.spec.model_dump(mode="json", include={"task", "model", "data", "method", "train"})
+        part = {self.spec.task} & {"dpo", "seq2seq"}
+        parts = self.spec.model_dump(mode="json", include=_RECIPE | part)
         parts["train"] = {key: value for key, value in parts["train"].items() if key not in _NO_INFLUENCE}
         parts["train"]["learning_rate"] = self.spec.learning_rate
         versions = {"model": self.inputs.model_sha, "data": self.inputs.data_version, "processes": self.processes}

@@ -49,16 +49,17 @@ def load_tokenizer(job: Job) -> "PreTrainedTokenizerBase":
     return tokenizer
 
 
-def load_model(job: Job, weights: str | Path | None = None) -> "PreTrainedModel":
+def load_model(
+    job: Job, weights: str | Path | None = None, dtype: "torch.dtype | str | None" = None
+) -> "PreTrainedModel":
     """The base model at its pinned commit, or the weights of a full fine-tuning from a folder.
 
     Full fine-tuning holds fp32 weights and computes in bf16: an update of 1e-5 would be lost in a bf16 weight.
     """
     model, kind = job.spec.model, job.spec.method.kind
-    dtype = torch.bfloat16 if uses_bf16() and kind != "full" else torch.float32
+    dtype = dtype or (torch.bfloat16 if uses_bf16() and kind != "full" else torch.float32)
     options: dict[str, Any] = {
         "dtype": dtype,
-        "attn_implementation": "sdpa",
         "disable_mmap": is_on_network(Path(weights or constants.HF_HUB_CACHE)),
         "trust_remote_code": model.trust_remote_code,
     }
@@ -83,6 +84,11 @@ def load_model(job: Job, weights: str | Path | None = None) -> "PreTrainedModel"
         if not isinstance(failure, TrainingFailed):
             raise
         raise ModelUnsupported(f"model {model.id} cannot be loaded: {error}") from error
+    for module in loaded.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # bitsandbytes would repack 4-bit weights at the first evaluation on such a CPU, and round their scales:
+            # another model from then on, and only in the attempt that evaluated.
+            module.support_avx512bf16_for_cpu = False
     return loaded
 
 

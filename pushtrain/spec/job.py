@@ -14,15 +14,13 @@ from pushtrain.spec.inputs import Data, Model
 from pushtrain.spec.names import Part
 from pushtrain.spec.publish import Destination, Publish
 from pushtrain.spec.recipe import Method, Train
+from pushtrain.spec.tasks import LEARNING_RATES, Dpo, Seq2Seq
 
 # Matched with fullmatch: `$` would let a newline through at the end.
 NAME = re.compile(r"^[a-z0-9][a-z0-9-]{0,40}$")
 
 # A commit of the Hub, which is git's.
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-
-# By task, and whether it is full fine-tuning: TRL's documentation has 2e-5 for it, and about ten times that for LoRA.
-LEARNING_RATES = {("sft", False): 2e-4, ("sft", True): 2e-5}
 
 
 class JobSpec(Part):
@@ -93,12 +91,14 @@ BUCKET_KEYS = {
 class TrainingSpec(JobSpec):
     """A job that trains a model of the Hub."""
 
-    task: Literal["sft"] = "sft"
-    """sft: supervised fine-tuning."""
+    task: Literal["sft", "dpo", "seq2seq"] = "sft"
+    """sft: supervised fine-tuning; dpo: preferences between two answers; seq2seq: an encoder-decoder that rewrites."""
     model: Model
     data: Data
     method: Method = Method()
     train: Train = Train()
+    dpo: Dpo = Dpo()
+    seq2seq: Seq2Seq = Seq2Seq()
     publish: Publish
     track: list[Literal["tensorboard"]] = []
     """Besides the ledger: tensorboard writes event files beside the checkpoints."""
@@ -120,6 +120,13 @@ class TrainingSpec(JobSpec):
         for key in ("completion_only_loss", "assistant_only_loss", "packing", "padding_free"):
             if self.task != "sft" and key in self.train.model_fields_set:
                 raise ValueError(f"train.{key} is for task sft, this is {self.task}")
+        return self
+
+    @model_validator(mode="after")
+    def _no_key_of_another_task(self) -> "TrainingSpec":
+        for part in {"dpo", "seq2seq"} - {self.task}:
+            if part in self.model_fields_set:
+                raise ValueError(f"{part} is for task {part}, this is {self.task}")
         return self
 
     @property

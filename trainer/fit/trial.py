@@ -71,6 +71,7 @@ def memory_now() -> str:
 def _try(job: Job, trainer: Any, batches: Batches) -> tuple[str | None, int]:
     """Why it does not fit, None when it does; and the tokens of the batch."""
     trainer.args.per_device_train_batch_size = batches.per_device_train_batch_size
+    trainer.current_gradient_accumulation_steps = batches.gradient_accumulation_steps  # else the loop sets it
     if batches.gradient_checkpointing and not job.batches.gradient_checkpointing:
         trainer.model.gradient_checkpointing_enable()
     # A second pass meets the gradients of the first.

@@ -59,6 +59,14 @@ class Task(Protocol):
 
 def task_of(spec: TrainingSpec) -> Task:
     """Imports what this task needs, and no other."""
+    if spec.task == "dpo":
+        from trainer.tasks.dpo import Dpo
+
+        return Dpo()
+    if spec.task == "seq2seq":
+        from trainer.tasks.seq2seq import SequenceToSequence
+
+        return SequenceToSequence()
     from trainer.tasks.sft import Sft
 
     return Sft()
