@@ -230,3 +230,10 @@ def test_the_catalog_is_the_same_one(api: Client, ask: Any, simulator: RunningSi
     assert shown["EU-SE-1"]["storageSupport"] and not shown["US-TX-3"]["storageSupport"]
     stock = {it["gpuTypeId"]: it["stockStatus"] for it in shown["EU-SE-1"]["gpuAvailability"]}
     assert stock["NVIDIA A40"] is None and stock["NVIDIA RTX A5000"] == "High"
+
+
+@pytest.mark.parametrize("ports", ["8888", "22/udp", "0/tcp", "70000/http", "8888/http;22/tcp"])
+def test_both_apis_refuse_the_same_ports(api: Client, ask: Any, ports: str) -> None:
+    assert "invalid port" in said(ask(DEPLOY, **POD, ports=ports))[0]
+    answer = api("POST", "/v2/pods", {"name": "pt-p", "image": "a/b:1", "gpu": {"id": "NVIDIA A40"}, "ports": [ports]})
+    assert answer.status_code == 400 and "invalid port" in answer.json()["detail"]

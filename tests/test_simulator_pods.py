@@ -198,6 +198,7 @@ def test_the_environment_is_the_pods_and_not_the_simulators(api: Client, simulat
         "gpu": {"id": "NVIDIA A40", "count": 2},
         "env": {"RUN_ID": "7f3a", "RUNPOD_POD_ID": "forged", "PYTHONPATH": "/nowhere"},
         "startSsh": True,
+        "ports": ["8888/http", "2222/tcp"],
     }
     pod = api.create_pod("bash -c 'env -0 > environment; sleep 600'", **body)
     api("PUT", "/v2/account/ssh-keys", {"keys": []})
@@ -212,6 +213,8 @@ def test_the_environment_is_the_pods_and_not_the_simulators(api: Client, simulat
         "RUNPOD_POD_ID": pod,
         "RUNPOD_DC_ID": "EU-SE-1",
         "RUNPOD_GPU_COUNT": "2",
+        "RUNPOD_PUBLIC_IP": "127.0.0.1",
+        "RUNPOD_TCP_PORT_2222": "2222",
         "RUNPOD_VOLUME_ID": volume,
         "RUNPOD_API_KEY": pod_key(simulator.api_key, pod),
         "RUNPOD_API_BASE_URL": simulator.url,
