@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import re
 import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -196,6 +198,48 @@ def test_a_pattern_that_matches_far_too_much_is_cut_off(tmp_path: Path) -> None:
     assert len(kept.files) == MOST_FILES and len(kept.left_out) == 3
 
 
+LIGHT = """
+import sys
+blocked = set(sys.argv.pop(1).split(","))
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in blocked:
+            raise ModuleNotFoundError("not in the light environment: " + name)
+
+sys.meta_path.insert(0, Absent())
+from trainer.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_command_needs_nothing_of_the_extras(tmp_path: Path) -> None:
+    """What a pod installs for it: the dependencies without any extra (`pushtrain.pod.environment`)."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    names = {re.split(r"[<>=;\[ ]", line)[0].replace("-", "_") for extra in extras.values() for line in extra}
+    names |= {"numpy", "pandas", "graphql", "sentencepiece", "tokenizers", "safetensors"}
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "light.yaml").write_text(LIGHT_JOB)
+    command = [sys.executable, "-c", LIGHT, ",".join(names), "jobs/light.yaml", "--run-dir", "run"]
+    env = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads((tmp_path / "run" / "attempt-1" / "result.json").read_text())
+    assert set(result["artifacts"]["files"]) == {"kept"} and result["metrics"]["steps"] == 1
+
+
+LIGHT_JOB = """\
+version: 1
+name: light
+task: command
+command:
+  run: [sh, -c, 'echo step 1; echo kept > $PUSHTRAIN_RUN_DIR/kept']
+  progress: {step: 'step (\\d+)'}
+  artifacts: [kept]
+compute: {gpus: [NVIDIA A40]}
+budget: {max_hours: 1, max_usd: 1}
+publish: {repo: org/light}
+"""
 RUN = """
 import sys, time
 from pathlib import Path

@@ -62,6 +62,21 @@ FORKING = """
     print("forked", flush=True)
     time.sleep(300)
 """
+# Saves when it is told to stop, and says that it is done, which it is not.
+PREEMPTED = """
+    import os, pathlib, signal, sys, time
+    saved = pathlib.Path(os.environ["PUSHTRAIN_RUN_DIR"]) / "saved"
+    def save(*_):
+        saved.write_text("half of it")
+        sys.exit(0)
+    signal.signal(signal.SIGTERM, save)
+    print("attempt", os.environ["PUSHTRAIN_ATTEMPT"], "found", saved.exists(), flush=True)
+    time.sleep(0 if saved.exists() else 300)
+"""
+AGAIN = """
+    import os, sys
+    sys.exit(75 if os.environ["PUSHTRAIN_ATTEMPT"] == "1" else 0)
+"""
 # Hangs at its third step in the first attempt, talking on.
 HUNG = """
     import os, time
@@ -107,6 +122,8 @@ JOBS = {
     "daemons": job(DAEMONS, "artifacts: [ticks]"),
     "forking": job(FORKING),
     "orphaned": job(FORKING),
+    "preempted": job(PREEMPTED),
+    "again": job(AGAIN),
     "hung": job(HUNG, "progress: {step: 'step (\\d+)'}", "limits: {step_gap_minutes: 0.05}\n"),
     "stalled": job(FELL_SILENT, "silence_minutes: 0.05"),
     "silent": job("import time; time.sleep(1)"),
@@ -124,6 +141,7 @@ JOBS = {
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """Every job above at its end: one pod is lost on the way, one run is cancelled."""
     made = make_world(tmp_path_factory.mktemp("command"))
+    made.env["PUSHTRAIN_GRACE_S"] = "12"  # so many pods at once need some seconds for their last word
     for path in (PROJECT / "trainer").rglob("*.py"):
         made.write(str(path.relative_to(PROJECT)), path.read_text())
     for name, (program, spec) in JOBS.items():
@@ -139,7 +157,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 def _to_the_end(world: World) -> None:
     control, give_up_s = world.control(), time.monotonic() + 150
-    lost = cancelled = orphaned = False
+    lost = cancelled = orphaned = preempted = False
     while True:
         world.tick(control)
         runs = {str(record.run["job"]): record for record in world.records()}
@@ -151,19 +169,29 @@ def _to_the_end(world: World) -> None:
             world.simulator.request("DELETE", f"/v2/pods/{pod['id']}").raise_for_status()
             lost = True
         if not orphaned and "forked" in log_of(world, "orphaned"):
-            _kill_supervisor(world, "orphaned")
+            _signal(world, "orphaned", b"\0trainer\0", signal.SIGKILL)
             orphaned = True
+        if not preempted and "attempt 1 found False" in log_of(world, "preempted"):
+            _signal(world, "preempted", b"bash\0-c\0", signal.SIGTERM)
+            preempted = True
         if not cancelled and "forked" in log_of(world, "forking"):
             assert world.cli("cancel", "forking").returncode == 0
             cancelled = True
         time.sleep(0.2)
 
 
-def _kill_supervisor(world: World, job: str) -> None:
+def _signal(world: World, job: str, part: bytes, number: signal.Signals) -> None:
+    """To the one process of the job's pod whose command line holds `part`."""
     (pod,) = world.pods_made(world.record(job))
-    for pid in pod["processes"]:
-        if b"\0trainer\0" in Path(f"/proc/{pid}/cmdline").read_bytes():
-            os.kill(pid, signal.SIGKILL)
+    (pid,) = (pid for pid in pod["processes"] if part in _command_line(pid))
+    os.kill(pid, number)
+
+
+def _command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""  # it ended meanwhile
 
 
 def log_of(world: World, job: str) -> str:
@@ -211,6 +239,18 @@ def test_a_lost_pod_starts_the_command_again_and_it_goes_on_from_its_state(world
     first, second = record.receipt["history"]
     assert (first["steps_lost"], second["resumed_from_step"]) == (1, 6)
     assert record.result["metrics"]["resumed_from_step"] == 6
+
+
+def test_a_preempted_command_saves_and_the_next_attempt_finds_it(world: World) -> None:
+    record = succeeded(world, "preempted")
+    assert record.receipt is not None
+    assert [attempt["ended"] for attempt in record.receipt["history"]] == ["Preempted", "finished"]
+    assert "attempt 2 found True" in log_of(world, "preempted")
+
+
+def test_exit_code_75_asks_for_another_attempt(world: World) -> None:
+    receipt = succeeded(world, "again").receipt
+    assert receipt is not None and [attempt["ended"] for attempt in receipt["history"]] == ["Preempted", "finished"]
 
 
 def test_a_command_that_fails_says_how_and_what_it_made_is_kept_aside(world: World) -> None:
