@@ -9,6 +9,9 @@ from pathlib import Path
 
 from pushtrain.clock import CloudClock
 from pushtrain.control import Control
+from pushtrain.errors import GitHubError
+from pushtrain.github.approval import Approvals
+from pushtrain.github.client import connect as connect_github
 from pushtrain.ledger import Ledger
 from pushtrain.pod.terminate import PUBLIC_API
 from pushtrain.policy.licence import Licences
@@ -51,8 +54,17 @@ def open_control(root: Path, say: Callable[[str], None], environ: Mapping[str, s
         say=lambda text: say(redact(text, environ)),
         clock=clock,
         sleep=time.sleep,
-        outside=Outside(licence=Licences(environ)),
+        outside=Outside(licence=Licences(environ), approved=_approvals(environ, say)),
     )
+
+
+def _approvals(environ: Mapping[str, str], say: Callable[[str], None]) -> Approvals | None:
+    try:
+        github = connect_github(environ)
+    except GitHubError as wrong:
+        say(f"without GitHub: {wrong}")
+        return None
+    return None if github is None else Approvals(github=github, workflow_run=environ.get("GITHUB_RUN_ID", ""))
 
 
 def command() -> list[str]:

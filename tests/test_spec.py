@@ -191,6 +191,25 @@ def test_strict_refuses_what_can_mean_something_else_tomorrow(path: str, value: 
     assert job_spec(pinned | {"strict": False}).name == "support"
 
 
+@pytest.mark.parametrize(
+    ("count", "parallel", "method", "said"),
+    [
+        (1, "ddp", {}, "would do nothing on one GPU"),
+        (2, "fsdp2", {"kind": "qlora"}, "ddp, or kind lora"),
+        (2, "deepspeed_zero3", {"init_lora_weights": "pissa"}, "init_lora_weights pissa"),
+    ],
+)
+def test_a_way_to_share_the_work_that_the_job_cannot_take_is_refused(
+    count: int, parallel: str, method: dict[str, Any], said: str
+) -> None:
+    document = with_value("train.parallel", parallel) | {"method": method}
+    document["compute"]["count"] = count
+    with pytest.raises(ValidationError, match=said):
+        job_spec(document)
+    document["compute"]["count"], document["method"] = 2, {"kind": "full"}
+    assert job_spec(document).train.parallel == parallel
+
+
 @pytest.mark.parametrize("name", ["$(reboot)", "a\n", "A", "-a", "a/b", "", "a" * 42, "a.b"])
 def test_a_name_that_is_not_safe_in_a_ref_is_refused(name: str) -> None:
     with pytest.raises(ValidationError):

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,14 +18,6 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from tiny_model import MODEL_ID, Bench, hub_with_model, rows
 
 from trainer.job import file_sha256
-
-TWO_PROCESSES = """
-import sys
-from trainer.checkpoint import stop_on_signals
-from trainer.launch import run_workers
-with stop_on_signals() as stop:
-    run_workers(sys.argv[1:], 2, stop)
-"""
 
 # httpx2 deprecates how huggingface_hub 2.4 hands it the bytes of an LFS file.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -264,28 +255,6 @@ def test_messages_from_a_dataset_on_the_hub_are_packed_and_trained(
     card = (bench.run_dir / "adapter" / "README.md").read_text()
     assert f"demo/chats @ {revision}" in card
     assert "datasets:\n- demo/chats" in card
-
-
-def test_two_processes_train_as_one_does(whole: Bench, bench: Bench, hub: Hub) -> None:
-    """What a pod with two GPUs does, here on the CPU: half the accumulation in each, the gradients averaged by gloo."""
-    bench.write(train={"gradient_accumulation_steps": 1}, publish={"repo": "demo/two"})
-    hub.alice.create_repo("demo/two")
-    done = subprocess.run(
-        [sys.executable, "-c", TWO_PROCESSES, *bench.command()],
-        cwd=bench.root,
-        env={"PATH": os.environ["PATH"], **bench.environ()},
-        capture_output=True,
-        text=True,
-        timeout=150,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("step 6/6") == 1
-    losses = [record["loss"] for record in bench.file("metrics.jsonl") if "loss" in record]
-    assert losses == pytest.approx([record["loss"] for record in whole.file("metrics.jsonl") if "loss" in record])
-    names = {path.name for path in (bench.run_dir / "checkpoints" / "checkpoint-6").iterdir()}
-    assert {"rng_state_0.pth", "rng_state_1.pth", "COMPLETE.json"} <= names
-    assert bench.file("result.json")["metrics"]["eval_loss"] < bench.file("result.json")["metrics"]["base_eval_loss"]
 
 
 def load_weights(folder: Path) -> dict[str, Any]:

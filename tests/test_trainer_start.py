@@ -45,6 +45,16 @@ def test_a_revision_that_is_not_there_is_exit_2_and_names_it(bench: Bench) -> No
     }
 
 
+def test_weights_divided_by_deepspeed_need_deepspeed(bench: Bench) -> None:
+    if find_spec("deepspeed"):
+        pytest.skip("deepspeed is installed here")
+    bench.write(train={"parallel": "deepspeed_zero3"}, compute={"gpus": ["NVIDIA A40"], "count": 2})
+    assert bench.run() == 2
+    failure = bench.file("failure.json")
+    assert failure["reason"] == "ParallelUnavailable"
+    assert "fsdp2" in failure["message"] and "pip install deepspeed" in failure["message"]
+
+
 def test_a_dataset_that_is_not_there_is_exit_2(bench: Bench) -> None:
     bench.write(data={"source": "hf://datasets/demo/nothing"})
     assert bench.run() == 2

@@ -46,8 +46,8 @@ def test_alone_on_a_machine_it_trains_into_a_folder_of_its_own_and_says_that_not
     out = capsys.readouterr().out
     assert "no token" in out
     assert "nothing is uploaded, the result is in" in out
-    names = ["start", "checks", "imports", "data", "download", "model", "trainer", "first_step"]
-    assert list(result["phases_s"]) == names
+    names = ["start", "checks", "imports", "data", "model", "trainer", "first_step"]
+    assert [name for name in result["phases_s"] if name != "download"] == names, "a download only where one was needed"
     assert all(seconds >= 0 for seconds in result["phases_s"].values())
 
 

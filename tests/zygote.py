@@ -8,6 +8,7 @@ point in the code that they are told, and they leave what a killed process leave
 import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -43,15 +44,33 @@ def die_at(at):
         return whole(*args, **options)
     setattr(holder, name, dying)
 
+def gloo_as_gpu():
+    # accelerate divides weights on GPUs alone; torch's fully_shard and gloo do it on the CPU, too.
+    import accelerate.state as state
+    os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
+    state.PartialState._prepare_backend = lambda *_: ("gloo", state.DistributedType.MULTI_GPU)
+    whole = state.PartialState.__init__
+    state.PartialState.__init__ = lambda self, cpu=False, **options: whole(self, **options)
+
 for line in sys.stdin:
     order = json.loads(line)
-    child = os.fork()
+    children = []
+    for rank in range(order["processes"]):
+        child = os.fork()
+        if child == 0:
+            break
+        children.append(child)
     if child == 0:
         with open(order["log"], "ab", buffering=0) as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
         os.chdir(order["cwd"])
         os.environ.update(order["environ"])
+        if order["processes"] > 1:
+            os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(order["processes"]))
+            os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(order["port"]))
+        if order["gloo_as_gpu"]:
+            gloo_as_gpu()
         if order["at"]:
             die_at(order["at"])
         code = 99
@@ -60,22 +79,33 @@ for line in sys.stdin:
         finally:
             sys.stdout.flush()
             os._exit(code)
-    status = os.waitpid(child, 0)[1]
-    print(os.waitstatus_to_exitcode(status), flush=True)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    print(next((code for code in codes if code), 0), flush=True)
 """
 
 
 class Zygote:
-    """Forks one training at a time. `at` is where the child kills itself, see `point`."""
+    """Forks one training at a time, of one process or more. `at` is where it kills itself, see `point`."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self._process = process
 
     def train(
-        self, argv: list[str], cwd: Path, *, at: Mapping[str, object] | None = None, environ: Mapping[str, str] = {}
+        self,
+        argv: list[str],
+        cwd: Path,
+        *,
+        at: Mapping[str, object] | None = None,
+        environ: Mapping[str, str] = {},
+        processes: int = 1,
+        gloo_as_gpu: bool = False,
     ) -> int:
-        """`python -m trainer ARGV` in `cwd` to its end; the exit code, minus the signal for one that was killed."""
+        """`python -m trainer ARGV` in `cwd` to its end; the exit code, minus the signal for one that was killed.
+
+        Several `processes` are the workers that `trainer.launch` would start, and the code is the first that is not 0.
+        """
         order = {"argv": argv, "cwd": str(cwd), "log": str(cwd / "log"), "at": at, "environ": dict(environ)}
+        order |= {"processes": processes, "gloo_as_gpu": gloo_as_gpu, "port": _free_port()}
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
@@ -104,3 +134,9 @@ def zygote(environ: Mapping[str, str]) -> Iterator[Zygote]:
         assert process.stdin is not None
         process.stdin.close()
         process.wait(30)
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

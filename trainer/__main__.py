@@ -32,9 +32,12 @@ from trainer.failures import (
     exit_code,
     translate,
 )
+from trainer.fit.again import carry_out_as_it_fits, remembered
+from trainer.gpu import cards
 from trainer.job import Job, rank
 from trainer.launch import process_count, run_workers, visible_gpus
 from trainer.report import Report, say
+from trainer.sharding import check_parallel
 
 # Read when the libraries are imported, so set before. What the environment says already stays.
 _LIBRARY_SETTINGS = {
@@ -86,7 +89,9 @@ def _attempt(arguments: argparse.Namespace, given: list[str], report: Report, st
     if not is_worker:
         report.event("preparing", f"{spec.name}: {spec.method.kind} on {spec.model.id}")
     _check_tracking(spec)
+    check_parallel(spec.train.parallel)
     from trainer import data, preflight
+    from trainer.fit.gate import check_memory
 
     uploads = preflight.uploads()
     if not uploads and not is_worker:
@@ -105,21 +110,23 @@ def _attempt(arguments: argparse.Namespace, given: list[str], report: Report, st
         uploads=uploads,
     )
     rows = data.local_rows(job)
-    data.check_length(job, data.model_config(job))
+    config = data.model_config(job)
+    data.check_length(job, config)
     download: BaseProcess | None = None
     if not is_worker:
+        job = remembered(job)
+        check_memory(job, config, cards()[: job.processes])
         preflight.check_disk(job)
         download = preflight.start_download(job)
         if job.processes > 1:
-            download.join()
+            if download is not None:
+                download.join()
             return _run_all(given, job, stop)
     if job.processes == 1 and visible_gpus() > 1:
         # transformers would spread one process over every GPU it sees.
         os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     set_environment(spec.train.determinism)
     report.phases.ended("checks")
-    from trainer.fit.again import carry_out_as_it_fits, remembered
-
     carry_out_as_it_fits(remembered(job), rows, report, stop, download)
 
 

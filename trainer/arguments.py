@@ -7,14 +7,25 @@ import torch
 
 from trainer.job import Job
 from trainer.model import uses_bf16
+from trainer.sharding import parallel_arguments
 
 
 def common_arguments(job: Job, *, has_held_out: bool) -> dict[str, Any]:
     """The spec's `train`, and what we decide: NaN is seen, nothing is sent anywhere, evaluation builds no logits."""
-    train, batches = job.spec.train, job.batches
+    train = job.spec.train
     evaluates = has_held_out and train.eval_steps is not None
     if "tensorboard" in job.spec.track:
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(job.run_dir / "tensorboard")
+    return {
+        **_everywhere(job),
+        "eval_strategy": "steps" if evaluates else "no",
+        "eval_steps": train.eval_steps if evaluates else None,
+        **parallel_arguments(job),
+    }
+
+
+def _everywhere(job: Job) -> dict[str, Any]:
+    train, batches = job.spec.train, job.batches
     return {
         "output_dir": str(job.checkpoints),
         "num_train_epochs": train.epochs,
@@ -37,8 +48,6 @@ def common_arguments(job: Job, *, has_held_out: bool) -> dict[str, Any]:
         "save_strategy": "steps",
         "save_steps": train.save_steps,
         "save_total_limit": None,  # `trainer.checkpoint` removes the old ones, once the new one is whole
-        "eval_strategy": "steps" if evaluates else "no",
-        "eval_steps": train.eval_steps if evaluates else None,
         "prediction_loss_only": True,
         "seed": train.seed,
         "data_seed": train.seed,

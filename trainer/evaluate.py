@@ -45,7 +45,8 @@ def measure(job: Job, trainer: Any, questions: Sequence[Question], *, base: bool
             loss = float(said[f"{prefix}_loss"])
             wanted = task_of(job.spec).figures
             figures = {ours: float(said[f"{prefix}_{name}"]) for name, ours in wanted.items()}
-        answers = [_answer(trainer, question) for question in questions] if rank() == 0 else []
+        takes_part = rank() == 0 or job.is_divided
+        answers = [_answer(trainer, question) for question in questions] if takes_part else []
     return Measured(loss, answers, figures)
 
 
@@ -67,13 +68,16 @@ def remember_base(job: Job, trainer: Any, questions: Sequence[Question]) -> None
 
 def remembered_base(job: Job) -> Measured:
     known: dict[str, Any] = read_json(job.run_dir / "base.json")
+    if not known:  # of a divided model the base is not measured: it would have to be put together twice
+        return Measured(None, [])
     return Measured(known["loss"], known["answers"], known["figures"])
 
 
 def samples(questions: Sequence[Question], base: Measured, trained: Measured) -> list[dict[str, str]]:
+    befores = base.answers or [""] * len(questions)
     return [
         {"prompt": question.prompt, "expected": question.expected, "base": before, "adapter": after}
-        for question, before, after in zip(questions, base.answers, trained.answers, strict=True)
+        for question, before, after in zip(questions, befores, trained.answers, strict=True)
     ]
 
 

@@ -1,8 +1,8 @@
 """Why a training run ends early: the reasons that reach failure.json, and how foreign exceptions become one of them.
 
 exit 2, a person edits the spec, the data or what they name
-    DatasetError · ModelNotFound · ModelUnsupported · OtherRecipe · RevisionNotFound · CommandNotFound, and the
-    SpecErrors of `pushtrain`
+    DatasetError · ModelNotFound · ModelUnsupported · OtherRecipe · ParallelUnavailable · RevisionNotFound ·
+    CommandNotFound, and the SpecErrors of `pushtrain`
 exit 1, the run itself
     OutOfMemory · DiskFull · GpuUnavailable · LossNotFinite · LossExploded · GpuIdle · StepGap · AdapterBroken ·
     HubUnreachable · HubForbidden · HubRejected · DataUnreachable · WorkerDied · CommandFailed ·
@@ -54,6 +54,12 @@ class OtherRecipe(SpecError):
     """The run's folder holds checkpoints of another spec, model or data."""
 
     reason = "OtherRecipe"
+
+
+class ParallelUnavailable(SpecError):
+    """`train.parallel` needs what this environment does not have."""
+
+    reason = "ParallelUnavailable"
 
 
 class OutOfMemory(RunFailed):

@@ -13,7 +13,7 @@ from pushtrain.spec import TrainingSpec
 from trainer.fit.batches import Batches
 
 # Keys of `train` that may change between two attempts: how often something is written.
-_NO_INFLUENCE = ("logging_steps", "save_steps")
+_NO_INFLUENCE = ("logging_steps", "save_steps", "check_memory")
 _RECIPE = {"task", "model", "data", "method", "train"}
 
 
@@ -45,6 +45,16 @@ class Job:
     def batches(self) -> Batches:
         """How a step is cut into forward passes; no part of the digest, since the samples of a step stay the same."""
         return self.lowered or Batches.of(self.spec.train)
+
+    @property
+    def parallel(self) -> str | None:
+        """How several processes share the work; None for one alone."""
+        return (self.spec.train.parallel or "ddp") if self.processes > 1 else None
+
+    @property
+    def is_divided(self) -> bool:
+        """Whether no process has the whole model: then what computes with it is everybody's."""
+        return self.parallel not in (None, "ddp")
 
     @property
     def checkpoints(self) -> Path:

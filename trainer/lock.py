@@ -7,6 +7,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,8 @@ def run_lock(job: Job) -> dict[str, Any]:
         "machine": machine(cards()),
         "libraries": {name: found for name in LIBRARIES if (found := _version(name)) is not None},
         "processes": job.processes,
+        "parallel": job.parallel,
+        "batches": asdict(job.batches),
         "seeds": {"train.seed": spec.train.seed, "PYTHONHASHSEED": os.environ.get("PYTHONHASHSEED")},
         "determinism": determinism(spec.train.determinism),
     }

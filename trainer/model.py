@@ -63,7 +63,7 @@ def load_model(
         "disable_mmap": is_on_network(Path(weights or constants.HF_HUB_CACHE)),
         "trust_remote_code": model.trust_remote_code,
     }
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and not job.is_divided:
         options["device_map"] = {"": int(os.environ.get("LOCAL_RANK", "0"))}
     if kind == "qlora":
         options["quantization_config"] = BitsAndBytesConfig(

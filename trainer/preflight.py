@@ -7,12 +7,17 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Callable, Mapping
-from multiprocessing.context import SpawnProcess
+from functools import cache
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from httpx2 import HTTPError
 from huggingface_hub import HfApi, constants, get_token, snapshot_download, try_to_load_from_cache
+from huggingface_hub.utils._paths import filter_repo_objects
 
 from pushtrain.errors import PushtrainError
 from pushtrain.rows import data_file
@@ -95,18 +100,42 @@ def check_disk(job: Job, free: Callable[[Path], int] = free_bytes) -> None:
             raise DiskFull(f"{needs_gb}, {folder} has {left / 1e9:.1f} free", hint="raise compute.volume.size_gb")
 
 
-def start_download(job: Job) -> SpawnProcess:
-    """Fetch the model into the cache, beside this process; the caller joins it. What fails, fails again on loading."""
-    process = multiprocessing.get_context("spawn").Process(
+def start_download(job: Job) -> BaseProcess | None:
+    """Fetch the model into the cache, beside this process; the caller joins it. What fails, fails again on loading.
+
+    None where the volume has every file already. A fork, as long as this process has no second thread: a new
+    interpreter would import for a second what is here already.
+    """
+    wanted = filter_repo_objects(
+        _model_files(job.spec.model.id, job.inputs.model_sha),
+        allow_patterns=_MODEL_FILES,
+        ignore_patterns=_OTHER_FORMATS,
+    )
+    if all(_is_cached(job, name) for name in wanted):
+        return None
+    way = "fork" if threading.active_count() == 1 else "spawn"
+    process: BaseProcess = multiprocessing.get_context(way).Process(  # type: ignore[attr-defined]
         target=_download, args=(job.spec.model.id, job.inputs.model_sha), daemon=True
     )
     process.start()
     return process
 
 
-def _download(model_id: str, sha: str) -> None:
-    from httpx2 import HTTPError
+def _is_cached(job: Job, name: str) -> bool:
+    return isinstance(try_to_load_from_cache(job.spec.model.id, name, revision=job.inputs.model_sha), str)
 
+
+@cache
+def _model_files(model: str, sha: str) -> dict[str, int]:
+    """Files of the commit and their bytes, asked of the Hub once."""
+    with hub_errors(f"model {model}", missing=ModelNotFound):
+        siblings = HfApi().model_info(model, revision=sha, files_metadata=True).siblings or []
+    return {file.rfilename: file.size or 0 for file in siblings}
+
+
+def _download(model_id: str, sha: str) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)  # a request to stop is the trainer's; this one just ends
     try:
         snapshot_download(model_id, revision=sha, allow_patterns=_MODEL_FILES, ignore_patterns=_OTHER_FORMATS)
     except (OSError, HTTPError) as error:
@@ -153,13 +182,6 @@ def _resolve(key: str) -> str:
 
 def _weight_bytes(job: Job) -> tuple[int, int]:
     """Bytes of the model's safetensors on the Hub, and of those among them that the cache does not hold."""
-    model, sha = job.spec.model.id, job.inputs.model_sha
-    with hub_errors(f"model {model}", missing=ModelNotFound):
-        siblings = HfApi().model_info(model, revision=sha, files_metadata=True).siblings or []
-    weights = {
-        file.rfilename: file.size or 0
-        for file in siblings
-        if file.rfilename.endswith(".safetensors") and "/" not in file.rfilename
-    }
-    missing = [name for name in weights if not isinstance(try_to_load_from_cache(model, name, revision=sha), str)]
-    return sum(weights.values()), sum(weights[name] for name in missing)
+    files = _model_files(job.spec.model.id, job.inputs.model_sha)
+    weights = {name: size for name, size in files.items() if name.endswith(".safetensors") and "/" not in name}
+    return sum(weights.values()), sum(size for name, size in weights.items() if not _is_cached(job, name))

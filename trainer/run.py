@@ -18,7 +18,8 @@ from trainer.lock import run_lock, write_lock
 from trainer.model import check_gpu, load_model, load_tokenizer
 from trainer.publish import Published, publish
 from trainer.report import Report, write_whole
-from trainer.save import finish_model, save_adapter
+from trainer.save import finish_model, save_adapter, save_divided
+from trainer.sharding import prepare_loading
 from trainer.tasks import task_of
 from trainer.training import Trained, build_trainer, train
 from trainer.watch import Watch
@@ -50,11 +51,12 @@ def carry_out(job: Job, rows: Rows | None, report: Report, stop: Stop, download:
     checkpoint = to_resume(job.checkpoints, job.recipe)
     is_over = checkpoint is not None and checkpoint.is_final
     weights = checkpoint.path if checkpoint is not None and is_over and job.spec.method.kind == "full" else None
+    prepare_loading(job)
     model = with_trained_weights(load_model(job, weights), job, task.peft_type)
     report.phases.ended("model")
     watch = Watch(job, report, stop)
     trainer = build_trainer(job, model, tokenizer, data, watch)
-    if base_comes_first(job) and not is_over:
+    if base_comes_first(job) and not is_over and not job.is_divided:
         remember_base(job, trainer, data.questions)
     report.phases.ended("trainer")
     where = f"from step {checkpoint.step}" if checkpoint else "from the start"
@@ -76,12 +78,15 @@ def carry_out(job: Job, rows: Rows | None, report: Report, stop: Stop, download:
 
 
 def _evaluate(job: Job, trainer: Any, data: Prepared, trained: Trained) -> Outcome:
-    finish_model(job, trainer)
-    if rank() == 0:
-        save_adapter(job, trainer)
+    if job.is_divided:
+        save_divided(job, trainer)
+    else:
+        finish_model(job, trainer)
+        if rank() == 0:
+            save_adapter(job, trainer)
     adapter = measure(job, trainer, data.questions)
     base = remembered_base(job) if base_comes_first(job) else measure(job, trainer, data.questions, base=True)
-    if rank() == 0:
+    if rank() == 0 and not job.is_divided:
         check_saved(job, trainer, data.questions)
     shown = samples(data.questions, base, adapter) if rank() == 0 else []
     return Outcome(trained=trained, base=base, adapter=adapter, samples=shown)

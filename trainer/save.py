@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
 from trainer.adapters import load_start, on_plain_base
-from trainer.job import Job
-from trainer.report import write_whole
+from trainer.job import Job, rank
+from trainer.report import say, write_whole
+from trainer.sharding import check_saved_parts, gathered
 
 
 def finish_model(job: Job, trainer: Any) -> None:
@@ -23,15 +24,21 @@ def finish_model(job: Job, trainer: Any) -> None:
         holder.optimizer = holder.lr_scheduler = None
     trainer.accelerator.free_memory()
     if job.spec.method.kind == "full":
-        model = job.spec.model
-        base = AutoConfig.from_pretrained(
-            model.id, revision=job.inputs.model_sha, trust_remote_code=model.trust_remote_code
-        )
+        dtype = _dtype_of_base(job)
         # Weights alone: buffers such as the frequencies of rotary embeddings stay fp32, as they load.
         for weight in trainer.model.parameters():
-            weight.data = weight.data.to(base.dtype or torch.float32)
+            weight.data = weight.data.to(dtype)
     gc.collect()
     torch.cuda.empty_cache()
+
+
+def _dtype_of_base(job: Job) -> torch.dtype:
+    model = job.spec.model
+    base = AutoConfig.from_pretrained(
+        model.id, revision=job.inputs.model_sha, trust_remote_code=model.trust_remote_code
+    )
+    found: torch.dtype = base.dtype or torch.float32
+    return found
 
 
 def save_adapter(job: Job, trainer: Any) -> None:
@@ -44,6 +51,31 @@ def save_adapter(job: Job, trainer: Any) -> None:
     if job.spec.method.kind != "full":
         _pin_config(job)
     trainer.processing_class.save_pretrained(job.adapter)
+
+
+def save_divided(job: Job, trainer: Any) -> None:
+    """`save_adapter` for a model whose weights are divided: every process gives its part, the first one writes and
+    reads it again. Raises AdapterBroken when the files hold something else."""
+    weights = gathered(trainer)
+    if rank() != 0:
+        return
+    shutil.rmtree(job.adapter, ignore_errors=True)
+    job.adapter.mkdir(parents=True)
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if job.spec.method.kind == "full":
+        dtype = _dtype_of_base(job)
+        weights = {name: weight.to(dtype) if weight.is_floating_point() else weight for name, weight in weights.items()}
+        model.save_pretrained(job.adapter, state_dict=weights)
+        tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+        check_saved_parts(job, {name: weight for name, weight in weights.items() if name not in tied})
+    else:
+        from peft import get_peft_model_state_dict
+
+        model.save_pretrained(job.adapter, state_dict=weights)
+        check_saved_parts(job, get_peft_model_state_dict(model, state_dict=weights, save_embedding_layers=False))
+        _pin_config(job)
+    trainer.processing_class.save_pretrained(job.adapter)
+    say(f"evaluation: read again from {job.adapter}, every weight is what was trained")
 
 
 def _for_the_plain_base(job: Job) -> None:

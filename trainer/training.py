@@ -11,6 +11,7 @@ from trainer.data import Prepared
 from trainer.data.batch import say_first_batch
 from trainer.failures import Preempted
 from trainer.job import Job
+from trainer.sharding import put_back
 from trainer.tasks import task_of
 from trainer.watch import Watch
 
@@ -34,7 +35,8 @@ def build_trainer(
     trainer = task_of(job.spec).build(job, model, tokenizer, data, watch)
     trainer.remove_callback(PrinterCallback)
     # TRL makes the adapters of a quantised model bf16, PEFT loads them as fp32: a resumed run would be another run.
-    for weight in trainer.model.parameters():
+    # ZeRO-3 takes one dtype for all weights (huggingface/trl#6089).
+    for weight in trainer.model.parameters() if job.parallel != "deepspeed_zero3" else ():
         if weight.requires_grad:
             weight.data = weight.data.float()
     if job.spec.method.kind != "full":
@@ -71,7 +73,9 @@ def _restore(job: Job, trainer: Any, checkpoint: Checkpoint) -> None:
 
     The weights of a full fine-tuning were loaded from the checkpoint with the model.
     """
-    if job.spec.method.kind != "full":
+    if job.is_divided:
+        put_back(trainer, str(checkpoint.path))
+    elif job.spec.method.kind != "full":
         trainer.model.load_adapter(str(checkpoint.path), "default", is_trainable=True)
     trainer.state = TrainerState.load_from_json(str(checkpoint.path / "trainer_state.json"))
 

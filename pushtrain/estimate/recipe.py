@@ -64,6 +64,7 @@ def recipe_of(spec: TrainingSpec) -> Recipe:
         length=train.max_length,
         checkpointing=train.gradient_checkpointing,
         is_packed=_may_be_joined(train),
+        optimizer=train.optim,
     )
 
 

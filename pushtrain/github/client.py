@@ -57,7 +57,7 @@ class GitHub:
     def close(self) -> None:
         self._http.close()
 
-    def get(self, path: str, **query: str | int) -> Any:
+    def get(self, path: str, /, **query: str | int) -> Any:
         """`path` counts from the repository. Raises GitHubError."""
         return self._send("GET", self._at(path), query).json()
 
@@ -67,7 +67,7 @@ class GitHub:
     def patch(self, path: str, body: Mapping[str, Any]) -> Any:
         return self._send("PATCH", self._at(path), {}, body).json()
 
-    def pages(self, path: str, **query: str | int) -> Iterator[Any]:
+    def pages(self, path: str, /, **query: str | int) -> Iterator[Any]:
         """Every item of a list, read on only as far as the caller looks; at most MOST_PAGES × 100."""
         for page in range(1, MOST_PAGES + 1):
             answer = self._send("GET", self._at(path), {**query, "per_page": 100, "page": page})

@@ -113,6 +113,21 @@ class TrainingSpec(JobSpec):
         return strict
 
     @model_validator(mode="after")
+    def _parallel_suits_the_method(self) -> "TrainingSpec":
+        parallel, method = self.train.parallel, self.method
+        if parallel is not None and self.compute.count == 1:
+            raise ValueError(f"train.parallel {parallel} would do nothing on one GPU: compute.count is 1")
+        if parallel in (None, "ddp"):
+            return self
+        if method.kind == "qlora":
+            raise ValueError(
+                f"train.parallel {parallel} divides weights, which 4-bit ones do not bear: ddp, or kind lora"
+            )
+        if method.takes_from_base:
+            raise ValueError(f"train.parallel {parallel} with init_lora_weights {method.init_lora_weights}: use ddp")
+        return self
+
+    @model_validator(mode="after")
     def _form_suits_the_task(self) -> "TrainingSpec":
         form, forms = self.data.form, TASK_FORMS[self.task]
         if form is not None and form not in forms:

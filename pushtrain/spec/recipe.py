@@ -15,6 +15,9 @@ AdapterInit = Annotated[
 ]
 
 
+Parallel = Literal["ddp", "fsdp2", "deepspeed_zero3"]
+
+
 class Method(Part):
     """How the weights are changed."""
 
@@ -99,12 +102,16 @@ class Train(Part):
     """True: of messages the assistant's turns alone carry the loss; false: every token."""
     gradient_checkpointing: bool = True
     """True recomputes activations in the backward pass: less memory, about a third more time."""
+    check_memory: bool = True
+    """False starts also where the estimate says that the job cannot fit its GPU."""
     logging_steps: Positive = 1
     """Writes a metrics line every so many steps."""
     save_steps: Positive = 50
     """Writes a checkpoint every so many steps; a lost pod costs at most these."""
     eval_steps: Positive | None = None
     """Evaluates every so many steps; only at the end when left out."""
+    parallel: Parallel | None = None
+    """Several GPUs: ddp, the model whole on each; fsdp2 or deepspeed_zero3, its weights divided; left out: ddp."""
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 17
     """Seed of the held-out rows, the order of the data, and the adapter's weights."""
     determinism: Literal["seeded", "strict"] = "seeded"

@@ -36,9 +36,10 @@ def try_longest(job: Job, trainer: Any) -> int:
     while True:
         fault, tried = _try(job, trainer, batches)
         tokens += tried
-        _release(trainer)
+        trainer.model.zero_grad(set_to_none=True)
         if not _anywhere(fault is not None, job):
             break
+        _release()
         why = fault or "another process ran out of memory"
         batches = next_smaller(batches, why)
         say(f"memory: {why}; next is {batches}")
@@ -106,8 +107,7 @@ def _missing_state_bytes(job: Job, trainer: Any) -> int:
     return trained * _STATE_BYTES.get(job.spec.train.optim, _ADAM_STATE_BYTES)
 
 
-def _release(trainer: Any) -> None:
-    trainer.model.zero_grad(set_to_none=True)
+def _release() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

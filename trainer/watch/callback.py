@@ -19,6 +19,7 @@ from trainer.job import Job
 from trainer.preflight import free_bytes
 from trainer.report import Report, say, say_if_quiet
 from trainer.watch.background import Background, Bounds
+from trainer.watch.effort import effort_of
 from trainer.watch.loss import LossCourse
 from trainer.watch.rates import Effort, Meter
 
@@ -34,7 +35,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self.trainer: Any = None
         self._job = job
         self._report = report
-        self._meter = Meter(_effort(job))
+        self._meter = Meter(Effort(samples_per_step=0))
         self._course = LossCourse()
         self._is_alone = "PUSHTRAIN_RUN_ID" not in os.environ
         limits = job.spec.limits
@@ -50,9 +51,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         return self._background.running()
 
     def on_train_begin(self, _args: Any, state: TrainerState, _control: TrainerControl, **_: Any) -> None:
-        tokens = 0
-        if self.trainer is not None:
-            tokens = try_longest(self._job, self.trainer) * self._job.processes
+        tokens = try_longest(self._job, self.trainer) * self._job.processes
+        self._meter = Meter(effort_of(self._job, self.trainer.model))
         self._course = LossCourse(entry["loss"] for entry in state.log_history if "loss" in entry)
         self._meter.start(time.monotonic(), state.global_step, tokens)
 
@@ -152,13 +152,6 @@ def check_room(folder: Path, trainer: Any) -> None:
     trained = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
     folder.mkdir(parents=True, exist_ok=True)
     make_room(folder, max(earlier, default=12 * trained) + _ROOM_BYTES, free_bytes)
-
-
-def _effort(job: Job) -> Effort:
-    train = job.spec.train
-    rows = train.per_device_train_batch_size * train.gradient_accumulation_steps * job.processes
-    price = os.environ.get("PUSHTRAIN_USD_PER_HOUR")
-    return Effort(samples_per_step=rows, usd_per_hour=float(price) if price else None)
 
 
 def _peak_memory_gb() -> float:
