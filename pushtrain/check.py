@@ -154,23 +154,15 @@ def _files(file: SpecFile, spec: JobSpec, root: Path) -> tuple[list[Problem], li
 
 
 def _data(file: SpecFile, spec: TrainingSpec, root: Path) -> tuple[list[Problem], list[Problem]]:
-    """Problems and warnings of the file at `data.path`. A suspended job may wait for its data: then absence warns."""
-    path, where = spec.data.path, file.where("data", "path")
-    if path is None:
-        return [], []
+    """Problems and warnings of the file at `data.path`, and of the chat template."""
     problems: list[Problem] = []
     warnings: list[Problem] = []
-    absent = warnings if spec.suspend else problems
-    try:
-        found = data_file(path, root)
-    except SpecError as error:
-        problem = Problem(where=where, message=str(error), hint=error.hint)
-        (absent if error.reason == DATA_MISSING else problems).append(problem)
+    if spec.train.chat_template_path is not None:
+        _in_commit(file, spec, ("train", "chat_template_path"), root, problems, warnings)
+    path, where = spec.data.path, file.where("data", "path")
+    found = _in_commit(file, spec, ("data", "path"), root, problems, warnings) if path is not None else None
+    if path is None or found is None:
         return problems, warnings
-    message, is_absent = against_head(root, "data.path", path, found)
-    if message is not None:
-        hint = f"git add {path}, and commit it: the pod fetches the commit, not this folder"
-        (absent if is_absent else warnings).append(Problem(where=where, message=message, hint=hint))
     try:
         for _ in read_rows(found, path, spec.reading, head=HEAD_ROWS):
             pass
@@ -181,3 +173,29 @@ def _data(file: SpecFile, spec: TrainingSpec, root: Path) -> tuple[list[Problem]
         at = error.where or path
         problems.append(Problem(where=at, message=str(error).removeprefix(f"{at}: "), hint=error.hint))
     return problems, warnings
+
+
+def _in_commit(
+    file: SpecFile,
+    spec: TrainingSpec,
+    key: tuple[str, str],
+    root: Path,
+    problems: list[Problem],
+    warnings: list[Problem],
+) -> Path | None:
+    """The file that `key` of the spec names; None where it is not there. A suspended job may wait for it: then absence
+    warns."""
+    part, name = key
+    path, where, shown = getattr(getattr(spec, part), name), file.where(*key), ".".join(key)
+    absent = warnings if spec.suspend else problems
+    try:
+        found = data_file(path, root, shown)
+    except SpecError as error:
+        problem = Problem(where=where, message=str(error), hint=error.hint)
+        (absent if error.reason == DATA_MISSING else problems).append(problem)
+        return None
+    message, is_absent = against_head(root, shown, path, found)
+    if message is not None:
+        hint = f"git add {path}, and commit it: the pod fetches the commit, not this folder"
+        (absent if is_absent else warnings).append(Problem(where=where, message=message, hint=hint))
+    return found

@@ -81,3 +81,17 @@ def test_a_file_of_another_kind_than_its_ending_is_refused(tmp_path: Path, endin
     (tmp_path / f"x.{ending}").write_text("<html>\n<p>a\n")
     [problem] = problems(tmp_path, f"path: x.{ending}")
     assert problem.startswith(f"x.{ending}")
+
+
+def test_a_chat_template_has_to_be_in_the_commit_and_inside_it(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text(json.dumps({"text": "red"}) + "\n")
+    for path, what in [("chat.jinja", "is not there"), ("../chat.jinja", "relative path"), ("chat.txt", "must match")]:
+        (tmp_path / "jobs").mkdir(exist_ok=True)
+        text = SPEC.format(data="path: x.jsonl") + f"train: {{chat_template_path: {path}}}\n"
+        (tmp_path / "jobs" / "x.yaml").write_text(text)
+        [problem] = check([], tmp_path).problems
+        assert "train.chat_template_path" in str(problem) and what in str(problem)
+        assert (problem.where or "").startswith("jobs/x.yaml:8:")
+    (tmp_path / "chat.jinja").write_text("{{ messages }}")
+    (tmp_path / "jobs" / "x.yaml").write_text(text.replace("chat.txt", "chat.jinja"))
+    assert not check([], tmp_path).problems

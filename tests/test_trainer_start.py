@@ -70,6 +70,19 @@ def test_a_row_without_a_field_is_exit_2_and_the_row_is_named(bench: Bench) -> N
     assert "completion" in failure["message"]
 
 
+def test_messages_need_a_template_and_the_commit_may_have_one(bench: Bench) -> None:
+    turns = [{"role": "user", "content": "what is red"}, {"role": "assistant", "content": "a bird"}]
+    bench.write([{"messages": turns}] * 20, train={"chat_template_path": "data/chat.jinja", "max_length": 300})
+    assert bench.run() == 2
+    assert "train.chat_template_path 'data/chat.jinja' is not there" in bench.file("failure.json")["message"]
+    (bench.root / "data" / "chat.jinja").write_text("{{ raise_exception('not these') }}")
+    assert bench.run() == 2
+    assert "takes 256 tokens at most" in bench.file("failure.json")["message"], "before the rows are written"
+    bench.write([{"messages": turns}] * 20, train={"chat_template_path": "data/chat.jinja"})
+    assert bench.run() == 2
+    assert "row 2: no chat text can be made of it: not these" in bench.file("failure.json")["message"]
+
+
 def test_an_empty_dataset_is_exit_2(bench: Bench) -> None:
     bench.write([])
     assert bench.run() == 2

@@ -19,10 +19,12 @@ _RECIPE = {"task", "model", "data", "method", "train"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inputs:
-    """`model_sha` is a Hub commit; `data_version` is the dataset's Hub commit, or `sha256:…` of the file in git."""
+    """`model_sha` is a Hub commit; `data_version` is the dataset's Hub commit, or `sha256:…` of the file in git or in a
+    bucket; `template_sha256` of the chat template in git, where the spec names one."""
 
     model_sha: str
     data_version: str
+    template_sha256: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,6 +85,8 @@ class Job:
         parts["train"] = {key: value for key, value in parts["train"].items() if key not in _NO_INFLUENCE}
         parts["train"]["learning_rate"] = self.spec.learning_rate
         versions = {"model": self.inputs.model_sha, "data": self.inputs.data_version, "processes": self.processes}
+        if self.inputs.template_sha256 is not None:
+            versions["template"] = self.inputs.template_sha256
         return {**parts, "inputs": versions}
 
     @property

@@ -44,6 +44,8 @@ def load_tokenizer(job: Job) -> "PreTrainedTokenizerBase":
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             model.id, revision=job.inputs.model_sha, trust_remote_code=model.trust_remote_code
         )
+    if job.spec.train.chat_template_path is not None:
+        tokenizer.chat_template = (job.root / job.spec.train.chat_template_path).read_text(encoding="utf-8")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

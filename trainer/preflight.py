@@ -73,7 +73,10 @@ def pin_inputs(spec: TrainingSpec, root: Path, run_dir: Path) -> Inputs:
     else:
         data = _pinned(pins, f"{str(spec.data.source).removeprefix('hf://')}@{spec.data.revision}")
     write_whole(pins_file, json.dumps(pins, indent=1) + "\n")
-    return Inputs(model_sha=model, data_version=data)
+    path, template = spec.train.chat_template_path, None
+    if path is not None:
+        template = file_sha256(data_file(path, root, "train.chat_template_path"))
+    return Inputs(model_sha=model, data_version=data, template_sha256=template)
 
 
 def free_bytes(folder: Path) -> int:

@@ -25,8 +25,8 @@ _PARQUET_MAGIC = b"PAR1"
 _PARQUET_BATCH = 1024
 
 
-def data_file(path: str, root: Path) -> Path:
-    """The file a spec's `data.path` names, symlinks followed.
+def data_file(path: str, root: Path, key: str = "data.path") -> Path:
+    """The file of the commit that `key` of a spec names, symlinks followed.
 
     Raises SpecError when it leaves the repository at `root`, is not a file, or (reason DATA_MISSING) is not there.
     """
@@ -35,15 +35,15 @@ def data_file(path: str, root: Path) -> Path:
         found = (base / path).resolve(strict=True)
     except (FileNotFoundError, NotADirectoryError):
         hint = "the path counts from the repository's root"
-        raise SpecError(f"data.path {path!r} is not there", hint=hint, reason=DATA_MISSING) from None
+        raise SpecError(f"{key} {path!r} is not there", hint=hint, reason=DATA_MISSING) from None
     except (OSError, RuntimeError, ValueError) as error:
-        raise SpecError(f"data.path {path!r} cannot be followed: {error}") from None
+        raise SpecError(f"{key} {path!r} cannot be followed: {error}") from None
     if not found.is_relative_to(base):
         raise SpecError(
-            f"data.path {path!r} leaves the repository by a symlink", hint="commit the file itself, not a link to it"
+            f"{key} {path!r} leaves the repository by a symlink", hint="commit the file itself, not a link to it"
         )
     if not found.is_file():
-        raise SpecError(f"data.path {path!r} is not a file")
+        raise SpecError(f"{key} {path!r} is not a file")
     return found
 
 

@@ -2,10 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
 from pushtrain.rows import Form
-from pushtrain.spec.names import DatasetUrl, HubId, Part, Revision
+from pushtrain.spec.names import CommitPath, DatasetUrl, HubId, Part, Revision
 
 # What a form calls the text, or messages, that a column of the dataset holds.
 RowField = Literal[
@@ -22,6 +22,7 @@ RowField = Literal[
     "summary",
     "text",
 ]
+DataPath = Annotated[CommitPath, StringConstraints(pattern=r"\.(jsonl|csv|tsv|parquet)$")]
 SplitName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,59}$")]
 ColumnName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
@@ -44,9 +45,7 @@ class Data(Part):
 
     source: DatasetUrl | None = None
     """A dataset on the Hub, hf://datasets/ORG/NAME, or one file in a bucket, s3://BUCKET/NAME or gs://BUCKET/NAME."""
-    path: (
-        Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=r"\.(jsonl|csv|tsv|parquet)$")] | None
-    ) = None
+    path: DataPath | None = None
     """A .jsonl, .csv, .tsv or .parquet file in the commit, relative to the repository's root."""
     revision: Revision = "main"
     """Branch, tag or commit of `source`; resolved to a commit when the run starts and recorded."""
@@ -80,15 +79,6 @@ class Data(Part):
         if self.source is None or self.is_on_hub:
             return None
         return "s3" if self.source.startswith("s3://") else "gs"
-
-    @field_validator("path")
-    @classmethod
-    def _stays_in_the_repository(cls, path: str | None) -> str | None:
-        if path is not None:
-            parts = path.replace("\\", "/").split("/")
-            if path.startswith(("/", "~")) or ".." in parts or ":" in parts[0] or not path.isprintable():
-                raise ValueError("must be a relative path inside the repository")
-        return path
 
     @model_validator(mode="after")
     def _one_place(self) -> "Data":

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 # Hub ids, revisions and image references reach URLs and git: only characters that mean nothing to a shell, and no "..".
 _HUB_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}"
@@ -19,6 +19,16 @@ HubRepo = Annotated[str, StringConstraints(pattern=rf"^{_HUB_NAME}/{_HUB_NAME}$"
 Revision = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*([./][A-Za-z0-9_-]+)*$", max_length=100)
 ]
+
+
+def _stays_in_the_repository(path: str) -> str:
+    parts = path.replace("\\", "/").split("/")
+    if path.startswith(("/", "~")) or ".." in parts or ":" in parts[0] or not path.isprintable():
+        raise ValueError("must be a relative path inside the repository")
+    return path
+
+
+CommitPath = Annotated[str, StringConstraints(min_length=1, max_length=500), AfterValidator(_stays_in_the_repository)]
 Positive = Annotated[int, Field(gt=0)]
 
 

@@ -4,8 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from pushtrain.spec.names import Part, Positive
+from pushtrain.spec.names import CommitPath, Part, Positive
 
+TemplatePath = Annotated[CommitPath, StringConstraints(pattern=r"\.jinja$")]
 ModuleName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.]{1,200}$")]
 # `*` and `?` as in file names; brackets would need quotes in YAML.
 ParameterPattern = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.*?]{1,200}$")]
@@ -96,6 +97,8 @@ class Train(Part):
     """True fills each sequence of `max_length` with several rows; left out: where rows are short and many."""
     padding_free: bool | None = None
     """True joins the rows of a batch without padding; left out: where that is right for the model, and fast."""
+    chat_template_path: TemplatePath | None = None
+    """A .jinja file in the commit that writes conversations, in place of the model's own chat template."""
     completion_only_loss: bool = True
     """True: of a row with a prompt the answer alone carries the loss; false: the prompt, too."""
     assistant_only_loss: bool = True

@@ -113,7 +113,7 @@ def _digest(job: Job) -> str:
         {
             "recipe": recipe,
             "data": inputs.data_version,
-            "tokenizer": [spec.model.id, inputs.model_sha],
+            "tokenizer": [spec.model.id, inputs.model_sha, inputs.template_sha256],
             "libraries": {name: version(name) for name in _LIBRARIES},
             "code": _code(),
         }
