@@ -12,7 +12,7 @@ from pushtrain.errors import SpecError
 from pushtrain.gpus import MIN_CUDA_VERSION
 from pushtrain.limits import limits_of
 from pushtrain.limits import pod_env as limits_env
-from pushtrain.placement import Candidate
+from pushtrain.placement import Candidate, hourly_usd
 from pushtrain.run import Run
 from pushtrain.settings import Settings
 from pushtrain.spec import CommandSpec, JobSpec
@@ -36,7 +36,7 @@ def make_launch(settings: Settings, environ: Mapping[str, str]) -> Launch:
             stall_s=settings.stall_limit_s if spec.silence_s is None else spec.silence_s,
             environ=environ,
         )
-        env |= {"PUSHTRAIN_TASK": spec.task}
+        env |= {"PUSHTRAIN_TASK": spec.task, "PUSHTRAIN_USD_PER_HOUR": f"{hourly_usd(candidate, spec):.4f}"}
         env |= {"PUSHTRAIN_EXTRAS": ",".join(spec.extras)} if spec.extras else {}
         env |= {"PUSHTRAIN_PORTS": ",".join(spec.compute.ports)} if spec.compute.ports else {}
         env |= limits_env(limits_of(spec.watched, settings))

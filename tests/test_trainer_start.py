@@ -115,11 +115,15 @@ def test_a_hub_that_is_down_is_named_after_bounded_retries(
     assert bench.file("failure.json")["reason"] == "HubUnreachable"
 
 
-@pytest.mark.skipif(bool(find_spec("tensorboard")), reason="tensorboard is installed")
-def test_tensorboard_that_is_not_installed_is_said_before_the_training(bench: Bench) -> None:
-    bench.write(track=["tensorboard"])
+def test_a_tracker_that_is_not_installed_is_said_before_the_training(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)  # what Python itself takes for a module that is not there
+    bench.write(track=["tensorboard", "wandb"])
     assert bench.run() == 2
-    assert "tensorboard" in bench.file("failure.json")["message"]
+    failure = bench.file("failure.json")["message"]
+    assert "track: wandb is not installed here" in failure
+    assert "--extra wandb" in failure
 
 
 def test_no_check_imports_torch_and_no_secret_reaches_a_file_or_the_log(bench: Bench) -> None:

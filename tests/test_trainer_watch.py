@@ -3,7 +3,9 @@
 import contextlib
 import json
 import math
+import sqlite3
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -106,3 +108,36 @@ def test_an_idle_gpu_ends_the_training_with_its_last_step_saved(bench: Bench, mo
     assert [record["gpu_utilization"] for record in bench.file("metrics.jsonl") if "gpu_utilization" in record] == [0]
     [checkpoint] = (bench.run_dir / "checkpoints").glob("checkpoint-*/COMPLETE.json")
     assert bench.file("metrics.jsonl")[-1]["step"] == int(checkpoint.parent.name.removeprefix("checkpoint-"))
+
+
+@pytest.mark.skipif(not find_spec("trackio"), reason="the extra trackio is not installed")
+def test_trackers_get_the_figures_of_the_ledger_and_one_that_fails_stops_nothing(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench.write(publish={"repo": "demo/tracked"}, train={"max_steps": 2}, track=["trackio", "tensorboard"])
+    bench.run_dir.mkdir()
+    (bench.run_dir / "tensorboard").write_text("in the way of its folder")
+    assert bench.run(TRACKIO_DIR=str(bench.run_dir / "trackio")) == 0
+    losses = [record["loss"] for record in bench.file("metrics.jsonl") if "loss" in record]
+    assert len(losses) == 2
+    assert capsys.readouterr().out.count("track: tensorboard failed and is left out from here") == 1
+    with contextlib.closing(sqlite3.connect(bench.run_dir / "trackio" / "tiny.db")) as database:
+        kept = [json.loads(line) for (line,) in database.execute("select metrics from metrics order by step")]
+    assert [figures["loss"] for figures in kept if "loss" in figures] == pytest.approx(losses)
+    assert all(figures["tokens_per_s"] > 0 for figures in kept if "loss" in figures)
+
+
+@pytest.mark.skipif(not find_spec("wandb"), reason="the extra wandb is not installed")
+def test_wandb_without_a_network_is_kept_in_the_run_folder_and_its_key_nowhere(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench.write(publish={"repo": "demo/wandb"}, train={"max_steps": 2}, track=["wandb"])
+    key = "canary-secret-wandb-" + "0" * 20
+    assert bench.run(WANDB_API_KEY=key, WANDB_BASE_URL="http://127.0.0.1:9") == 0
+    [kept] = (bench.run_dir / "wandb").glob("offline-run-*/*.wandb")
+    content = kept.read_bytes()
+    assert b"tokens_per_s" in content
+    assert key.encode() not in content
+    out = capsys.readouterr().out
+    assert "track: wandb is offline" in out
+    assert "failed" not in out

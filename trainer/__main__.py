@@ -171,8 +171,10 @@ def _quiet_libraries() -> None:
 
 
 def _check_tracking(spec: TrainingSpec) -> None:
-    if "tensorboard" in spec.track and not find_spec("tensorboard") and not find_spec("tensorboardX"):
-        raise SpecError("track: tensorboard is not installed here", hint="leave track out, or install tensorboard")
+    missing = [name for name in spec.track if not find_spec(name)]
+    if missing:
+        hint = f"leave it out of track, or install it: uv sync --extra trainer --extra {missing[0]}"
+        raise SpecError(f"track: {' and '.join(missing)} is not installed here", hint=hint)
 
 
 def _fail(report: Report, error: Exception) -> int:

@@ -1,6 +1,5 @@
 """Training arguments that every task shares: transformers' TrainingArguments, which TRL's configurations extend."""
 
-import os
 from typing import Any
 
 import torch
@@ -14,8 +13,6 @@ def common_arguments(job: Job, *, has_held_out: bool) -> dict[str, Any]:
     """The spec's `train`, and what we decide: NaN is seen, nothing is sent anywhere, evaluation builds no logits."""
     train = job.spec.train
     evaluates = has_held_out and train.eval_steps is not None
-    if "tensorboard" in job.spec.track:
-        os.environ["TENSORBOARD_LOGGING_DIR"] = str(job.run_dir / "tensorboard")
     return {
         **_everywhere(job),
         "eval_strategy": "steps" if evaluates else "no",
@@ -51,7 +48,7 @@ def _everywhere(job: Job) -> dict[str, Any]:
         "prediction_loss_only": True,
         "seed": train.seed,
         "data_seed": train.seed,
-        "report_to": list(job.spec.track) or "none",
+        "report_to": "none",  # trainer/watch/trackers.py is told what metrics.jsonl is told
         "ddp_find_unused_parameters": False,
         "disable_tqdm": True,
         "push_to_hub": False,

@@ -100,8 +100,8 @@ class TrainingSpec(JobSpec):
     dpo: Dpo = Dpo()
     seq2seq: Seq2Seq = Seq2Seq()
     publish: Publish
-    track: list[Literal["tensorboard"]] = []
-    """Besides the ledger: tensorboard writes event files beside the checkpoints."""
+    track: list[Literal["tensorboard", "wandb", "trackio"]] = []
+    """Where figures go besides the ledger. All write beside the checkpoints; wandb with WANDB_API_KEY also online."""
     strict: bool = False
     """True refuses what can mean something else tomorrow: a branch or tag for a revision, an image without digest."""
 
@@ -151,11 +151,13 @@ class TrainingSpec(JobSpec):
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        return ("HF_TOKEN", *(BUCKET_KEYS[self.data.bucket] if self.data.bucket else ()))
+        tracking = ("WANDB_API_KEY",) if "wandb" in self.track else ()
+        return ("HF_TOKEN", *(BUCKET_KEYS[self.data.bucket] if self.data.bucket else ()), *tracking)
 
     @property
     def extras(self) -> tuple[str, ...]:
-        return (self.data.bucket,) if self.data.bucket else ()
+        bucket = (self.data.bucket,) if self.data.bucket else ()
+        return (*bucket, *(name for name in self.track if name != "tensorboard"))
 
     @model_validator(mode="after")
     def _streams_one_way(self) -> "TrainingSpec":

@@ -5,6 +5,7 @@ import math
 import os
 import resource
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from trainer.watch.background import Background, Bounds
 from trainer.watch.effort import effort_of
 from trainer.watch.loss import LossCourse
 from trainer.watch.rates import Effort, Meter
+from trainer.watch.trackers import Trackers
 
 # Beside the checkpoint, so that the end can still be told: log, metrics, result.
 _ROOM_BYTES = 256 * 1024
@@ -37,6 +39,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self._report = report
         self._meter = Meter(Effort(samples_per_step=0))
         self._course = LossCourse()
+        self._trackers = Trackers(job)
         self._is_alone = "PUSHTRAIN_RUN_ID" not in os.environ
         limits = job.spec.limits
         bounds = Bounds(
@@ -46,14 +49,21 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         )
         self._background = Background(bounds, report)
 
-    def running(self) -> contextlib.AbstractContextManager[None]:
-        """Around the training: looks also where no step comes."""
-        return self._background.running()
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Around the training: looks also where no step comes, and lets trackers write what they have at the end."""
+        try:
+            with self._background.running():
+                yield
+        finally:
+            self._trackers.end()
 
     def on_train_begin(self, _args: Any, state: TrainerState, _control: TrainerControl, **_: Any) -> None:
         tokens = try_longest(self._job, self.trainer) * self._job.processes
         self._meter = Meter(effort_of(self._job, self.trainer.model))
         self._course = LossCourse(entry["loss"] for entry in state.log_history if "loss" in entry)
+        if state.is_world_process_zero:
+            self._trackers.start()
         self._meter.start(time.monotonic(), state.global_step, tokens)
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -117,6 +127,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         if (utilization := self._background.gpu_utilization()) is not None:
             record["gpu_utilization"] = utilization
         self._report.metrics(record)
+        self._trackers.log(record)
         left = _duration((state.max_steps - state.global_step) * step_s)
         say(
             f"step {state.global_step}/{state.max_steps} loss {loss:.4f} lr {logs.get('learning_rate', 0):.2e} "
