@@ -98,6 +98,20 @@ def test_the_environment_is_installed_by_uv_from_the_lock_without_any_secret(tmp
     assert f"UV_CACHE_DIR={tmp_path}/volume/.cache/uv" in text and "canary-secret" not in text
 
 
+def test_of_a_command_only_what_starts_it_is_installed(tmp_path: Path) -> None:
+    asked: list[str] = []
+    context = context_of(workspace=tmp_path, task="command")
+
+    def run(argv: Any, env: Mapping[str, str]) -> int:
+        asked.append(" ".join(argv))
+        return 0
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("shutil.which", lambda name: f"/bin/{name}")
+        prepare_environment(context, {"HOME": str(tmp_path)}, run, disk=tmp_path)
+    assert asked == ["/bin/uv sync --frozen --no-dev --no-install-project --compile-bytecode"]
+
+
 def test_an_environment_that_cannot_be_installed_fails_the_run(tmp_path: Path) -> None:
     context = context_of(workspace=tmp_path, tick_s=0.001)
     with pytest.raises(RunFailed) as caught:

@@ -15,12 +15,19 @@ from pathlib import Path
 import pytest
 from pod_bench import POD_KEY, Api
 
+from infra.launch import make_launch
+from infra.plugin import PluginProgram
 from infra.start import MAX_BOOT_BYTES, POD_PACE, boot_archive, boot_env, pod_env, start_args
+from pushtrain.cloud import PodRequest
+from pushtrain.errors import SpecError
 from pushtrain.limits import Limits as RunLimits
 from pushtrain.limits import pod_env as limits_env
+from pushtrain.placement import Candidate
 from pushtrain.pod.context import read_context
 from pushtrain.pod.watchdog import Limits as WatchdogLimits
 from pushtrain.run import Run
+from pushtrain.settings import Settings
+from pushtrain.spec import job_spec
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN = Run(job="fake", commit="a" * 40, spec_digest="b" * 64, ledger_url="https://user:canary-secret@host/o/ledger.git")
@@ -211,3 +218,42 @@ def command_lines() -> set[bytes]:
         except OSError:
             continue
     return lines
+
+
+def launched(command: dict[str, object], publish: dict[str, str] | None = None, **environ: str) -> PodRequest:
+    """What a command's pod is asked for; with RunPod's own plugin the program still holds its plan."""
+    document = {
+        **{"version": 1, "name": "job", "task": "command", "command": {"run": ["true"], **command}},
+        **{"compute": {"gpus": ["NVIDIA A40"], "ports": ["8888/http", "22/tcp"]}},
+        **{"budget": {"max_hours": 2, "max_usd": 1}, **({"publish": publish} if publish else {})},
+    }
+    settings = Settings(root=ROOT, ledger_url="u", source_url="u", state_dir=ROOT, ledger_token=None)
+    chosen = {"PUSHTRAIN_RUNPOD_PROVIDER": "pulumi-runpod", **environ}
+    place = Candidate(
+        gpu="NVIDIA A40", data_center="EU-SE-1", tier="SECURE", usd_per_hour=0.4, gpu_memory_gb=48, stock="HIGH"
+    )
+    program = make_launch(settings, chosen)(RUN, job_spec(document), place, attempt=1, deadline_epoch_s=1.0)
+    assert isinstance(program, PluginProgram) and program.plan.pod is not None
+    return program.plan.pod
+
+
+def test_a_commands_pod_knows_its_task_its_ports_and_its_limits() -> None:
+    pod = launched({"silence_minutes": 5})
+    assert pod.ports == ("8888/http", "22/tcp") and pod.env["PUSHTRAIN_PORTS"] == "8888/http,22/tcp"
+    assert (pod.env["PUSHTRAIN_TASK"], pod.env["PUSHTRAIN_STALL_S"]) == ("command", "300")
+    assert pod.env["PUSHTRAIN_LIMIT_FIRST_STEP_S"] == pod.env["PUSHTRAIN_LIMIT_STEP_GAP_S"] == "7200"
+
+
+def test_a_commands_pod_has_the_secrets_it_needs_by_name_and_no_other() -> None:
+    publish = {"repo": "org/name"}
+    assert launched({}).secret_env == ("PUSHTRAIN_LEDGER_TOKEN",)
+    assert launched({"artifacts": ["x"]}, publish).secret_env == ("HF_TOKEN", "PUSHTRAIN_LEDGER_TOKEN")
+    pod = launched({"secrets": ["WANDB_API_KEY"]}, WANDB_API_KEY="canary-secret")
+    assert pod.secret_env == ("WANDB_API_KEY", "PUSHTRAIN_LEDGER_TOKEN")
+    assert "canary-secret" not in str(pod)
+
+
+def test_nothing_is_rented_for_a_command_whose_secret_is_not_set() -> None:
+    with pytest.raises(SpecError, match=r"command\.secrets: WANDB_API_KEY is not set") as caught:
+        launched({"secrets": ["HF_TOKEN", "WANDB_API_KEY"]}, HF_TOKEN="canary-secret")
+    assert "a secret of the environment gpu" in (caught.value.hint or "")

@@ -62,11 +62,11 @@ def carry_out(job: CommandJob, report: Report, stop: Stop) -> None:
     failure = _run(job, argv, report, stop)
     if failure is None:
         return _finish(job, report)
-    kept = _collect(job)
     try:
+        kept = _collect(job)
         published = _publish(job, report, kept, f"failed/{job.run_id}")
-    except PushtrainError as error:
-        say(f"artifacts: {error.reason}: {error}")
+    except (PushtrainError, OSError) as error:
+        say(f"artifacts: {type(error).__name__}: {error}")
         raise failure from None
     if published["repo"]:
         raise CommandFailed(f"{failure}; {len(kept.files)} files are in {published['repo']}@{published['revision']}")
