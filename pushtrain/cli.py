@@ -85,6 +85,7 @@ def reconcile(
 ) -> None:
     """Make the world match HEAD: claim, provision, watch, collect, destroy, receipt, sweep. Safe to repeat."""
     from pushtrain.follow import follow as keep_on
+    from pushtrain.github.live import told
     from pushtrain.reconcile import tick
     from pushtrain.signals import INTERRUPTED, Stopped, stoppable
     from pushtrain.wiring import open_control
@@ -92,11 +93,13 @@ def reconcile(
     try:
         with stoppable():
             control = open_control(Path.cwd(), say)
-            if follow:
-                raise typer.Exit(keep_on(control, max_minutes=max_minutes, once=report_tick))
-            done = tick(control)
-            report_tick(done)
-            raise typer.Exit(done.exit_code)
+            with told(control, os.environ, report_tick) as once:
+                if follow:
+                    code = keep_on(control, max_minutes=max_minutes, once=once)
+                else:
+                    once(done := tick(control))
+                    code = done.exit_code
+            raise typer.Exit(code)
     except Stopped as stopped:
         say(f"{stopped.name}: stopped; the pods go on and look after themselves, the next reconcile goes on with them")
         raise typer.Exit(INTERRUPTED) from None

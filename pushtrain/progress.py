@@ -37,6 +37,8 @@ class Progress:
     losses: list[tuple[int, float]] = field(default_factory=list)
     eval_losses: list[tuple[int, float]] = field(default_factory=list)
     tokens_per_s: float | None = None
+    times: list[tuple[int, float]] = field(default_factory=list)
+    """(step, epoch seconds) of the steps that were logged."""
 
     def add(self, lines: Iterable[bytes]) -> None:
         """Take in metrics lines as the trainer wrote them; a line that is no JSON object has no figures.
@@ -51,10 +53,20 @@ class Progress:
                 _put(self.eval_losses, step, eval_loss)
             elif _figure(row, "step") is not None:
                 self.step = step
+                if (time_s := _figure(row, "time")) is not None:
+                    _put(self.times, step, time_s)
             if (loss := _figure(row, "loss")) is not None:
                 _put(self.losses, step, loss)
             if (tokens_per_s := _figure(row, "tokens_per_s")) is not None:
                 self.tokens_per_s = tokens_per_s
+
+    def left_s(self) -> float | None:
+        """Seconds of training left at the pace of the last steps; None where that cannot be told."""
+        recent = self.times[-20:]
+        if len(recent) < 2 or self.total_steps < recent[-1][0]:
+            return None
+        (first, began_s), (last, ended_s) = recent[0], recent[-1]
+        return max(0.0, ended_s - began_s) / (last - first) * (self.total_steps - last)
 
 
 def spent_usd(record: RunRecord, now_s: float) -> float:

@@ -44,8 +44,11 @@ SWEEP_WAIT_S = 10.0
 @dataclass(kw_only=True)
 class Tick:
     """What one tick did. `failures` hold everything that went wrong; the worst one gives the exit code. `waiting` are
-    the active runs that only wait for a place, with the time since when."""
+    the active runs that only wait for a place, with the time since when. `commit` is HEAD's, `records` what the ledger
+    said of every run that was looked at, before anything was done."""
 
+    commit: str = ""
+    records: dict[str, RunRecord] = field(default_factory=dict)
     active: list[str] = field(default_factory=list)
     waiting: dict[str, float] = field(default_factory=dict)
     closed: dict[str, str] = field(default_factory=dict)
@@ -63,8 +66,8 @@ def tick(control: Control, *, only: str | None = None, may_claim: bool = True) -
 
     Raises LedgerUnavailable or CloudError when desired and observed state cannot be known: then nothing was done.
     """
-    report = Tick()
     wanted = control.source.desired()
+    report = Tick(commit=wanted.commit)
     report.failures += [problem for problem in wanted.problems if only is None or f"/{only}." in f"/{problem.where}"]
     live = control.cloud.find(ledger_prefix(control.settings.ledger_url))
     control.uptimes.note(live.pods)
@@ -74,6 +77,7 @@ def tick(control: Control, *, only: str | None = None, may_claim: bool = True) -
         if may_claim:
             tips |= claim_new(control, wanted, look, report.failures, only)
         records, unreadable = read_each(control.ledger, tips)
+        report.records = records
         report.failures += unreadable.values()
     except LedgerError:
         if live:

@@ -19,6 +19,8 @@ from pushtrain.redact import redact
 
 PUBLIC_API = "https://api.github.com"
 TIMEOUT = httpx.Timeout(15.0, connect=5.0)
+DEADLINE_S = 30.0
+LARGEST_BYTES = 16 * 1024 * 1024
 MOST_PAGES = 30
 RETRIES = 2
 # GitHub asks to wait a minute where a secondary limit says no time.
@@ -36,6 +38,7 @@ class GitHub:
         token: str,
         api_url: str = PUBLIC_API,
         wait_s: float = 0.0,
+        retries: int = RETRIES,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -45,7 +48,7 @@ class GitHub:
         if host.scheme != "https" and host.hostname not in ("127.0.0.1", "localhost", "::1"):
             raise GitHubError("GITHUB_API_URL is not https: a token is not sent there")
         self.repo, self._token = repo, token
-        self._wait_s, self._clock, self._sleep = wait_s, clock, sleep
+        self._wait_s, self._retries, self._clock, self._sleep = wait_s, retries, clock, sleep
         headers = {
             "Authorization": f"Bearer {token}",
             "Accept": "application/vnd.github+json",
@@ -89,21 +92,21 @@ class GitHub:
         while True:
             tries += 1
             try:
-                answer = self._http.request(method, url, params=dict(query), json=body)
-                if answer.is_redirect and method == "GET" and answer.has_redirect_location:
+                answer = self._read(self._http.build_request(method, url, params=dict(query), json=body))
+                if answer.is_redirect and method == "GET" and answer.headers.get("Location"):
                     answer = self._moved(answer)
                 self._check(answer, method, url)
                 answer.json()
                 return answer
             except GitHubUnavailable as busy:
                 is_limit = busy.reason == "GitHubLimit"
-                again = is_limit or (method == "GET" and tries <= RETRIES)
+                again = is_limit or (method == "GET" and tries <= self._retries)
                 if not again or waited_s + busy.retry_s > (self._wait_s if is_limit else 10.0):
                     raise
                 self._sleep(busy.retry_s)
                 waited_s += busy.retry_s
             except (httpx.HTTPError, httpx.InvalidURL) as error:
-                if method != "GET" or tries > RETRIES:
+                if method != "GET" or tries > self._retries:
                     said = self._clean(f"{type(error).__name__}: {error}")
                     raise GitHubUnavailable(f"GitHub cannot be reached: {said}", retry_s=_LIMIT_S) from None
                 self._sleep(1.0)
@@ -112,10 +115,26 @@ class GitHub:
 
     def _moved(self, answer: httpx.Response) -> httpx.Response:
         """A repository that was renamed answers with its new place, on the same host."""
-        target = answer.next_request
-        if target is None or target.url.host != self._http.base_url.host:
+        target = answer.request.url.join(answer.headers["Location"])
+        if (target.scheme, target.host) != (self._http.base_url.scheme, self._http.base_url.host):
             raise GitHubError("GitHub sent the request to another host; it was not followed")
-        return self._http.send(target)
+        return self._read(self._http.build_request("GET", target))
+
+    def _read(self, request: httpx.Request) -> httpx.Response:
+        """The whole answer within DEADLINE_S, whatever drips in meanwhile, and no more than LARGEST_BYTES of it."""
+        end_s, raw = time.monotonic() + DEADLINE_S, bytearray()
+        answer = self._http.send(request, stream=True)
+        try:
+            for chunk in answer.iter_bytes():
+                raw += chunk
+                if time.monotonic() > end_s:
+                    raise httpx.ReadTimeout("the answer took too long", request=request)
+                if len(raw) > LARGEST_BYTES:
+                    raise GitHubError(f"{request.method} {request.url.path}: the answer is larger than 16 MiB")
+        finally:
+            answer.close()
+        kept = {name: value for name, value in answer.headers.items() if not name.startswith(("content-", "transfer-"))}
+        return httpx.Response(answer.status_code, headers=kept, content=bytes(raw), request=request)
 
     def _check(self, answer: httpx.Response, method: str, url: str) -> None:
         if answer.is_success:
@@ -150,12 +169,13 @@ class GitHub:
         return redact(text, extra=[self._token])[:500]
 
 
-def connect(environ: Mapping[str, str], *, wait_s: float = 0.0) -> GitHub | None:
+def connect(environ: Mapping[str, str], *, wait_s: float = 0.0, retries: int = RETRIES) -> GitHub | None:
     """The repository that a workflow runs for; None without GITHUB_TOKEN or GITHUB_REPOSITORY. Raises GitHubError."""
     token, repo = environ.get("GITHUB_TOKEN", "").strip(), environ.get("GITHUB_REPOSITORY", "").strip()
     if not token or not repo:
         return None
-    return GitHub(repo, token=token, api_url=environ.get("GITHUB_API_URL") or PUBLIC_API, wait_s=wait_s)
+    api_url = environ.get("GITHUB_API_URL") or PUBLIC_API
+    return GitHub(repo, token=token, api_url=api_url, wait_s=wait_s, retries=retries)
 
 
 def part(text: str) -> str:

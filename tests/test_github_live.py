@@ -1,0 +1,287 @@
+"""A run as GitHub sees it: one comment, statuses on changes only, a summary; and a GitHub that does not answer."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from climb_world import COMMIT, World
+from github_server import REPO, TOKEN, GitHubServer
+
+from pushtrain.control import Control
+from pushtrain.events import EventDraft
+from pushtrain.github.client import GitHub
+from pushtrain.github.live import COMMENT_EVERY_S, QUIET_S, Live
+from pushtrain.github.running import chart, section, status
+from pushtrain.policy.file import parse_policy
+from pushtrain.progress import Progress
+from pushtrain.reconcile import Tick
+
+pytest_plugins = ("whole",)
+COMMENT = f"/repos/{REPO}/issues"
+RESULT = {
+    "adapter": {"repo": "org/job", "revision": "a" * 40, "files": {}},
+    "metrics": {"base_eval_loss": 5.0, "eval_loss": 1.25},
+    "samples": [{"prompt": "2 + 2", "expected": "4", "base": "@all ```<b>", "adapter": "</details> [x](http://y)"}],
+}
+
+
+class Scene:
+    """One account and ledger, a pull request 7 that was squashed, and a control plane that tells GitHub."""
+
+    def __init__(self, folder: Path) -> None:
+        self.server, self.world = GitHubServer(), World(folder=folder)
+        self.summary = folder / "summary.md"
+        self.server.pull(7, "e" * 40)
+        self.server.touched |= {f"jobs/{name}.yaml": COMMIT for name in ("job", "other")}
+        self.server.pulls_of[COMMIT] = [7]
+        self.env = self.server.env(GITHUB_STEP_SUMMARY=str(self.summary), GITHUB_RUN_ID="42")
+        self.open()
+
+    def open(self) -> None:
+        """Another process: it knows what ledger, cloud and GitHub say, and nothing else."""
+        self.control: Control = self.world.control()
+        github = GitHub(REPO, token=TOKEN, api_url=self.server.url, retries=0)
+        self.live = Live(github, self.control, self.env)
+
+    def tick(self, seconds: float = 10.0) -> Tick:
+        done = self.world.tick(self.control)
+        self.live.after(done)
+        self.world.sleep(seconds)
+        return done
+
+    def start(self, name: str = "job") -> None:
+        self.world.running(self.control, name)
+        for state in ("booting", "preparing", "training"):
+            self.world.say(state, name=name)
+
+    def metrics(self, first: int, last: int, name: str = "job") -> None:
+        rows = [
+            {"time": 1000.0 + 5 * step, "step": step, "total_steps": 100, "loss": 4.0 / step, "tokens_per_s": 1234.5}
+            for step in range(first, last + 1)
+        ]
+        text = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        self.control.ledger.append(self.world.record(name).run_id, metrics=text)
+
+    def finish(self, name: str = "job", state: str = "finished", **more: Any) -> None:
+        """The pod's last word; the pod itself goes, too."""
+        files = {"result.json": json.dumps(RESULT).encode()} if state == "finished" else {}
+        draft = EventDraft(state=state, writer="pod", attempt=1, **more)
+        self.world.control().ledger.append(self.world.record(name).run_id, events=[draft], files=files)
+
+    def comment(self) -> str:
+        (comment,) = self.server.comments[7]
+        return str(comment["body"])
+
+    def edits(self) -> int:
+        return sum(it.startswith(("POST " + COMMENT, "PATCH " + COMMENT)) for it in self.server.seen)
+
+    def statuses(self) -> list[tuple[str, str]]:
+        return [(it["state"], it["description"]) for it in self.server.statuses]
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    scene = Scene(tmp_path)
+    yield scene
+    scene.live.close()
+    scene.server.close()
+
+
+def test_the_comment_follows_a_run_every_few_minutes_and_ends_with_its_receipt(scene: Scene) -> None:
+    scene.start()
+    scene.metrics(1, 20)
+    scene.tick()
+    said = scene.comment()
+    for words in ("training", "20 of 100, 20 %", "1,234", "about 7 min", "of at most $10.00", "0.2 `█", "NVIDIA A40"):
+        assert words in said, (words, said)
+    scene.metrics(21, 30)
+    for _ in range(5):
+        scene.tick()
+    assert scene.edits() == 1
+    scene.world.sleep(COMMENT_EVERY_S)
+    scene.tick()
+    assert scene.edits() == 2 and "30 of 100" in scene.comment()
+    scene.finish()
+    scene.tick()
+    said = scene.comment()
+    assert scene.edits() == 3 and "✅ `job` succeeded" in said
+    for words in (
+        "5 → **1.25**",
+        "mermaid",
+        "xychart-beta",
+        "1 sample outputs",
+        "receipt",
+        "the cloud was asked twice",
+    ):
+        assert words in said, (words, said)
+    assert f"[`org/job@aaaaaaaa`](https://huggingface.co/org/job/tree/{'a' * 40})" in said
+    scene.tick()
+    assert scene.edits() == 3
+
+
+def test_text_of_data_and_model_stays_text(scene: Scene) -> None:
+    scene.start()
+    scene.finish()
+    scene.tick()
+    said = scene.comment()
+    at = said.index("@all")
+    fence = said[:at].rpartition("````")
+    assert fence[1] and "````" in said[at:]  # a fence longer than the one in the answer
+    assert said.index("</details> [x]") > said.rindex("```\n", 0, said.index("</details> [x]"))
+
+
+def test_another_process_goes_on_with_the_same_comment_and_tells_no_status_twice(scene: Scene) -> None:
+    scene.start()
+    scene.tick()
+    told = scene.statuses()
+    scene.live.close()
+    scene.open()
+    scene.tick()
+    assert len(scene.server.comments[7]) == 1 and scene.edits() == 2
+    assert scene.statuses() == told == [("pending", "training")]
+
+
+def test_statuses_tell_changes_of_state_and_no_steps(scene: Scene) -> None:
+    scene.start()
+    for step in range(1, 6):
+        scene.metrics(step, step)
+        scene.tick()
+    scene.finish(state="failed", reason="LossNotFinite", message="loss is NaN at step 5")
+    scene.tick()
+    assert [it[0] for it in scene.statuses()] == ["pending", "failure"]
+    assert scene.statuses()[1][1].startswith("failed (LossNotFinite), $")
+    assert scene.server.statuses[0]["context"] == "pushtrain/job"
+    assert scene.server.statuses[0]["target_url"] == f"https://github.com/{REPO}/actions/runs/42"
+    assert "LossNotFinite" in scene.comment() and "loss is NaN at step 5" in scene.comment()
+
+
+def test_two_runs_of_one_commit_share_a_comment_also_after_one_is_long_over(scene: Scene) -> None:
+    scene.start()
+    scene.finish()
+    scene.tick(2 * 3600)
+    scene.tick()
+    assert scene.control.ledger.look().open_runs == {}
+    scene.live.close()
+    scene.open()
+    scene.start("other")
+    scene.tick()
+    assert "### `other` · training" in scene.comment() and "✅ `job` succeeded" in scene.comment()
+
+
+def test_what_the_policy_refuses_has_a_status_and_no_comment(scene: Scene) -> None:
+    scene.world.job(max_usd=10.0)
+    scene.world.checkout.policy = parse_policy(b"version: 1\nmax_usd_per_run: 5\n")
+    scene.tick()
+    scene.tick()
+    ((state, text),) = scene.statuses()
+    assert state == "failure" and text.startswith("PolicyViolation: jobs/job.yaml:6:36") and len(text) <= 140
+    scene.world.checkout.policy = parse_policy(b"version: 1\napproval: {above_usd: 5}\n")
+    scene.tick()
+    assert scene.statuses()[1][0] == "pending" and "ApprovalMissing" in scene.statuses()[1][1]
+    assert scene.server.comments == {}
+
+
+def test_a_direct_push_has_statuses_and_a_summary(scene: Scene) -> None:
+    scene.server.pulls_of.clear()
+    scene.start()
+    scene.metrics(1, 20)
+    scene.tick()
+    assert scene.server.comments == {} and scene.statuses() == [("pending", "training")]
+    scene.finish()
+    scene.tick()
+    scene.live.finish()
+    assert "✅ `job` succeeded" in scene.summary.read_text() and "xychart-beta" in scene.summary.read_text()
+
+
+@pytest.mark.parametrize("status", [403, 404, 422, 429, 500])
+def test_a_github_that_refuses_is_said_once_and_left_alone_for_a_while(scene: Scene, status: int) -> None:
+    scene.server.refuse(".", status, times=10_000)
+    scene.start()
+    for _ in range(10):
+        done = scene.tick()
+        assert done.active and not done.failures
+    assert len(scene.server.seen) == 2
+    said = [line for line in scene.world.said if "on GitHub for now" in line]
+    assert len(said) == 2 and TOKEN not in " ".join(scene.world.said)
+    scene.server.refusals.clear()
+    scene.world.sleep(QUIET_S)
+    scene.tick()
+    assert scene.statuses() == [("pending", "training")] and scene.edits() == 1
+
+
+def test_a_token_that_may_not_set_statuses_still_comments(scene: Scene) -> None:
+    scene.server.refuse("POST .*/statuses/", 403, times=10_000)
+    scene.start()
+    scene.tick()
+    assert "training" in scene.comment() and scene.statuses() == []
+
+
+def test_a_limit_is_kept_for_as_long_as_it_says(scene: Scene) -> None:
+    scene.server.refuse("GET", 429, times=2, Retry_After="1000")
+    scene.start()
+    scene.tick(900)
+    scene.tick(200)
+    assert len(scene.server.seen) == 2
+    scene.tick()
+    assert scene.edits() == 1
+
+
+def test_a_comment_that_somebody_deleted_or_edited_is_made_anew(scene: Scene) -> None:
+    scene.start()
+    scene.tick(COMMENT_EVERY_S)
+    scene.server.comments[7].clear()
+    scene.tick(COMMENT_EVERY_S)
+    assert "training" in scene.comment()
+    scene.server.comments[7][0]["body"] += "\nedited by a person"
+    scene.tick()
+    assert "edited by a person" not in scene.comment()
+
+
+def test_a_chart_has_sixty_points_at_most_and_none_of_one_point() -> None:
+    progress = Progress(losses=[(step, 3.0) for step in range(1, 1001)])
+    drawn = chart(progress)
+    assert drawn.count(",") <= 60 and "2.85 --> 3.15" in drawn and '"step" 1 -->' in drawn
+    assert chart(Progress(losses=[(1, 3.0)])) == chart(Progress()) == ""
+
+
+def test_what_a_pod_wrote_into_its_branch_has_no_power_here(scene: Scene) -> None:
+    """A pod holds a token that writes its ledger: what stands there is a stranger's, too."""
+    scene.start()
+    bad = "x](http://evil) @all <img> | `"
+    draft = EventDraft(state="evaluating", writer="pod", attempt=1, reason=bad, message=bad)
+    scene.control.ledger.append(scene.world.record().run_id, events=[draft])
+    result = {"adapter": {"repo": "a/b](http://evil)", "revision": "main"}, "metrics": [], "samples": {"a": 1}}
+    record = scene.world.record()
+    text = section(record, Progress(), 0.0, "https://huggingface.co")
+    assert "](http" not in text and "@all" not in text and "<img>" not in text
+    assert len(status(record)[1]) <= 140
+    run_id = record.run_id
+    scene.control.ledger.append(run_id, files={"result.json": json.dumps(result).encode()})
+    scene.finish(state="failed", reason="Bad", message="@all <b>")
+    scene.tick()
+    said = scene.comment().replace("`a/b](http://evil)@main`", "code, which is no link")
+    assert "code, which is no link" in said and "](http" not in said and "<b>" not in said
+
+
+def test_a_whole_run_is_told_to_github(world: Any, tmp_path: Path) -> None:
+    """As a workflow runs it: the verb as a process, the simulator, real git."""
+    server = GitHubServer()
+    try:
+        world.orders(steps=6, step_s=0.1)
+        world.write_job()
+        commit = world.push()
+        server.pull(7, commit)
+        server.touched["jobs/job.yaml"], server.pulls_of[commit] = commit, [7]
+        done = world.cli("reconcile", "--follow", **server.env(GITHUB_STEP_SUMMARY=str(tmp_path / "summary.md")))
+    finally:
+        server.close()
+    assert done.returncode == 0, done.stderr
+    (comment,) = server.comments[7]
+    assert "✅ `job` succeeded" in comment["body"] and "of at most $1.00" in comment["body"]
+    states = [it["state"] for it in server.statuses]
+    assert states[0] == "pending" and states[-1] == "success" and len(states) <= 12
+    assert "xychart-beta" in (tmp_path / "summary.md").read_text()
+    assert TOKEN not in done.stderr + done.stdout + comment["body"]
+    world.assert_nothing_left()
