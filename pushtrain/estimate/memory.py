@@ -20,7 +20,8 @@ GIB = 2**30
 BF16_BYTES, INT8_BYTES, NF4_BYTES, NF4_DOUBLE_BYTES = 2.0, 1.0, 0.5625, 0.5159
 # Adam's two moments for one weight: fp32 (EleutherAI, Transformer Math 101: 12 bytes with the fp32 weight), or 8 bits
 # each (arXiv 2110.02861).
-ADAM_BYTES, ADAM_8BIT_BYTES = 8.0, 2.0
+# Adafactor keeps a row and a column for each matrix (arXiv 1804.04235).
+ADAM_BYTES, ADAM_8BIT_BYTES, ADAFACTOR_BYTES = 8.0, 2.0, 0.01
 # From the closed form to a card: context of CUDA and cuBLAS, and what the allocator cannot use again. 1.2 × and 1.5 GiB
 # cover all 15 of Qwen's published peaks read as GB; 1.05 × and 0.8 GiB are below all of them read as GiB, and up to 6 %
 # above nine of them read as GB.
@@ -95,7 +96,7 @@ def memory(shape: ModelShape, recipe: Recipe) -> MemoryEstimate:
     trained = trained_parameters(shape, recipe)
     state_bytes = 4.0 if recipe.is_full else 0.0
     weights = (state_bytes * shape.parameters if recipe.is_full else _frozen_bytes(shape, recipe)) / recipe.shards
-    optimizer = trained * (ADAM_8BIT_BYTES if "8bit" in recipe.optimizer else ADAM_BYTES) / recipe.shards
+    optimizer = trained * _moment_bytes(recipe.optimizer) / recipe.shards
     kept, logits = activations(shape, recipe)
     return MemoryEstimate(
         weights=weights + (0.0 if recipe.is_full else _scratch_bytes(shape, recipe)),
@@ -107,6 +108,12 @@ def memory(shape: ModelShape, recipe: Recipe) -> MemoryEstimate:
         reference=_reference_bytes(shape, recipe),
         paged=optimizer if recipe.optimizer.startswith("paged") else 0.0,
     )
+
+
+def _moment_bytes(optimizer: str) -> float:
+    if optimizer == "adafactor":
+        return ADAFACTOR_BYTES
+    return ADAM_8BIT_BYTES if "8bit" in optimizer else ADAM_BYTES
 
 
 def _frozen_bytes(shape: ModelShape, recipe: Recipe) -> float:
@@ -133,7 +140,7 @@ def _autocast_bytes(shape: ModelShape, recipe: Recipe) -> float:
 
 
 def _reference_bytes(shape: ModelShape, recipe: Recipe) -> float:
-    """DPO's reference model: with adapters the same weights without them, otherwise a second copy in fp32."""
+    """DPO's reference model: with adapters the same weights without them, otherwise a second copy in bf16."""
     if recipe.task != "dpo" or not recipe.is_full or recipe.precomputes_reference:
         return 0.0
-    return 4.0 * shape.parameters / recipe.shards
+    return BF16_BYTES * shape.parameters / recipe.shards

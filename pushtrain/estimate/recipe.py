@@ -39,7 +39,7 @@ class Recipe:
     checkpointing: bool = True
     is_packed: bool = False
     builds_logits: bool = False
-    optimizer: str = "adamw_torch"
+    optimizer: str = "adamw_torch_fused"
     precomputes_reference: bool = False
     shards: int = 1
 
@@ -65,6 +65,9 @@ def recipe_of(spec: TrainingSpec) -> Recipe:
         checkpointing=train.gradient_checkpointing,
         is_packed=_may_be_joined(train),
         optimizer=train.optim,
+        target_length=spec.seq2seq.max_target_length if spec.task == "seq2seq" else None,
+        precomputes_reference=spec.dpo.precompute_ref_log_probs,
+        shards=spec.compute.count if train.parallel in ("fsdp2", "deepspeed_zero3") else 1,
     )
 
 

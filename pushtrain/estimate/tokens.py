@@ -71,7 +71,7 @@ def work(dataset: Dataset, spec: TrainingSpec) -> Work:
         steps = math.ceil(max(1.0, rows / batch) * train.epochs)
     steps = min(steps, train.max_steps or steps)
     evaluations = 2 + (steps // train.eval_steps if train.eval_steps else 0)
-    both = 2 if str(spec.task) == "dpo" else 1
+    both = 2 if spec.task == "dpo" else 1
     return Work(
         steps=steps, tokens=both * steps * per_step, eval_tokens=both * held * mean * evaluations, share_cut=cut
     )

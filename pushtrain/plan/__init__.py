@@ -61,7 +61,11 @@ def plans(
 
 def problems_of(made: Sequence[Plan]) -> list[SpecError]:
     """A job that starts and fits on none of its cards would fail on the first of them, billed."""
-    return [_too_large(plan) for plan in made if plan.fits is False and plan.starts]
+    return [_too_large(plan) for plan in made if plan.fits is False and plan.starts and not _is_tried_anyway(plan)]
+
+
+def _is_tried_anyway(plan: Plan) -> bool:
+    return isinstance(plan.spec, TrainingSpec) and not plan.spec.train.check_memory
 
 
 def plan_of(spec: JobSpec, sources: Sources, base: Base | None) -> Plan:

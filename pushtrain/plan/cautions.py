@@ -104,6 +104,9 @@ def _of_training(
             yield Caution(reason="Gated", message=f"{what} is gated: HF_TOKEN has to be of an account that was let in")
         if facts.licence is not None and facts.licence.lower() not in _FREE:
             yield Caution(reason="Licence", message=f"{what} is under the licence {facts.licence}: read what it allows")
+    if plan.fits is False and not spec.train.check_memory:
+        message = "by the estimate it fits on none of its GPUs; train.check_memory: false tries it anyway, billed"
+        yield Caution(reason="TriedAnyway", message=message)
     longest = model.shape.max_length if model and model.shape else None
     if longest is not None and spec.train.max_length > longest:
         message = f"train.max_length {spec.train.max_length} is beyond what {spec.model.id} was made for ({longest})"
