@@ -21,6 +21,11 @@ HOSTILE = [
     "\u202egnp.exe\u202c \x1b[31m \x00",
     "$(rm -rf /) `id` ${{ secrets.X }}",
     "# heading",
+    "1. item",
+    "12) item",
+    "---",
+    "===",
+    "+ item",
     "- [ ] task",
     "**bold** _em_ ~~del~~",
     "&lt;b&gt; &commat;ann",
@@ -35,8 +40,8 @@ def test_plain_text_is_shown_as_it_is_written(text: str) -> None:
     assert "\n" not in shown and "\r" not in shown
     # Whatever means something in markdown stands behind a backslash, and whatever means something in text is broken.
     bare = re.sub(r"\\[^a-zA-Z0-9\s]", "", shown)
-    assert not re.search(r"[`*_\[\]()<>|!~&#]", bare)
-    assert not re.search(r"@\w|#\d|\bwww\.", shown.replace("\\", ""))
+    assert not re.search(r"[`*_\[\]<>|~&#$]", bare) and not re.match(r"\d*[-+=.)]", shown)
+    assert not re.search(r"@\w|#\d|\bwww\.|http://|https://", shown.replace("\\", ""))
     assert all(char.isprintable() or char == "\u200b" for char in shown)
 
 

@@ -271,7 +271,7 @@ def test_a_terminal_a_comment_and_json_say_the_same(root: Path) -> None:
     assert plan.places[0].money is not None
     usd = f"${plan.places[0].money.expected_usd:.2f}"
     told = json.loads(json.dumps(document(plans)))
-    assert usd in text_of(plans) and usd.replace("$", "\\$").replace(".", "\\.") in markdown(plans)
+    assert usd in text_of(plans) and usd.replace("$", "\\$") in markdown(plans)
     assert told["format"] == 1 and told["plans"][0]["places"][0]["usd"]["expected"] == pytest.approx(
         float(usd[1:]), abs=0.01
     )

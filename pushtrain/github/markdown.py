@@ -10,14 +10,18 @@ from collections.abc import Iterable, Sequence
 
 # Below GitHub's 65,536 for the body of a comment.
 LONGEST = 65_535
-_PUNCTUATION = re.compile(r"([\\`*_{}\[\]()#+\-.!|~<>&:\"'$^=])")
+_PUNCTUATION = re.compile(r"([\\`*_\[\]#|~<>&$])")
+# What begins a list, a rule or an underlined heading, where it stands first.
+_FIRST = re.compile(r"^(\d*)([-+=.)])")
+# What GitHub links, or tells somebody of, wherever it stands.
+_LIVE = re.compile(r"(?i)(@|\\?#|\bwww|\b(?:https?|ftp|mailto|xmpp):)")
 _SPACE = "\u200b"
 
 
 def plain(text: str, most: int = 300) -> str:
     """One line of text, shown as it is written."""
-    escaped = _PUNCTUATION.sub(r"\\\1", _line(text, most))
-    return re.sub(r"(?i)(@|\\#|\bwww)", rf"\1{_SPACE}", escaped) or "–"
+    escaped = _FIRST.sub(r"\1\\\2", _PUNCTUATION.sub(r"\\\1", _line(text, most)))
+    return _LIVE.sub(rf"\1{_SPACE}", escaped) or "–"
 
 
 def code(text: str, most: int = 300) -> str:
