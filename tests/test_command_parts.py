@@ -101,6 +101,32 @@ def test_figures_before_any_step_and_words_in_place_of_numbers_are_no_rows(tmp_p
     assert rows == [{"step": 1}]
 
 
+def test_an_output_is_followed_to_its_end_whatever_it_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = Report(tmp_path / "attempt")
+    asked = Progress(step=r"step (\S+)", total_steps=r"of (\S+)", loss=r"loss (\S+)")
+    reader = ProgressReader(asked, report, tmp_path / "first-step")
+    text = "step inf\nstep nan of inf\nstep 1 of 1e3\nloss 2\nstep 2\n10%\r20%\rstep 3\n"
+    reader.follow(reading(text.encode()))
+    rows = [json.loads(line) for line in (tmp_path / "attempt" / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["step"], row.get("loss"), row["total_steps"]) for row in rows] == [
+        (1, 2, 1000),
+        (2, None, 1000),
+        (3, None, 1000),
+    ]
+    said = capsys.readouterr().out
+    assert "step inf\n" in said and "10%" not in said and "step 3\n" in said
+
+    def full(row: dict[str, Any]) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(report, "metrics", full)
+    reader.follow(reading(b"step 4 loss 1\nstep 5 loss 1\nthe end\n"))
+    said = capsys.readouterr().out
+    assert said.count("No space left") == 1 and said.endswith("the end\n")
+
+
 @pytest.mark.parametrize(("total", "lines"), [(9, ["step 1"]), (r"step \d+/([\d,]+)", ["step 1/9"])])
 def test_the_number_of_steps_is_said_or_read(tmp_path: Path, total: Any, lines: list[str]) -> None:
     assert progress(tmp_path, lines, total_steps=total)[1] == [{"step": 1, "total_steps": 9}]

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field, StringConstraints, field_validator
 
 from pushtrain.pod.context import EXIT_PREEMPTED
 from pushtrain.redact import SECRET_NAMES, redact
-from pushtrain.spec.names import Part, Positive, inside
+from pushtrain.spec.names import CommitPath, Part, Positive, inside
 
 # What a command may ask for by name, of what the control plane has. The ledger's token is not, and never will be.
 Secret = Literal["HF_TOKEN", "WANDB_API_KEY"]
@@ -31,7 +31,6 @@ def _inside_the_run(path: str) -> str:
 
 
 Word = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[^\x00]*$")]
-PathInCommit = Annotated[str, StringConstraints(min_length=1, max_length=500), AfterValidator(inside)]
 FilePattern = Annotated[str, StringConstraints(min_length=1, max_length=500), AfterValidator(_inside_the_run)]
 VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$")]
 VariableValue = Annotated[str, StringConstraints(max_length=4096, pattern=r"^[^\x00]*$")]
@@ -68,9 +67,9 @@ class Progress(Part):
 class Command(Part):
     """What is run in place of a training."""
 
-    run: PathInCommit | Annotated[list[Word], Field(min_length=1, max_length=200)]
+    run: CommitPath | Annotated[list[Word], Field(min_length=1, max_length=200)]
     """A script of the commit, executable and with a #! line; or a list, the program and its arguments. No shell."""
-    workdir: PathInCommit = "."
+    workdir: CommitPath = "."
     """The folder of the commit it starts in."""
     env: Annotated[dict[VariableName, VariableValue], Field(max_length=100)] = {}
     """Environment variables beside the image's own; no secrets."""

@@ -21,14 +21,15 @@ Revision = Annotated[
 ]
 
 
-def _stays_in_the_repository(path: str) -> str:
+def inside(path: str, place: str = "the repository") -> str:
+    """`path` itself; raises ValueError where it is not relative or leads out of the folder it counts from."""
     parts = path.replace("\\", "/").split("/")
     if path.startswith(("/", "~")) or ".." in parts or ":" in parts[0] or not path.isprintable():
-        raise ValueError("must be a relative path inside the repository")
+        raise ValueError(f"must be a relative path inside {place}")
     return path
 
 
-CommitPath = Annotated[str, StringConstraints(min_length=1, max_length=500), AfterValidator(_stays_in_the_repository)]
+CommitPath = Annotated[str, StringConstraints(min_length=1, max_length=500), AfterValidator(inside)]
 Positive = Annotated[int, Field(gt=0)]
 
 
@@ -36,11 +37,3 @@ class Part(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
-
-
-def inside(path: str, place: str = "the repository") -> str:
-    """`path` itself; raises ValueError where it is not relative or leads out of the folder it counts from."""
-    parts = path.replace("\\", "/").split("/")
-    if path.startswith(("/", "~")) or ".." in parts or ":" in parts[0] or not path.isprintable():
-        raise ValueError(f"must be a relative path inside {place}")
-    return path

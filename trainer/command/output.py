@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+ReadBytes = Callable[[int], bytes]
 LONGEST_LINE = 64 * 1024
 # tqdm draws ten times a second; the log gets its state this often.
 BAR_EVERY_S = 10.0
@@ -23,7 +24,7 @@ class Line:
     is_shown: bool = True
 
 
-def folded(read: Callable[[int], bytes], now_s: Callable[[], float] = time.monotonic) -> Iterator[Line]:
+def folded(read: ReadBytes, now_s: Callable[[], float] = time.monotonic) -> Iterator[Line]:
     """Every line of a byte stream, and every state of one that carriage returns draw over.
 
     Of those one in `BAR_EVERY_S` is shown, and the last one. A line that does not end is cut at white space after

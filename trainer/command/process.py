@@ -15,9 +15,9 @@ from pathlib import Path
 
 from pushtrain.pod.processes import adopt_orphans, descendants, reap_orphans, send
 from trainer.checkpoint import Stop
+from trainer.command.output import ReadBytes
 from trainer.report import say
 
-ReadBytes = Callable[[int], bytes]
 TICK_S = 0.1
 # For what a command leaves running when it ends: time to close its files, and no more.
 LEFTOVER_GRACE_S = 2.0

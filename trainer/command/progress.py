@@ -1,12 +1,15 @@
 """Lines of a command's output to steps and figures, by the regular expressions of its spec."""
 
+import contextlib
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pushtrain.spec.command import Progress
-from trainer.report import Report, write_whole
+from trainer.command.output import ReadBytes, folded
+from trainer.report import Report, say, write_whole
 
 # Figures stand near the beginning of a line; a page of JSON in one line is not searched to its end.
 LONGEST_LOOK = 2000
@@ -29,6 +32,24 @@ class ProgressReader:
         self.step: int | None = None
         self.resumed_from_step: int | None = None
         self.last: dict[str, float] = {}
+
+    def follow(self, source: ReadBytes) -> None:
+        """Every line of an output into the log, and what it tells of steps into the report, until it ends.
+
+        Nothing that goes wrong with figures stops it: a pipe that nobody empties would stop the command.
+        """
+        complained = ""
+        for line in folded(source):
+            try:
+                self.read(line.text)
+            except Exception as error:  # noqa: BLE001 — a full disk, or a line nobody thought of
+                if (complaint := f"progress: {type(error).__name__}: {error}") != complained:
+                    say(complaint)
+                complained = complaint
+            if line.is_shown:
+                say(line.text)
+        with contextlib.suppress(OSError):
+            self.flush()
 
     def read(self, text: str) -> None:
         """Take in one line. The row of a step waits for its loss, which may come on a line of its own."""
@@ -78,13 +99,13 @@ def _numbers(patterns: Mapping[str, "re.Pattern[str]"], text: str) -> dict[str, 
     for name, pattern in patterns.items():
         for match in pattern.finditer(text):
             number = _number(match[1] or "")
-            if number is not None:
+            if number is not None and (math.isfinite(number) or name not in ("step", "total_steps")):
                 found[name] = number
     return found
 
 
 def _number(written: str) -> float | None:
-    """`1,234.5`, `3e-4`; a NaN stays one, so that it is seen. None for what is no number, or no step."""
+    """`1,234.5`, `3e-4`; a NaN stays one, so that it is seen. None for what is no number."""
     try:
         return float(written.replace(",", ""))
     except ValueError:

@@ -3,7 +3,7 @@
 import shlex
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,7 @@ from pushtrain.spec import CommandSpec
 from trainer.checkpoint import Stop
 from trainer.command.artifacts import Artifacts, collect
 from trainer.command.environment import command_env, grace_s
-from trainer.command.output import folded
-from trainer.command.process import Program, ReadBytes, run_program
+from trainer.command.process import Program, run_program
 from trainer.command.progress import ProgressReader
 from trainer.failures import ArtifactMissing, CommandFailed, CommandNotFound, HubUnreachable, Preempted, retried
 from trainer.gpu import cards
@@ -53,15 +52,16 @@ def carry_out(job: CommandJob, report: Report, stop: Stop) -> None:
     or when the command asks for another attempt."""
     command, to = job.spec.command, job.spec.publish
     argv = [str(job.root / command.run)] if isinstance(command.run, str) else command.run
-    report.event("preparing", f"{job.spec.name}: {shlex.join(argv)[:500]}", **_machine(job))
+    machine = _machine(job)
+    report.event("preparing", f"{job.spec.name}: {shlex.join(argv)[:500]}", **machine)
     if to is not None and uploads(job.environ):
         check_write_access(to)
     if job.done.exists():
         say("the command ended well in an attempt before this one: only its files are left to do")
-        return _finish(job, report)
+        return _finish(job, report, machine)
     failure = _run(job, argv, report, stop)
     if failure is None:
-        return _finish(job, report)
+        return _finish(job, report, machine)
     try:
         kept = _collect(job)
         published = _publish(job, report, kept, f"failed/{job.run_id}")
@@ -81,7 +81,7 @@ def _run(job: CommandJob, argv: Sequence[str], report: Report, stop: Stop) -> Co
     if command.progress is None:
         report.event("training", "the command runs; it tells of no steps")
     program = Program(
-        argv=argv, env=command_env(command, job.environ, job.files), cwd=job.root / command.workdir, read=_into(reader)
+        argv=argv, env=command_env(command, job.environ, job.files), cwd=job.root / command.workdir, read=reader.follow
     )
     began_s = time.monotonic()
     try:
@@ -98,33 +98,13 @@ def _run(job: CommandJob, argv: Sequence[str], report: Report, stop: Stop) -> Co
     return None
 
 
-def _into(reader: ProgressReader) -> Callable[[ReadBytes], None]:
-    """Every line into the log, and what it tells of steps into `reader`. A disk that is full costs figures, never the
-    command: a pipe that nobody empties would stop it."""
-
-    def read(source: ReadBytes) -> None:
-        complained = False
-        for line in folded(source):
-            try:
-                reader.read(line.text)
-            except OSError as error:
-                if not complained:
-                    say(f"progress: {error.strerror}")
-                complained = True
-            if line.is_shown:
-                say(line.text)
-
-    return read
-
-
-def _finish(job: CommandJob, report: Report) -> None:
+def _finish(job: CommandJob, report: Report, machine: Mapping[str, Any]) -> None:
     kept = _collect(job)
     published = _publish(job, report, kept, f"failed/{job.run_id}" if kept.complaints else "main")
     if kept.complaints:
         where = f"; the others are in {published['repo']}@{published['revision']}" if published["repo"] else ""
         raise ArtifactMissing(f"command.artifacts: {'; '.join(kept.complaints[:5])}{where}")
-    metrics = read_json(job.done)
-    report.result({"artifacts": published, "metrics": metrics, "samples": [], "machine": _machine(job)})
+    report.result({"artifacts": published, "metrics": read_json(job.done), "samples": [], "machine": machine})
 
 
 def _machine(job: CommandJob) -> dict[str, Any]:
