@@ -66,7 +66,9 @@ def run_program(program: Program, stop: Stop, grace_s: float) -> int:
             say(f"{len(left)} processes that the command left behind are ended")
         _end_all(child, 0.0 if stop.requested else LEFTOVER_GRACE_S)
         pump.join(5.0)
-    return child.returncode
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(5.0)
+    return -signal.SIGKILL if child.returncode is None else child.returncode  # the kernel may still hold it
 
 
 def _ask_to_stop(child: "subprocess.Popen[bytes]", grace_s: float) -> None:
