@@ -3,7 +3,9 @@
 import hashlib
 import itertools
 import json
+import multiprocessing
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -307,3 +309,30 @@ def test_a_step_that_takes_more_rows_than_there_are_is_refused(tmp_path: Path, p
     with pytest.raises(DatasetError, match=rf"an optimizer step takes {what} \(2 × 2 × 1\), there are ") as refused:
         made(job(tmp_path, rows(4), train=keys))
     assert "gradient_accumulation_steps" in str(refused.value.hint)
+
+
+def test_many_rows_are_encoded_by_several_processes_to_the_same_tokens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = made(job(tmp_path, rows()))
+    shutil.rmtree(cache.entry(job(tmp_path, rows())))
+    monkeypatch.setattr("trainer.data.parallel.MANY_ROWS", 40)
+    monkeypatch.setattr("trainer.data.parallel.BATCH", 5)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    several = made(job(tmp_path, rows()))
+    assert several.train[:] == one.train[:] and several.counts == one.counts
+
+
+def test_what_is_wrong_with_a_row_is_said_by_whichever_process_finds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.data.parallel.MANY_ROWS", 8)
+    monkeypatch.setattr("trainer.data.parallel.BATCH", 2)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    turns = [{"role": "user", "content": "what is red"}, {"role": "assistant", "content": "a bird"}]
+    records = [{"messages": turns}] * 15 + [{"messages": [{"role": "king", "content": "no"}, *turns]}]
+    one = job(tmp_path, records, data={"eval_fraction": 0.0})
+    strict = "{% for m in messages %}{{ raise_exception('no king') if m.role == 'king' else m.content }}{% endfor %}"
+    with pytest.raises(DatasetError, match="row 16: no chat text can be made of it: no king"):
+        prepare(one, local_rows(one), texts(one, tokenizer(strict)))
+    assert not multiprocessing.active_children()

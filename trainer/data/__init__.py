@@ -5,6 +5,7 @@
     pieces.py     a row → pieces of text, each learned or not; the chat template writes conversations
     tokens.py     pieces → token ids and labels: a label is the token where it carries the loss, else -100
     encode.py     what that makes for each task: the columns its trainer takes, what was cut off, what is left out
+    parallel.py   … by several processes where rows are many
     fit.py        what the model's configuration says: how long a row may be, which family it is
     layout.py     whether several rows share a sequence (packing), or a batch has no padding
     cache.py      the result on the volume, under a digest of everything it depends on

@@ -12,11 +12,12 @@ from trainer.data import cache
 from trainer.data.encode import Encoder, Example, Question
 from trainer.data.fit import model_config
 from trainer.data.layout import Layout, choose, packed
+from trainer.data.parallel import encoded
 from trainer.data.sources import Rows, as_dataset_error, hub_rows, hub_stream, shown
 from trainer.data.split import held_out_indexes
 from trainer.failures import DatasetError, ModelUnsupported
 from trainer.job import Job
-from trainer.report import say, say_if_quiet
+from trainer.report import say
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from trainer.data.stream import Stream
 
 QUESTIONS = 3
-_BATCH = 512
 
 
 @dataclass(kw_only=True, slots=True)
@@ -97,20 +97,21 @@ def _make(job: Job, rows: Rows | None, encode: Encoder, folder: Path) -> dict[st
     counts, data = Counts(), job.spec.data
     held = held_out_indexes(len(rows), 0.0 if data.eval_split else data.eval_fraction, job.spec.train.seed)
     first = next(iter(rows))
-    trained = (row for index, row in enumerate(rows) if index not in held)
-    _write(folder / "train.arrow", encode, _encoded(trained, len(rows), encode, counts))
+    aside: list[Row] = []
+    trained = _without(rows, held, aside)
+    _write(folder / "train.arrow", encode, _counted(trained, len(rows), encode, counts))
     if not counts.rows:
         raise DatasetError(
             f"no row has anything to learn within its first {job.spec.train.max_length} tokens",
             hint="raise train.max_length",
         )
-    kept_out: Rows | list[Row] = [row for index, row in enumerate(rows) if index in held]
+    kept_out: Rows | list[Row] = aside
     if data.eval_split is not None:
         kept_out = hub_rows(job, data.eval_split)
         _check_same_form(first, kept_out)
     evaluated = Counts()
     if len(kept_out):
-        _write(folder / "held_out.arrow", encode, _encoded(iter(kept_out), len(kept_out), encode, evaluated))
+        _write(folder / "held_out.arrow", encode, _counted(iter(kept_out), len(kept_out), encode, evaluated))
     if not evaluated.rows:
         (folder / "held_out.arrow").unlink(missing_ok=True)
     counts.held_out = evaluated.rows
@@ -123,6 +124,15 @@ def _make(job: Job, rows: Rows | None, encode: Encoder, folder: Path) -> dict[st
         "layout": asdict(layout),
         "questions": [asdict(question) for question in questions],
     }
+
+
+def _without(rows: Rows, held: set[int], kept_out: list[Row]) -> Iterator[Row]:
+    """The rows that are trained on; the others are put into `kept_out` on the way."""
+    for index, row in enumerate(rows):
+        if index in held:
+            kept_out.append(row)
+        else:
+            yield row
 
 
 def _streamed(job: Job, encode: Encoder) -> Prepared:
@@ -139,9 +149,9 @@ def _streamed(job: Job, encode: Encoder) -> Prepared:
         kept_out = _head(job, data.eval_split, BLOCK_ROWS)
         _check_same_form(rows[0], kept_out)
     counts, evaluated = Counts(), Counts()
-    for _ in _encoded((row for index, row in enumerate(rows) if index not in held), len(rows), encode, counts):
+    for _ in _counted((row for index, row in enumerate(rows) if index not in held), len(rows), encode, counts):
         pass  # counted
-    held_out = [it.columns for batch in _encoded(iter(kept_out), len(kept_out), encode, evaluated) for it in batch]
+    held_out = [it.columns for batch in _counted(iter(kept_out), len(kept_out), encode, evaluated) for it in batch]
     counts.held_out, counts.sequences = evaluated.rows, counts.rows
     layout = _layout(job, [train.max_length] * train.per_device_train_batch_size)
     recipe = Recipe(
@@ -190,24 +200,17 @@ def _check_batch(job: Job, data: Prepared) -> None:
         raise DatasetError(text, hint=hint + (", or set train.packing: false" if data.layout.packing else ""))
 
 
-def _encoded(rows: Iterator[Row], count: int, encode: Encoder, counts: Counts) -> Iterator[list[Example]]:
+def _counted(rows: Iterator[Row], count: int, encode: Encoder, counts: Counts) -> Iterator[list[Example]]:
     """The rows that have something to learn, in order; `counts` grows by them and by what was cut and dropped."""
-    done = 0
-    while batch := list(islice(rows, _BATCH)):
-        say_if_quiet(f"data: {done} of {count} rows are tokens now")
-        done += len(batch)
-        kept = []
-        for example in encode.encode(batch):
-            counts.cut += example.lost > 0
-            counts.lost_tokens += example.lost
-            counts.merged += example.is_merged
-            if not example.learned:
-                counts.dropped += 1
-                continue
-            counts.rows += 1
-            counts.tokens += example.tokens
-            counts.learned_tokens += example.learned
-            kept.append(example)
+    for examples in encoded(rows, count, encode):
+        kept = [example for example in examples if example.learned]
+        counts.cut += sum(example.lost > 0 for example in examples)
+        counts.lost_tokens += sum(example.lost for example in examples)
+        counts.merged += sum(example.is_merged for example in examples)
+        counts.dropped += len(examples) - len(kept)
+        counts.rows += len(kept)
+        counts.tokens += sum(example.tokens for example in kept)
+        counts.learned_tokens += sum(example.learned for example in kept)
         yield kept
 
 

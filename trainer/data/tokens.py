@@ -1,10 +1,11 @@
 """Pieces of text to token ids and labels: the whole text is tokenised at once, as inference will see it, and labelled
 by the characters each token covers."""
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import numpy
 
 from trainer.data.pieces import Piece
 from trainer.failures import ModelUnsupported
@@ -52,29 +53,25 @@ def label(tokenizer: "PreTrainedTokenizerBase", rows: Sequence[Sequence[Piece]],
     return [_labelled(pieces, ids, offsets) for pieces, ids, offsets in spans]
 
 
-def learned(labels: Sequence[int]) -> int:
+def learned(labels: list[int]) -> int:
     """Tokens that carry the loss; the first token of a row is never predicted."""
-    return sum(label != IGNORED for label in labels[1:])
+    return len(labels) - 1 - labels[1:].count(IGNORED) if labels else 0
 
 
 def _labelled(pieces: Sequence[Piece], ids: list[int], offsets: list[tuple[int, int]]) -> Labelled:
-    is_learned = b"".join((b"\1" if piece.is_learned else b"\0") * len(piece.text) for piece in pieces)
-    labels = [
-        token if _covers_learned(is_learned, start, end) else IGNORED
-        for token, (start, end) in zip(ids, offsets, strict=True)
-    ]
-    starts = [start for start, _ in offsets]
-    is_merged, position, before = False, 0, False
-    for piece in pieces:
-        if piece.is_learned and not before and position:
-            last = bisect_left(starts, position) - 1
-            is_merged = is_merged or offsets[last][1] != position
-        position, before = position + len(piece.text), piece.is_learned
-    return Labelled(ids, labels, is_merged)
-
-
-def _covers_learned(is_learned: bytes, start: int, end: int) -> bool:
-    if end > start:
-        return 1 in is_learned[start:end]
+    """`offsets` are the first character of each token and the one after its last."""
+    is_learned = numpy.concatenate([numpy.full(len(piece.text), piece.is_learned) for piece in pieces])
+    before = numpy.concatenate([[0], numpy.cumsum(is_learned)])  # learned characters before each one
+    starts, ends = numpy.asarray(offsets, dtype=numpy.int64).reshape(-1, 2).T
+    covers = before[ends] > before[starts]
     # Nothing covered: a token added around the text at 0, or a lone space whose span byte-level tokenizers trim away.
-    return start > 0 and is_learned[start - 1] == 1
+    empty = (ends == starts) & (starts > 0)
+    covers[empty] = is_learned[starts[empty] - 1]
+    labels = numpy.where(covers, ids, IGNORED).tolist()
+    is_merged, position, was_learned = False, 0, False
+    for piece in pieces:
+        if piece.is_learned and not was_learned and position:
+            last = int(numpy.searchsorted(starts, position)) - 1
+            is_merged = is_merged or bool(ends[last] != position)
+        position, was_learned = position + len(piece.text), piece.is_learned
+    return Labelled(ids, labels, is_merged)
