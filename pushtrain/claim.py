@@ -118,6 +118,7 @@ def _run_json(
 ) -> bytes:
     spec = job.spec
     estimate = cap(spec, candidates[0]) if candidates else None
+    expected = control.expect(spec, candidates) if control.expect is not None else {}
     document: Mapping[str, object] = {
         "job": spec.name,
         "spec_path": job.spec_path,
@@ -134,8 +135,8 @@ def _run_json(
         "candidates": [asdict(candidate) for candidate in candidates],
         "budget": {"max_usd": spec.budget.max_usd, "max_hours": spec.budget.max_hours},
         "limits": spec.watched,
-        # What the first candidate would cost up to its limit; what it will cost nobody knows before the training.
-        "estimate": estimate and {"usd_per_hour": round(estimate.usd_per_hour, 6), **_rounded(estimate)},
+        # What the first candidate would cost up to its limit, and what the run is expected to take there.
+        "estimate": estimate and {"usd_per_hour": round(estimate.usd_per_hour, 6), **_rounded(estimate), **expected},
         **recorded,
     }
     return json_bytes(document)

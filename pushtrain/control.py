@@ -1,8 +1,8 @@
 """What the control plane works with: one object that carries the seams, the clock and where to speak."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from pushtrain.cloud import Cloud, Stock
 from pushtrain.engine import Engine, Program
@@ -26,6 +26,12 @@ class SoldOut(NamedTuple):
     stock: Stock
 
 
+class Expect(Protocol):
+    """What a claim expects of its run: keys for `estimate` of run.json, empty where nobody can tell. Never raises."""
+
+    def __call__(self, spec: JobSpec, candidates: Sequence[Candidate]) -> Mapping[str, Any]: ...
+
+
 class Launch(Protocol):
     """Makes the Pulumi program of one attempt. Pure: no cloud call, no secret value."""
 
@@ -47,6 +53,7 @@ class Control:
     say: Callable[[str], None]
     clock: Callable[[], float]
     sleep: Callable[[float], None]
+    expect: Expect | None = None
     tried_s: dict[str, float] = field(default_factory=dict)
     """When this process last looked for capacity, by run id: within a minute nothing changes."""
     waiting_s: dict[str, float] = field(default_factory=dict)

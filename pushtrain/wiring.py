@@ -13,6 +13,7 @@ from pushtrain.errors import GitHubError
 from pushtrain.github.approval import Approvals
 from pushtrain.github.client import connect as connect_github
 from pushtrain.ledger import Ledger
+from pushtrain.plan.expect import Expectations
 from pushtrain.pod.terminate import PUBLIC_API
 from pushtrain.policy.licence import Licences
 from pushtrain.policy.outside import Outside
@@ -44,16 +45,18 @@ def open_control(root: Path, say: Callable[[str], None], environ: Mapping[str, s
     say(engine_line(engine))
     cloud = connect("runpod", environ)
     clock = CloudClock(environ.get("RUNPOD_API_BASE_URL") or PUBLIC_API, say)
+    ledger = open_ledger(settings, environ, clock)
     return Control(
         settings=settings,
         source=GitSource(settings.root, settings.source_url, token=settings.ledger_token),
-        ledger=open_ledger(settings, environ, clock),
+        ledger=ledger,
         cloud=cloud,
         engine=engine,
         launch=make_launch(settings, environ),
         say=lambda text: say(redact(text, environ)),
         clock=clock,
         sleep=time.sleep,
+        expect=Expectations(settings.root, environ, ledger, say),
         outside=Outside(licence=Licences(environ), approved=_approvals(environ, say)),
     )
 

@@ -13,8 +13,12 @@ from git_world import git_environ
 from infra.simulator.server import RunningSimulator
 from pushtrain.errors import PushtrainError
 from pushtrain.estimate.correction import Past
+from pushtrain.events import EventDraft
+from pushtrain.ledger import Ledger
+from pushtrain.placement import ladder
 from pushtrain.plan import Plan, plan_of, plan_specs
 from pushtrain.plan.document import document
+from pushtrain.plan.expect import Expectations
 from pushtrain.plan.markdown import markdown, plan_markdown
 from pushtrain.plan.model import Plans
 from pushtrain.plan.sources import open_sources
@@ -237,7 +241,7 @@ def test_past_runs_correct_hours_and_say_so(root: Path) -> None:
     spec = load(job(root), root)
     sources = open_sources(root, OFFLINE)
     before = plan_of(spec, sources, None).places[0]
-    sources._past = [Past("NVIDIA A40", "qlora", 2.0)]
+    sources.learn([Past("NVIDIA A40", "qlora", 2.0)])
     after = plan_of(spec, sources, None)
     assert before.hours is not None and after.places[0].hours is not None and before.tokens_per_s
     assert after.places[0].hours.total.expected > before.hours.total.expected
@@ -250,7 +254,6 @@ def test_the_preview_is_what_the_pulumi_program_declares(root: Path, tmp_path: P
     from infra.engine_embedded import EmbeddedEngine
     from infra.launch import stack_plan
     from infra.program import program
-    from pushtrain.placement import ladder
     from pushtrain.run import Run
 
     for tiers in (["SECURE"], ["COMMUNITY"]):
@@ -288,3 +291,32 @@ def test_strangers_text_means_nothing_in_markdown(root: Path) -> None:
     for power in (r"(?<!\\)<img", "@everyone", r"(?<!\\)\]\(http", r"(?<!\\)!\[", "http://"):
         assert not re.search(power, text), power
     assert text.count("<details>") == text.count("</details>") > 0
+
+
+def test_a_claims_expectation_is_learned_from_when_the_run_is_over(root: Path, repo: Repo, tmp_path: Path) -> None:
+    """From the claim's estimate over the receipt in a real ledger to the next expectation and the next plan."""
+    remote = tmp_path / "ledger.git"
+    Repo.init(remote, bare=True).close()
+    ledger = Ledger(f"file://{remote}", cache_dir=tmp_path / "cache", environ=git_environ(tmp_path))
+    spec = load(job(root), root)
+    candidate = ladder(spec, open_sources(root, OFFLINE).offers(spec).offers)[0]
+    expect = Expectations(root, OFFLINE, ledger, print)
+    first = expect(spec, [candidate])
+    assert first["gpu"] == "NVIDIA A40" and first["kind"] == "qlora" and first["expected_usd"] > 0
+    assert "no finished run" in first["correction"]
+    run = json.dumps({"estimate": first}).encode()
+    claimed = EventDraft(state="claimed", writer="control", attempt=1)
+    ledger.claim("job-01234567-89abcdef", files={"spec.yaml": b"", "run.json": run}, event=claimed)
+    took = {"training": first["training_s"] * 1.5}
+    receipt = {"outcome": "succeeded", "phases_s": took, "history": [{"gpu": "NVIDIA A40"}]}
+    ledger.append("job-01234567-89abcdef", files={"receipt.json": json.dumps(receipt).encode()})
+    second = expect(spec, [candidate])
+    assert second["training_s"] == first["training_s"], "what is learned from is never corrected itself"
+    assert second["expected_hours"] > first["expected_hours"] and "× 1.50 by 1 finished run" in second["correction"]
+    repo.git.add("jobs", "data")
+    repo.git.commit("-m", "job")
+    urls = {"PUSHTRAIN_LEDGER_URL": f"file://{remote}", "PUSHTRAIN_SOURCE_URL": "file:///nowhere"}
+    plan = one(root, {**git_environ(tmp_path), **OFFLINE, **urls})
+    assert any("× 1.50 by 1 finished run on NVIDIA A40 with qlora" in note for note in plan.notes), plan.notes
+    assert expect(load(job(root, model={"id": "some/thing"}), root), [candidate]) == {}
+    assert expect(spec, []) == {}

@@ -106,6 +106,10 @@ class Sources:
                     self.past_trouble = f"past runs are not read: {failure}"
         return self._past
 
+    def learn(self, runs: list[Past]) -> None:
+        """What somebody else has read of the ledger, newest first."""
+        self._past = runs
+
 
 def open_sources(root: Path, environ: Mapping[str, str], snapshot: Snapshot | None = None) -> Sources:
     """Raises PushtrainError for a prices.json that cannot be read."""
