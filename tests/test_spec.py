@@ -54,7 +54,6 @@ def test_a_whole_number_is_taken_where_a_float_is_meant() -> None:
         ("method.target_modules", ["q_proj; reboot"]),
         ("publish.private", "yes"),
         ("publish.private", 1),
-        ("publish.merge", True),
         ("publish.repo", "support-lora"),
         ("model.id", "org/../other"),
         ("model.id", "org/name/third"),

@@ -88,14 +88,14 @@ def check_saved(job: Job, trainer: Any, questions: Sequence[Question]) -> None:
     """
     _check_finite(job.adapter)
     ids = [question.prompt_ids for question in questions]
-    in_memory = [_logits(trainer.model, prompt) for prompt in ids]
+    in_memory = [next_logits(trainer.model, prompt) for prompt in ids]
     if not base_comes_first(job):
         with trainer.model.disable_adapter():
-            base = [_logits(trainer.model, prompt) for prompt in ids]
-        if ids and _difference(base, in_memory) == 0:
+            base = [next_logits(trainer.model, prompt) for prompt in ids]
+        if ids and largest_difference(base, in_memory) == 0:
             say("evaluation: the adapter changes nothing yet: too few steps, or too low a learning rate")
     fresh = _loaded_again(job, trainer)
-    difference = _difference(in_memory, [_logits(fresh, prompt) for prompt in ids])
+    difference = largest_difference(in_memory, [next_logits(fresh, prompt) for prompt in ids])
     largest = max((float(logits.abs().max()) for logits in in_memory), default=1.0)
     if not difference <= largest * _allowed(job):
         raise AdapterBroken(f"what was saved is not what was trained: logits of {largest:g} differ by {difference:g}")
@@ -141,7 +141,7 @@ def _answer(trainer: Any, question: Question) -> str:
     return str(tokenizer.decode(output[0, begins:], skip_special_tokens=True)).strip()
 
 
-def _logits(model: Any, prompt: list[int]) -> torch.Tensor:
+def next_logits(model: Any, prompt: list[int]) -> torch.Tensor:
     """Of the token after the prompt, fp32 on the CPU; of the first one a decoder writes."""
     model.eval()
     device = next(model.parameters()).device
@@ -157,7 +157,7 @@ def _autocast() -> torch.autocast:
     return torch.autocast("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16, enabled=uses_bf16())
 
 
-def _difference(one: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) -> float:
+def largest_difference(one: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) -> float:
     return max((float((a - b).abs().max()) for a, b in zip(one, other, strict=True)), default=0.0)
 
 

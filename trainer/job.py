@@ -67,6 +67,10 @@ class Job:
         return self.run_dir / "adapter"
 
     @property
+    def merged(self) -> Path:
+        return self.run_dir / "merged"
+
+    @property
     def start(self) -> Path:
         """The adapter before the first step, kept where it is a part of the base."""
         return self.run_dir / f"start-{self.digest[:12]}.safetensors"

@@ -1,6 +1,7 @@
 """The base model at its commit, and its tokenizer."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,20 +69,44 @@ def load_model(
     if torch.cuda.is_available() and not job.is_divided:
         options["device_map"] = {"": int(os.environ.get("LOCAL_RANK", "0"))}
     if kind == "qlora":
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.bfloat16 if uses_bf16() else torch.float32,
-        )
+        options["quantization_config"] = _nf4()
     if weights is None:
         options["revision"] = job.inputs.model_sha
+    return _loaded(job, str(weights or model.id), options)
+
+
+def load_to_merge(job: Job) -> tuple["PreTrainedModel", str]:
+    """The base an adapter is merged onto, on the CPU and in 16 or 32 bits; and what to call it."""
+    model = job.spec.model
+    is_4bit = job.spec.method.kind == "qlora" and job.spec.publish.merge_base == "trained"
+    options: dict[str, Any] = {
+        "dtype": "auto",
+        "disable_mmap": is_on_network(Path(constants.HF_HUB_CACHE)),
+        "trust_remote_code": model.trust_remote_code,
+        "revision": job.inputs.model_sha,
+    }
+    if not is_4bit:
+        return _loaded(job, model.id, options), "original" if job.spec.method.kind == "qlora" else "16-bit"
+    dtype = torch.bfloat16 if uses_bf16() else torch.float32
+    options |= {"dtype": dtype, "quantization_config": _nf4(), "device_map": {"": "cpu"}}
+    return _loaded(job, model.id, options).dequantize(dtype=dtype), "dequantized 4-bit"
+
+
+def _nf4() -> BitsAndBytesConfig:
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16 if uses_bf16() else torch.float32,
+    )
+
+
+def _loaded(job: Job, source: str, options: Mapping[str, Any]) -> "PreTrainedModel":
+    model = job.spec.model
     try:
         with hub_errors(f"model {model.id}", missing=ModelNotFound):
-            loaded: PreTrainedModel = (
-                task_of(job.spec).model_class().from_pretrained(str(weights or model.id), **options)
-            )
-    except (ValueError, OSError) as error:
+            loaded: PreTrainedModel = task_of(job.spec).model_class().from_pretrained(source, **options)
+    except (ValueError, OSError, ImportError) as error:
         failure = translate(error)
         if not isinstance(failure, TrainingFailed):
             raise

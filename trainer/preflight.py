@@ -31,7 +31,7 @@ from trainer.report import say, write_whole
 # A glitch of the Hub must not cost a rented machine's start; an outage must not cost an hour of it.
 RETRY_DELAYS_S = (1.0, 3.0, 10.0, 30.0)
 
-_MODEL_FILES = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.py"]
+_MODEL_FILES = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.py", "README.md"]
 # Copies of the weights in other formats, which some repositories keep beside the ones transformers reads.
 _OTHER_FORMATS = ["*/*", "consolidated*"]
 
@@ -91,6 +91,7 @@ def check_disk(job: Job, free: Callable[[Path], int] = free_bytes) -> None:
     """
     weights, missing = _weight_bytes(job)
     state = 2 * 6 * weights + weights if job.spec.method.kind == "full" else 3 * weights // 10
+    state += weights if job.spec.publish.merge else 0
     needs = {Path(constants.HF_HUB_CACHE): missing, job.run_dir: state}
     devices: dict[int, int] = {}
     for folder, need in needs.items():

@@ -1,5 +1,6 @@
 """From checked inputs to a published adapter: everything that needs torch, top to bottom."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -8,13 +9,15 @@ import torch
 from transformers import logging as transformers_logging
 
 from trainer.adapters import with_trained_weights
-from trainer.card import model_card
+from trainer.card import Facts, model_card
 from trainer.checkpoint import Stop, to_resume
 from trainer.data import Prepared, Rows
 from trainer.determinism import set_kernels
 from trainer.evaluate import Measured, base_comes_first, check_saved, measure, remember_base, remembered_base, samples
-from trainer.job import Job, rank
+from trainer.gates import Gate, judged
+from trainer.job import Job, rank, read_json
 from trainer.lock import run_lock, write_lock
+from trainer.merge import Merged, merge
 from trainer.model import check_gpu, load_model, load_tokenizer
 from trainer.publish import Published, publish
 from trainer.report import Report, write_whole
@@ -31,6 +34,7 @@ class Outcome:
     base: Measured
     adapter: Measured
     samples: list[dict[str, str]]
+    merged: Merged | None
 
 
 def carry_out(job: Job, rows: Rows | None, report: Report, stop: Stop, download: BaseProcess | None) -> None:
@@ -65,14 +69,25 @@ def carry_out(job: Job, rows: Rows | None, report: Report, stop: Stop, download:
     report.event("training", where, **start, **asdict(data.counts), lock=lock)
     if rank() == 0:
         write_lock(report.folder, lock)
+        if not is_over:
+            write_lock(job.run_dir, lock)  # a later attempt that only publishes says what trained
     trained = train(job, trainer, watch, checkpoint)
     report.event("evaluating", f"after {trained.steps} steps", steps=trained.steps, phases_s=report.phases.seconds)
     outcome = _evaluate(job, trainer, data, trained)
     if rank() == 0:
         metrics = _metrics(outcome)
-        write_whole(job.adapter / "README.md", model_card(job, data, metrics, outcome.samples))
+        gates = judged(job.spec.publish.promote, metrics)
+        facts = Facts(
+            metrics=metrics,
+            samples=outcome.samples,
+            lock=read_json(job.run_dir / "lock.json") or lock,
+            gates=gates,
+            merged=outcome.merged,
+        )
+        card = model_card(job, data, facts)
+        write_whole((job.merged if job.spec.publish.merge else job.adapter) / "README.md", card)
         report.event("publishing", job.spec.publish.repo)
-        result = _result(publish(job), metrics, outcome)
+        result = _result(publish(job, gates), gates, metrics, outcome)
         report.result({**result, "lock": lock, "phases_s": report.phases.seconds})
     trainer.end()
 
@@ -88,8 +103,9 @@ def _evaluate(job: Job, trainer: Any, data: Prepared, trained: Trained) -> Outco
     base = remembered_base(job) if base_comes_first(job) else measure(job, trainer, data.questions, base=True)
     if rank() == 0 and not job.is_divided:
         check_saved(job, trainer, data.questions)
+    merged = merge(job, trainer, data.questions) if rank() == 0 and job.spec.publish.merge else None
     shown = samples(data.questions, base, adapter) if rank() == 0 else []
-    return Outcome(trained=trained, base=base, adapter=adapter, samples=shown)
+    return Outcome(trained=trained, base=base, adapter=adapter, samples=shown, merged=merged)
 
 
 def _metrics(outcome: Outcome) -> dict[str, Any]:
@@ -107,5 +123,8 @@ def _metrics(outcome: Outcome) -> dict[str, Any]:
     return metrics
 
 
-def _result(published: Published, metrics: dict[str, Any], outcome: Outcome) -> dict[str, Any]:
-    return {"adapter": asdict(published), "metrics": metrics, "samples": outcome.samples}
+def _result(published: Published, gates: Sequence[Gate], metrics: dict[str, Any], outcome: Outcome) -> dict[str, Any]:
+    whole = asdict(published)
+    promotion = {"revision": whole.pop("promoted"), "gates": [asdict(gate) for gate in gates]}
+    merged = {"merged": asdict(outcome.merged)} if outcome.merged is not None else {}
+    return {"adapter": whole, "promotion": promotion, **merged, "metrics": metrics, "samples": outcome.samples}

@@ -1,11 +1,12 @@
 """Files to a repository on the Hub: one commit, verified against what the Hub then lists."""
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.hf_api import RepoFile
 
 from trainer.failures import AdapterBroken, HubRejected, hub_errors
@@ -17,12 +18,14 @@ RETRY_DELAYS_S = (10.0, 20.0, 40.0, 80.0, 120.0)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Target:
-    """Where a commit goes and what it says. `branch` is made when missing, from where main begins."""
+    """Where a commit goes and what it says. `branch` is made when missing, from where main begins. Files whose path
+    matches `replaces` and that are not sent are removed: what an earlier result left."""
 
     repo: str
     title: str
     description: str | None = None
     branch: str = "main"
+    replaces: re.Pattern[str] | None = None
 
 
 def commit_files(to: Target, files: Mapping[str, Path]) -> str:
@@ -37,11 +40,13 @@ def commit_files(to: Target, files: Mapping[str, Path]) -> str:
         if to.branch != "main":
             api.create_branch(to.repo, branch=to.branch, exist_ok=True)
         head = str(api.model_info(to.repo, revision=to.branch).sha)
-        if not _differing(api, to.repo, head, files):
+        stale = _stale(api, to, head, files)
+        if not stale and not _differing(api, to.repo, head, files):
             return head
+        added = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=path) for name, path in files.items()]
         made = api.create_commit(
             to.repo,
-            operations=[CommitOperationAdd(path_in_repo=name, path_or_fileobj=path) for name, path in files.items()],
+            operations=[*added, *(CommitOperationDelete(path_in_repo=name) for name in stale)],
             commit_message=to.title,
             commit_description=to.description,
             revision=to.branch,
@@ -51,6 +56,13 @@ def commit_files(to: Target, files: Mapping[str, Path]) -> str:
                 f"{to.repo}@{made.oid[:8]}: the Hub lists other bytes than were sent for {differing[0]}"
             )
     return str(made.oid)
+
+
+def _stale(api: HfApi, to: Target, revision: str, files: Mapping[str, Path]) -> list[str]:
+    if to.replaces is None:
+        return []
+    listed = api.list_repo_files(to.repo, revision=revision)
+    return sorted(name for name in listed if name not in files and to.replaces.fullmatch(name))
 
 
 def _differing(api: HfApi, repo: str, revision: str, files: Mapping[str, Path]) -> list[str]:

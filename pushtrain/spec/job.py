@@ -144,6 +144,21 @@ class TrainingSpec(JobSpec):
                 raise ValueError(f"{part} is for task {part}, this is {self.task}")
         return self
 
+    @model_validator(mode="after")
+    def _result_can_be(self) -> "TrainingSpec":
+        publish, kind = self.publish, self.method.kind
+        if publish.merge and kind == "full":
+            raise ValueError("publish.merge: method full has no adapter to merge")
+        if "merge_base" in publish.model_fields_set and not (publish.merge and kind == "qlora"):
+            raise ValueError("publish.merge_base is for method qlora with publish.merge: true")
+        gates = publish.promote.model_dump(exclude_none=True) if publish.promote else {}
+        for gate, task in {"rouge_l_above": "seq2seq", "reward_accuracy_above": "dpo"}.items():
+            if gate in gates and self.task != task:
+                raise ValueError(f"publish.promote.{gate} is for task {task}, this is {self.task}")
+        if gates and self.data.eval_fraction == 0 and self.data.eval_split is None:
+            raise ValueError("publish.promote needs held-out rows, data.eval_fraction is 0: no gate could hold")
+        return self
+
     @property
     def floating(self) -> list[str]:
         """What of the spec can mean something else tomorrow, in words; the run's lock has what it meant."""
