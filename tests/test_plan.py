@@ -23,6 +23,7 @@ from pushtrain.plan.markdown import markdown, plan_markdown
 from pushtrain.plan.model import Plans
 from pushtrain.plan.sources import open_sources
 from pushtrain.plan.text import drawn
+from pushtrain.plan.words import after_a_lost_pod
 from pushtrain.spec.file import load
 from pushtrain.terminal import out
 
@@ -148,6 +149,7 @@ def test_a_model_nobody_knows_and_a_command_have_no_estimate_and_say_so(root: Pa
     plan = one(root)
     assert plan.memory is None and plan.places[0].cap_usd == pytest.approx(2 * 0.446, rel=0.02)
     assert any("no model of memory or time" in note for note in plan.notes)
+    assert after_a_lost_pod(plan) == "the command starts again on the same volume"
 
 
 def test_what_a_reviewer_must_see_is_a_caution(root: Path) -> None:

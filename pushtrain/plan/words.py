@@ -95,6 +95,8 @@ def suggested(suggestion: Suggestion) -> str:
 def after_a_lost_pod(plan: Plan) -> str:
     tiers = plan.spec.compute.tiers
     goes_on, anew = "the next attempt goes on from the last checkpoint", "the next attempt starts from step 0"
+    if plan.spec.task == "command":
+        goes_on, anew = "the command starts again on the same volume", "the command starts again on an empty disk"
     if "COMMUNITY" not in tiers:
         return goes_on
     return anew if "SECURE" not in tiers else f"{goes_on}; on a community machine {anew}"
