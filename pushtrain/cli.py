@@ -16,7 +16,7 @@ from pushtrain.cli_again import replay, retry
 from pushtrain.cli_plan import plan, prices, review
 from pushtrain.errors import PushtrainError
 from pushtrain.redact import redact
-from pushtrain.terminal import out, print_json, report, report_tick, say
+from pushtrain.terminal import out, print_json, report, report_tick, say, tick_reporter
 
 app = typer.Typer(
     name="pushtrain",
@@ -93,7 +93,7 @@ def reconcile(
     try:
         with stoppable():
             control = open_control(Path.cwd(), say)
-            with told(control, os.environ, report_tick) as once:
+            with told(control, os.environ, tick_reporter()) as once:
                 if follow:
                     code = keep_on(control, max_minutes=max_minutes, once=once)
                 else:

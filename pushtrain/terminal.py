@@ -4,10 +4,11 @@ import json
 import os
 import re
 import sys
+from collections.abc import Callable
 
 from rich.console import Console, RenderableType
 
-from pushtrain.errors import PushtrainError
+from pushtrain.errors import PushtrainError, SpecError
 from pushtrain.redact import redact
 
 # Text of specs, logs and clouds is never markup, and the :100: in file:100:5 is no emoji.
@@ -58,9 +59,21 @@ def _property(text: str) -> str:
     return text
 
 
-def report_tick(done: object) -> None:
-    from pushtrain.reconcile import Tick
+def tick_reporter() -> Callable[[object], None]:
+    """Reports the failures of each tick; a wrong spec, which stays wrong until somebody pushes, once."""
+    told: set[str] = set()
 
-    assert isinstance(done, Tick)
-    for failure in done.failures:
-        report(failure)
+    def report_tick(done: object) -> None:
+        from pushtrain.reconcile import Tick
+
+        assert isinstance(done, Tick)
+        for failure in done.failures:
+            if not isinstance(failure, SpecError) or str(failure) not in told:
+                report(failure)
+            told.add(str(failure))
+
+    return report_tick
+
+
+def report_tick(done: object) -> None:
+    tick_reporter()(done)

@@ -13,6 +13,7 @@ import pytest
 from git_world import git_environ
 from github_server import TOKEN, GitHubServer
 
+from pushtrain.errors import SpecError
 from pushtrain.github.changes import MOST_SPECS
 from pushtrain.github.markdown import LONGEST
 from pushtrain.github.posting import review_here
@@ -172,11 +173,28 @@ def test_a_spec_renamed_deleted_or_doubled_is_said(scene: Scene) -> None:
     assert scene.review().exit_code == 2 and "is also in" in scene.comment()
 
 
-def test_nothing_changed_and_nothing_asked_of_anybody(scene: Scene) -> None:
+def test_nothing_changed_makes_no_comment_and_edits_the_one_that_is_there(scene: Scene) -> None:
     scene.write("README.md", "hello")
     scene.commit()
     assert scene.review().exit_code == 0
+    assert scene.server.comments == {} and "A merge starts nothing." in scene.summary.read_text()
+    scene.spec("new")
+    scene.commit()
+    scene.review()
+    scene.git("rm", "-q", "jobs/new.yaml")
+    scene.commit()
+    scene.review()
     assert "A merge starts nothing." in scene.comment()
+
+
+def test_a_check_that_cannot_be_made_is_said_and_the_older_comment_does_not_stand(scene: Scene, tmp_path: Path) -> None:
+    scene.spec("new")
+    scene.commit()
+    scene.review()
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(SpecError, match="no git work tree"):
+        review_here(tmp_path / "nothing", "main", scene.env(), scene.said.append)
+    assert "The check could not be made." in scene.comment()
 
 
 def test_a_policy_in_the_pull_request_is_not_the_one_that_holds(scene: Scene) -> None:

@@ -2,8 +2,10 @@
 
 import json
 import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jsonschema
 import pytest
@@ -14,6 +16,7 @@ from ruamel.yaml import YAML
 from pushtrain.check import check
 from pushtrain.errors import SpecError
 from pushtrain.policy.file import NO_POLICY, parse_policy, policy_at, policy_schema_json
+from pushtrain.policy.licence import BELIEVED_S, Licences
 from pushtrain.policy.model import Policy
 from pushtrain.policy.outside import Outside
 from pushtrain.policy.rules import Known, Violation, matches, owned, violations
@@ -317,3 +320,54 @@ def test_a_bucket_is_allowed_by_its_name_and_not_by_the_beginning_of_it() -> Non
     for owners, may in (("s3://rows", True), ("s3://rows/2026", True), ("s3://row", False), ("rows", False)):
         found = broken(f"version: 1\ndataset_owners: ['{owners}']\n", spec)
         assert ("dataset_owners" not in [it.rule for it in found]) is may, owners
+
+
+class Cards(BaseHTTPRequestHandler):
+    """The Hub's answer about a model, as huggingface.co/api/models/ID/revision/REV gives it."""
+
+    CARDS: ClassVar[dict[str, Any]] = {
+        "Qwen/Qwen3-8B": {"license": "apache-2.0"},
+        "Qwen/Other": {"license": "other", "license_name": "qwen"},
+        "no/card": None,
+        "odd/card": {"license": ["mit", "gpl-3.0"]},
+    }
+
+    def do_GET(self) -> None:
+        self.server.seen.append(self.path)  # type: ignore[attr-defined]
+        name = self.path.removeprefix("/api/models/").partition("/revision/")[0]
+        body = json.dumps({"id": name, "modelId": name, "cardData": self.CARDS.get(name)}).encode()
+        self.send_response(200 if name in self.CARDS else 404)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args: object) -> None:
+        return
+
+
+def test_a_licence_is_read_from_the_models_card_and_remembered_for_a_while() -> None:
+    server, now = ThreadingHTTPServer(("127.0.0.1", 0), Cards), [0.0]
+    server.seen = []  # type: ignore[attr-defined]
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    try:
+        licences = Licences({"HF_ENDPOINT": f"http://127.0.0.1:{server.server_address[1]}"}, lambda: now[0])
+        names = ["Qwen/Qwen3-8B", "Qwen/Other", "no/card", "odd/card", "not/there", "Qwen/Qwen3-8B"]
+        assert [licences(name, "main") for name in names] == ["apache-2.0", "qwen", None, None, None, "apache-2.0"]
+        assert len(server.seen) == 5  # type: ignore[attr-defined]
+        now[0] = BELIEVED_S + 1
+        assert licences("Qwen/Qwen3-8B", "main") == "apache-2.0" and len(server.seen) == 6  # type: ignore[attr-defined]
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert Licences({"HF_ENDPOINT": "http://127.0.0.1:9"})("Qwen/Qwen3-8B", "main") is None
+
+
+def test_a_month_is_not_guessed_where_a_run_cannot_be_read(world: World) -> None:
+    world.job(max_usd=1.0)
+    world.checkout.policy = parse_policy(b"version: 1\nmax_usd_per_month: 15\n")
+    control = world.control()
+    junk = control.ledger._store.commit(None, {"README": b"no run"}, b"x", 0.0)
+    ref = f"refs/heads/runs/stray-{'a' * 8}-{'b' * 8}"
+    assert control.ledger._store.push({ref: junk}).returncode == 0
+    done = world.tick(control)
+    assert not done.active and any("holds no run" in str(it) for it in done.failures)

@@ -20,9 +20,13 @@ PATIENCE_S = 60.0
 def review_here(root: Path, base: str, environ: Mapping[str, str], say: Callable[[str], None]) -> Review:
     """A review of HEAD, said wherever it can be; printed where there is no workflow to say it in."""
     event = pull_request(environ)
-    found = review(root, base, event.head if event else head_commit(root), environ)
-    text = found.as_markdown()
-    post(text, environ, say)
+    text, is_news = "## pushtrain\n\n❌ **The check could not be made.** Its log says why.", True
+    try:
+        head = head_commit(root)
+        found = review(root, base, event.head if event else head, environ)
+        text, is_news = found.as_markdown(), found.is_news
+    finally:  # said in any case: a reviewer must not take silence, or an older comment, for a yes
+        post(text, environ, say, only_edit=not is_news)
     if not environ.get("GITHUB_STEP_SUMMARY"):
         print(text)
     for warning in found.warnings:
@@ -30,8 +34,9 @@ def review_here(root: Path, base: str, environ: Mapping[str, str], say: Callable
     return found
 
 
-def post(body: str, environ: Mapping[str, str], say: Callable[[str], None]) -> None:
-    """Says `body` wherever it can be said; never raises, since the plan's own outcome is what counts."""
+def post(body: str, environ: Mapping[str, str], say: Callable[[str], None], *, only_edit: bool = False) -> None:
+    """Says `body` wherever it can be said, with `only_edit` in no new comment; never raises, since the plan's own
+    outcome is what counts."""
     summarize(body, environ, say)
     pull = pull_request(environ)
     if pull is None:
@@ -40,7 +45,7 @@ def post(body: str, environ: Mapping[str, str], say: Callable[[str], None]) -> N
         say("a pull request from a fork: its token only reads, so the plan is in the step summary and the annotations")
         return
     try:
-        _comment(pull, body, environ, say)
+        _comment(pull, body, environ, say, only_edit)
     except GitHubError as refused:
         hint = f" ({refused.hint})" if refused.hint else ""
         say(f"no comment: {refused}{hint}; the plan is in the step summary")
@@ -61,7 +66,9 @@ def summarize(text: str, environ: Mapping[str, str], say: Callable[[str], None])
         say(f"no step summary: {error.strerror or error}")
 
 
-def _comment(pull: PullRequest, body: str, environ: Mapping[str, str], say: Callable[[str], None]) -> None:
+def _comment(
+    pull: PullRequest, body: str, environ: Mapping[str, str], say: Callable[[str], None], only_edit: bool
+) -> None:
     github = connect(environ, wait_s=PATIENCE_S)
     if github is None:
         say("no comment: GITHUB_TOKEN or GITHUB_REPOSITORY is not set; the plan is in the step summary")
@@ -71,6 +78,6 @@ def _comment(pull: PullRequest, body: str, environ: Mapping[str, str], say: Call
         if now != pull.head:
             say(f"no comment: the branch has moved on to {now[:8]}, whose own check comments")
             return
-        Sticky(github, pull.number, "plan", author=login(environ)).put(body)
+        Sticky(github, pull.number, "plan", author=login(environ)).put(body, only_edit=only_edit)
     finally:
         github.close()

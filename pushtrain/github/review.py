@@ -42,6 +42,11 @@ class Review:
     def exit_code(self) -> int:
         return max((problem.exit_code for problem in self.problems), default=0)
 
+    @property
+    def is_news(self) -> bool:
+        """False where there is nothing to say: no comment then, unless there is one already."""
+        return bool(self.changes or self.problems or self.warnings)
+
     def as_markdown(self) -> str:
         head = [f"## {self._title()}", self._verdict()]
         if len(self.plans) > 1:

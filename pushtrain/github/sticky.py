@@ -26,9 +26,9 @@ class Sticky:
         self._marker = marker(name)
         self._id: int | None = None
 
-    def put(self, body: str) -> None:
+    def put(self, body: str, *, only_edit: bool = False) -> None:
         """Make the comment say `body`. One that a person has edited is overwritten; where it was deleted, or lost its
-        marker, it is made anew. Raises GitHubError."""
+        marker, it is made anew, unless `only_edit`. Raises GitHubError."""
         text = f"{self._marker}\n{body}"
         number = self._id or self._find()
         if number is not None:
@@ -38,6 +38,8 @@ class Sticky:
                 return
             except GitHubNotFound:
                 self._id = None
+        if only_edit:
+            return
         self._id = int(self._github.post(f"issues/{self._pull}/comments", {"body": text})["id"])
 
     def _find(self) -> int | None:

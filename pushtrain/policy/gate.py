@@ -11,7 +11,6 @@ from pushtrain.desired import Desired, Job
 from pushtrain.errors import SpecError
 from pushtrain.events import parse_time
 from pushtrain.ledger import Ledger, RunRecord
-from pushtrain.lookup import read_each
 from pushtrain.policy.outside import APPROVAL_MISSING, Outside
 from pushtrain.policy.rules import VIOLATION, Known, violations
 from pushtrain.receipt import cost
@@ -47,10 +46,9 @@ def admit(
 def month_so_far(ledger: Ledger, runs: Mapping[str, str], now_s: float) -> float:
     """Dollars of this calendar month (UTC): the runs closed in it by their cost, the active ones by their cap.
 
-    A branch that no run wrote costs nothing here: every tick names it. Raises LedgerUnavailable.
+    Raises LedgerUnavailable, and LedgerError for a branch that cannot be read: nobody's cost is taken for nothing.
     """
-    records, _ = read_each(ledger, runs)
-    return sum(_counted(record, now_s) for record in records.values())
+    return sum(_counted(record, now_s) for record in ledger.read_all(runs).values())
 
 
 def _counted(record: RunRecord, now_s: float) -> float:

@@ -23,7 +23,7 @@ class Licences:
         return known[1]
 
     def _ask(self, model_id: str, revision: str) -> str | None:
-        from httpx import HTTPError
+        from httpx2 import HTTPError
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
