@@ -2,7 +2,7 @@
 UV := $(or $(shell command -v uv 2>/dev/null),.tools/uv/bin/uv)
 RUN := $(UV) run --no-sync
 # The control plane's and the trainer's locked environment. Bytecode is compiled once, or every process pays 11 s for it.
-SYNC := $(UV) sync --frozen --quiet --all-extras --compile-bytecode
+SYNC := $(UV) sync --frozen --quiet --all-extras --no-extra deepspeed --compile-bytecode
 
 .PHONY: help demo test faults faults-real lint benchmarks sync
 

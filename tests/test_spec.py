@@ -207,6 +207,7 @@ def test_a_way_to_share_the_work_that_the_job_cannot_take_is_refused(
         job_spec(document)
     document["compute"]["count"], document["method"] = 2, {"kind": "full"}
     assert job_spec(document).train.parallel == parallel
+    assert job_spec(document).extras == (("deepspeed",) if parallel == "deepspeed_zero3" else ())
 
 
 @pytest.mark.parametrize("name", ["$(reboot)", "a\n", "A", "-a", "a/b", "", "a" * 42, "a.b"])

@@ -52,7 +52,7 @@ def test_weights_divided_by_deepspeed_need_deepspeed(bench: Bench) -> None:
     assert bench.run() == 2
     failure = bench.file("failure.json")
     assert failure["reason"] == "ParallelUnavailable"
-    assert "fsdp2" in failure["message"] and "pip install deepspeed" in failure["message"]
+    assert "fsdp2" in failure["message"] and "--extra deepspeed" in failure["message"]
 
 
 def test_a_dataset_that_is_not_there_is_exit_2(bench: Bench) -> None:

@@ -19,7 +19,7 @@ def check_parallel(parallel: str | None) -> None:
         raise ParallelUnavailable(
             "train.parallel deepspeed_zero3: the package deepspeed is not in this environment",
             hint="train.parallel: fsdp2 divides the weights in the same way and needs no other package; or install it "
-            "where the trainer runs: pip install deepspeed",
+            "here: uv sync --extra deepspeed (a pod does that by itself)",
         )
 
 
@@ -71,7 +71,9 @@ def put_back(trainer: Any, folder: str) -> None:
 
 def gathered(trainer: Any) -> dict[str, Any]:
     """Every weight, whole, on the CPU of the first process; empty in the others. All of them have to call it."""
-    found = trainer.accelerator.get_state_dict(trainer.model)
+    # DeepSpeed's engine around the model knows where the parts are; FSDP2's model is that itself.
+    whole = trainer.model_wrapped if trainer.is_deepspeed_enabled else trainer.model
+    found = trainer.accelerator.get_state_dict(whole)
     return dict(found or {}) if rank() == 0 else {}
 
 

@@ -172,7 +172,8 @@ class TrainingSpec(JobSpec):
     @property
     def extras(self) -> tuple[str, ...]:
         bucket = (self.data.bucket,) if self.data.bucket else ()
-        return (*bucket, *(name for name in self.track if name != "tensorboard"))
+        divides = ("deepspeed",) if self.train.parallel == "deepspeed_zero3" else ()
+        return (*bucket, *(name for name in self.track if name != "tensorboard"), *divides)
 
     @model_validator(mode="after")
     def _streams_one_way(self) -> "TrainingSpec":

@@ -30,9 +30,12 @@ def try_longest(job: Job, trainer: Any) -> int:
     """Forward and backward over the longest rows, beside what the optimizer is going to keep.
 
     Returns the tokens that took, which TRL counts as trained. Raises TooLarge with what does fit, OutOfMemory where
-    nothing does. Leaves no gradient, and the random numbers as they were.
+    nothing does. Leaves no gradient, and the random numbers as they were. With DeepSpeed, whose backward pass is a step
+    of its optimizer, nothing is tried.
     """
     batches, tokens = job.batches, 0
+    if job.parallel == "deepspeed_zero3":
+        return tokens
     while True:
         fault, tried = _try(job, trainer, batches)
         tokens += tried

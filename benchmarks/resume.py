@@ -1,0 +1,75 @@
+"""What a lost pod costs: a training killed with SIGKILL and resumed, beside the same one unbroken.
+
+Lost steps are those that are trained twice; extra seconds are what both attempts took beyond the unbroken one: starting
+once more, and the lost steps. What a cloud takes for another pod comes on top (`benchmarks/run_times.py`). Goal: lost
+steps at most one checkpoint interval. The weights are compared, too: they have to be the same bytes.
+"""
+
+import hashlib
+import json
+import tempfile
+import time
+from pathlib import Path
+
+from support.training import World, arguments, machine, ran, rows_of, seconds_to, spread, world
+
+STEPS, EVERY = 40, 10
+# In a turn each: right before a checkpoint, in the middle, right after one.
+KILLED_AT = (29, 15, 31)
+
+
+def main() -> None:
+    asked = arguments(__doc__ or "", repeats=3)
+    lost: list[float] = []
+    extra: list[float] = []
+    share: list[float] = []
+    again: list[float] = []
+    with tempfile.TemporaryDirectory() as scratch, world(Path(scratch), rows_of(200, 20, 60), asked.model) as job:
+        job.train = {
+            "max_steps": STEPS,
+            "save_steps": EVERY,
+            "per_device_train_batch_size": 2,
+            "gradient_accumulation_steps": 2,
+            "max_length": 128,
+            "gradient_checkpointing": False,
+        }
+        ran(job.ours(job.folder / "warm", max_steps=1), job)  # fills the page cache, and the volume with the model
+        for turn in range(asked.repeats):
+            killed_at = KILLED_AT[turn % len(KILLED_AT)]
+            whole, broken = job.folder / f"whole-{turn}", job.folder / f"broken-{turn}"
+            whole_s = _seconds(job.ours(whole), job)
+            first_s = seconds_to(f"step {killed_at}/", job.ours(broken), job).wall_s
+            second_s = _seconds([*job.ours(broken), "--attempt", "2"], job)
+            resumed = json.loads((broken / "attempt-2" / "result.json").read_text())["metrics"]["resumed_from_step"]
+            if _weights(whole) != _weights(broken):
+                raise RuntimeError(f"killed at step {killed_at}, the resumed training made other weights")
+            lost.append(killed_at - resumed)
+            extra.append(first_s + second_s - whole_s)
+            share.append((first_s + second_s) / whole_s)
+            again.append(_until_first_step(broken / "attempt-2"))
+    print(f"{machine()}; {asked.model or 'a random Llama of 0.7 M parameters'}; {asked.repeats} turns of {STEPS} steps")
+    print(f"  lost steps {spread(lost)}   goal: at most {EVERY}, the checkpoint interval")
+    print(f"  extra seconds {spread(extra)}: with the break {spread(share)} of the unbroken training's time")
+    print(f"  of them to the first new step {spread(again)}, from the first event of the second attempt")
+    print("  the weights are the same bytes each time")
+
+
+def _seconds(command: list[str], job: World) -> float:
+    began = time.perf_counter()
+    ran(command, job)
+    return time.perf_counter() - began
+
+
+def _weights(run_dir: Path) -> str:
+    return hashlib.sha256((run_dir / "adapter" / "adapter_model.safetensors").read_bytes()).hexdigest()
+
+
+def _until_first_step(attempt: Path) -> float:
+    events = (attempt / "events.jsonl").read_text().splitlines()
+    steps = [json.loads(line) for line in (attempt / "metrics.jsonl").read_text().splitlines()]
+    first = min(row["time"] for row in steps if "loss" in row)
+    return float(first - json.loads(events[0])["time"])
+
+
+if __name__ == "__main__":
+    main()
