@@ -5,11 +5,16 @@ from pathlib import Path
 
 import pytest
 
+from infra.simulator.server import RunningSimulator
 from pushtrain.cloud import Offer
-from pushtrain.errors import PushtrainError
+from pushtrain.errors import CloudError, PushtrainError
 from pushtrain.events import parse_time
 from pushtrain.gpus import GPU_NAMES
+from pushtrain.prices.show import document_of, refreshed, rows, table_of
 from pushtrain.prices.snapshot import FILE, MAX_BYTES, document, of_repository, packaged, parse
+from pushtrain.terminal import out
+
+pytest_plugins = ("simulator_fixtures",)
 
 OFFER = Offer(
     gpu="NVIDIA A40",
@@ -71,3 +76,26 @@ def test_a_file_that_is_too_large_or_no_json_is_refused() -> None:
     for raw in (b"x" * (MAX_BYTES + 1), b"{", b"\xff"):
         with pytest.raises(PushtrainError):
             parse(raw, FILE)
+
+
+def test_refreshing_asks_the_live_catalogue_and_a_table_and_json_show_it(
+    tmp_path: Path, simulator: RunningSimulator
+) -> None:
+    said = refreshed(tmp_path, simulator.env(), now_s=parse_time("2026-11-21T12:00:00Z"))
+    assert said.startswith(f"{FILE}: ") and "2026-11-21 12:00 UTC" in said
+    found = of_repository(tmp_path)
+    assert found.asked == "2026-11-21T12:00:00Z" and len(found.offers) > 20
+    assert not list(tmp_path.glob(".*.new")), "written whole or not at all"
+    shown = document_of(found, now_s=parse_time("2026-11-24T13:00:00Z"))
+    assert shown["age_days"] == 3 and shown["storage_usd_per_gb_month"]["network_volume"] == 0.07
+    (secure,) = [row for row in rows(found) if (row["gpu"], row["tier"]) == ("NVIDIA A40", "SECURE")]
+    assert secure["places"] > 1 and secure["stock"] in ("low", "medium", "high")
+    with out.capture() as kept:
+        out.print(table_of(found))
+    assert "NVIDIA A40" in kept.get() and "$0.07" in kept.get()
+    with pytest.raises(CloudError):
+        refreshed(tmp_path, {})
+
+
+def test_a_snapshot_nobody_asked_for_stock_says_so() -> None:
+    assert {row["stock"] for row in rows(packaged())} == {"not asked"}

@@ -1,5 +1,6 @@
 """The workflows: least permission, pinned actions, no text of others in a shell, secrets in one step of one job."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from git_world import git_environ
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[1]
@@ -34,14 +36,19 @@ def steps(name: str) -> Iterator[dict[str, Any]]:
         yield from job["steps"]
 
 
-def test_there_are_three() -> None:
-    assert sorted(WORKFLOWS) == ["ci", "review", "train"]
+# Beside reading: the one job that proposes new prices, which sees no secret.
+WRITES = {"propose": {"contents": "write", "pull-requests": "write"}}
+
+
+def test_there_are_four() -> None:
+    assert sorted(WORKFLOWS) == ["ci", "prices", "review", "train"]
 
 
 @every_workflow
 def test_nothing_is_permitted_that_a_job_did_not_ask_for(name: str) -> None:
     assert WORKFLOWS[name]["permissions"] == {}
-    assert [job["permissions"] for job in jobs(name)] == [{"contents": "read"}]
+    for key, job in WORKFLOWS[name]["jobs"].items():
+        assert job["permissions"] == WRITES.get(key, {"contents": "read"}), key
 
 
 @every_workflow
@@ -69,7 +76,8 @@ def test_no_expression_reaches_a_shell(name: str) -> None:
 @every_workflow
 def test_a_checkout_leaves_no_credentials_behind(name: str) -> None:
     checkouts = [step for step in steps(name) if step.get("uses", "").startswith("actions/checkout@")]
-    assert [step["with"]["persist-credentials"] for step in checkouts] == [False]
+    assert {step["with"]["persist-credentials"] for step in checkouts} == {False}
+    assert len(checkouts) == len(WORKFLOWS[name]["jobs"])
 
 
 @every_workflow
@@ -77,10 +85,11 @@ def test_every_job_has_an_end(name: str) -> None:
     assert all(0 < job["timeout-minutes"] < 360 for job in jobs(name))
 
 
-def test_secrets_are_seen_by_one_step_of_the_train_workflow_only() -> None:
+def test_secrets_are_seen_by_one_step_of_two_workflows_only() -> None:
     seeing = [(name, step.get("name")) for name in WORKFLOWS for step in steps(name) if "secrets." in str(step)]
-    assert seeing == [("train", "Reconcile")]
-    assert not [name for name in WORKFLOWS if name != "train" and "secrets." in (FOLDER / f"{name}.yml").read_text()]
+    assert seeing == [("prices", "Ask the catalogue"), ("train", "Reconcile")]
+    assert not [name for name in ("ci", "review") if "secrets." in (FOLDER / f"{name}.yml").read_text()]
+    assert "secrets." not in str(WORKFLOWS["prices"]["jobs"]["propose"]), "who writes sees no key"
     step = next(step for step in steps("train") if step.get("name") == "Reconcile")
     assert "secrets." not in str({key: value for key, value in step.items() if key != "env"})
 
@@ -88,6 +97,53 @@ def test_secrets_are_seen_by_one_step_of_the_train_workflow_only() -> None:
 def test_the_review_runs_on_the_pull_request_without_any_right() -> None:
     assert list(WORKFLOWS["review"]["on"]) == ["pull_request"]
     assert "environment" not in WORKFLOWS["review"]["jobs"]["plan"]
+
+
+def test_prices_are_asked_on_main_in_the_environment_that_only_main_may_use() -> None:
+    prices = WORKFLOWS["prices"]
+    assert set(prices["on"]) == {"schedule", "workflow_dispatch"}
+    ask, propose = (prices["jobs"][name] for name in ("ask", "propose"))
+    assert (ask["environment"], ask["if"]) == ("gpu", "${{ vars.PUSHTRAIN_ENABLED == 'true' }}")
+    assert "environment" not in propose and propose["needs"] == "ask"
+    assert {job["steps"][0]["with"]["ref"] for job in (ask, propose)} == {"main"}
+
+
+def test_new_prices_become_one_branch_and_one_pull_request(tmp_path: Path) -> None:
+    """The two `run:` of prices.yml in a real clone, with a `gh` that notes what it is asked."""
+    remote, clone, tools = tmp_path / "remote.git", tmp_path / "clone", tmp_path / "bin"
+    tools.mkdir()
+    log, open_file = tmp_path / "gh.log", tmp_path / "open"
+    (tools / "gh").write_text(
+        f'#!/bin/sh\necho "$@" >> {log}\ncase "$*" in\n'
+        f'  "pr view"*) if [ -e {open_file} ]; then echo OPEN; else echo "none" >&2; exit 1; fi ;;\n'
+        f'  "pr create"*) touch {open_file} ;;\nesac\n'
+    )
+    (tools / "gh").chmod(0o755)
+    env = {**git_environ(tmp_path), "GITHUB_OUTPUT": str(tmp_path / "output"), "GH_TOKEN": "x"}
+    env["PATH"] = f"{tools}:{os.environ['PATH']}"
+
+    def sh(command: str, cwd: Path, **more: str) -> str:
+        shell = ["bash", "-e", "-o", "pipefail", "-c", command]
+        done = subprocess.run(shell, cwd=cwd, env={**env, **more}, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    run = {step["name"]: step["run"] for step in steps("prices") if "run" in step}
+    sh(f"git init -q --bare -b main {remote} && git clone -q {remote} {clone} && cd {clone} && git checkout -q -b main "
+       "&& git commit -q --allow-empty -m first && git push -q origin main", tmp_path)  # fmt: skip
+    (clone / "prices.json").write_text("{}\n")
+    for turn, pulls in ((1, 1), (2, 1)):
+        (clone / "prices.json").write_text(f'{{"turn": {turn}}}\n')
+        (tmp_path / "output").write_text("")
+        sh(run["Hand it on"], clone)
+        handed = (tmp_path / "output").read_text().removeprefix("prices=").strip()
+        (clone / "prices.json").unlink()
+        sh(run["Open or renew the pull request"], clone, PRICES=handed)
+        assert sh("git show origin/prices:prices.json", clone) == f'{{"turn": {turn}}}\n'
+        assert log.read_text().count("pr create") == pulls
+        sh("git checkout -q main && git branch -q -D prices", clone)
+    sh("git merge -q origin/prices && git push -q origin main", clone)
+    assert "the prices are the same" in sh(run["Open or renew the pull request"], clone, PRICES=handed)
 
 
 def test_train_is_one_reconcile_of_main_at_a_time() -> None:
