@@ -316,3 +316,21 @@ def test_a_line_without_an_end_does_not_fill_the_memory(tmp_path: Path, monkeypa
     path.write_bytes(b'{"text": "' + b"a" * (2 << 20) + b'"}')
     with pytest.raises(SpecError, match="row 1: is longer than 1 MiB"):
         list(read_rows(path, "x.jsonl"))
+
+
+def test_conversations_as_sharegpt_has_them_are_messages() -> None:
+    turns = [{"from": "human", "value": "2 + 2?"}, {"from": "gpt", "value": "4", "weight": 1}]
+    row = judge({"conversations": turns, "id": "x"}, Reading())
+    assert row.form == "messages"
+    assert row.record["messages"] == [*MESSAGES["messages"][:1], {"role": "assistant", "content": "4", "weight": 1}]
+    assert judge({"conversations": MESSAGES["messages"]}, Reading()).record["messages"] == MESSAGES["messages"]
+    with pytest.raises(SpecError, match=r"messages\[0\]: 'content' must be text, not a number"):
+        judge({"conversations": [{"from": "human", "value": 4}]}, Reading())
+    with pytest.raises(SpecError, match="must be an object with role and content"):
+        judge({"conversations": ["hello"]}, Reading())
+
+
+def test_a_summary_is_made_of_texts_alone() -> None:
+    turns = {"prompt": MESSAGES["messages"][:1], "completion": MESSAGES["messages"][1:]}
+    with pytest.raises(SpecError, match="'prompt' must be text for seq2seq, not a list"):
+        judge(turns, SEQ2SEQ)

@@ -39,12 +39,23 @@ FORMS_HINT = (
 _LEARNED = ("completion", "output", "text", "summary", "chosen", "rejected")
 
 
+SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "observation": "tool"}
+
+
 class Pair(NamedTuple):
     """A preference between two conversations that begin with the same messages."""
 
     prompt: list[Message]
     chosen: list[Message]
     rejected: list[Message]
+
+
+def with_messages(record: dict[str, Any]) -> dict[str, Any]:
+    """The record with `messages`, where it has `conversations` instead; what it has no role for stays as it is."""
+    turns = record.get("conversations")
+    if record.get("messages") is not None or not isinstance(turns, list):
+        return record
+    return {**record, "messages": [_turn(turn) if isinstance(turn, dict) else turn for turn in turns]}
 
 
 def form_of(record: Mapping[str, Any], forms: Iterable[Form] = tuple(FORMS)) -> Form | None:
@@ -116,6 +127,13 @@ def tools_of(record: Mapping[str, Any]) -> list[Any] | None:
     if isinstance(tools, str):
         tools = json.loads(tools) if tools.strip() else None
     return tools or None
+
+
+def _turn(turn: Message) -> Message:
+    if not isinstance(turn.get("from"), str) or "value" not in turn:
+        return turn
+    rest = {name: value for name, value in turn.items() if name not in ("from", "value")}
+    return {"role": SHAREGPT_ROLES.get(turn["from"], turn["from"]), "content": turn["value"], **rest}
 
 
 def _missing(record: Mapping[str, Any], form: Form, field: str) -> str:

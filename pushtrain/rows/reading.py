@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from pushtrain.errors import SpecError
 from pushtrain.rows.files import ENDINGS, records, row_error
-from pushtrain.rows.forms import FORMS, FORMS_HINT, TASK_FORMS, Form, fault, form_of
+from pushtrain.rows.forms import FORMS, FORMS_HINT, TASK_FORMS, Form, fault, form_of, with_messages
 
 
 class Row(NamedTuple):
@@ -55,10 +55,13 @@ def judged(found: Iterable[tuple[int, dict[str, Any]]], shown: str, reading: Rea
     """The records as rows. Raises as `read_rows` does."""
     form: Form | None = None
     for number, raw in found:
-        record = _renamed(raw, reading.columns, number, shown) if reading.columns else raw
+        record = with_messages(_renamed(raw, reading.columns, number, shown) if reading.columns else raw)
         if form is None:
             form = _recognised(record, reading, number, shown)
-        if (what := fault(record, form)) is not None:
+        what = fault(record, form)
+        if what is None and reading.task == "seq2seq" and isinstance(record.get("prompt"), list):
+            what = "'prompt' must be text for seq2seq, not a list"
+        if what is not None:
             raise row_error(what, number, shown)
         assert form is not None  # a record without a form has a fault
         yield Row(number, form, record)

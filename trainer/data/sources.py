@@ -12,7 +12,7 @@ from pushtrain.rows import Reading, Row, data_file, judged, read_rows
 from trainer.data import cache
 from trainer.data.buckets import copy_of
 from trainer.failures import DatasetError, hub_errors, is_disk_full
-from trainer.job import Job
+from trainer.job import Job, rank
 
 
 class Rows(Protocol):
@@ -74,7 +74,7 @@ def local_rows(job: Job) -> FileRows | None:
             rows = FileRows(data_file(data.place, job.root), data.place, reading)
         except SpecError as error:
             raise DatasetError(str(error), hint=error.hint) from error
-    if not cache.is_there(job):
+    if rank() == 0 and not cache.is_there(job):
         len(rows)
     return rows
 
