@@ -54,7 +54,7 @@ def limits_of(asked: Mapping[str, float], settings: Settings) -> Limits:
         first_step_s=float(asked.get("first_step_minutes", 60.0)) * 60,
         step_gap_s=float(asked.get("step_gap_minutes", 30.0)) * 60,
         upload_s=settings.upload_limit_s,
-        max_attempts=settings.max_attempts,
+        max_attempts=min(settings.max_attempts, int(asked.get("max_attempts", settings.max_attempts))),
     )
 
 

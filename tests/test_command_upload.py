@@ -18,7 +18,7 @@ from pushtrain.errors import PushtrainError
 from pushtrain.spec import CommandSpec, job_spec
 from trainer.checkpoint import Stop
 from trainer.command.run import CommandJob, carry_out
-from trainer.failures import ArtifactMissing, HubForbidden, HubUnreachable
+from trainer.failures import ArtifactMissing, CommandFailed, HubForbidden, HubUnreachable
 from trainer.report import Report
 
 USERS_FILES = {"out/model.bin": b"weights" * 100_000, "out/notes.md": b"# notes\n"}
@@ -39,11 +39,11 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
 class Bench:
     """A run whose command left `USERS_FILES` and ended with 0."""
 
-    def __init__(self, folder: Path, repo: str, artifacts: list[str]) -> None:
+    def __init__(self, folder: Path, repo: str, artifacts: list[str], **command: Any) -> None:
         document = {
             **{"version": 1, "name": "job", "task": "command", "compute": {"gpus": ["NVIDIA A40"]}},
             "budget": {"max_hours": 1, "max_usd": 1},
-            "command": {"run": ["false"], "artifacts": artifacts},
+            "command": {"run": ["false"], "artifacts": artifacts, **command},
             "publish": {"repo": repo},
         }
         spec = job_spec(document)
@@ -97,6 +97,14 @@ def test_a_hub_that_is_away_is_asked_again_and_the_next_attempt_goes_on(hub: Hub
     hub.store.set_fault("hub_commit_lost", 1)
     assert bench.attempt(2)["artifacts"]["repo"] == "demo/away"
     assert len(hub.alice.list_repo_commits("demo/away")) == 2, "the commit whose answer was lost was made again"
+
+
+def test_a_command_that_must_not_be_started_twice_is_not(hub: Hub, tmp_path: Path) -> None:
+    bench = Bench(tmp_path, "demo/twice", ["out/*"], restart=False)
+    bench.job.done.unlink()
+    (bench.run_dir / "started").touch()
+    with pytest.raises(CommandFailed, match=r"command\.restart is false"):
+        bench.attempt()
 
 
 def test_what_is_there_goes_beside_main_when_a_pattern_matches_nothing(hub: Hub, tmp_path: Path) -> None:

@@ -123,6 +123,7 @@ JOBS = {
     "forking": job(FORKING),
     "orphaned": job(FORKING),
     "preempted": job(PREEMPTED),
+    "once": job(AGAIN, "restart: false"),
     "again": job(AGAIN),
     "hung": job(HUNG, "progress: {step: 'step (\\d+)'}", "limits: {step_gap_minutes: 0.05}\n"),
     "stalled": job(FELL_SILENT, "silence_minutes: 0.05"),
@@ -251,6 +252,12 @@ def test_a_preempted_command_saves_and_the_next_attempt_finds_it(world: World) -
 def test_exit_code_75_asks_for_another_attempt(world: World) -> None:
     receipt = succeeded(world, "again").receipt
     assert receipt is not None and [attempt["ended"] for attempt in receipt["history"]] == ["Preempted", "finished"]
+
+
+def test_what_must_not_be_done_twice_is_not(world: World) -> None:
+    record = world.record("once")
+    assert end(record) == ("failed", "TooManyAttempts") and record.receipt is not None
+    assert len(record.receipt["history"]) == 1
 
 
 def test_a_command_that_fails_says_how_and_what_it_made_is_kept_aside(world: World) -> None:

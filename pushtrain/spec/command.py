@@ -81,6 +81,8 @@ class Command(Part):
     """How far it is. Left out, there are no steps, and only silence and the budget limit it."""
     silence_minutes: Annotated[float, Field(gt=0, le=1440)] = 30
     """Minutes without a line and without a megabyte read or written after which it counts as hung."""
+    restart: bool = True
+    """False: it is started once, whatever happens to its pod; for what must not be done twice."""
     success_exit_codes: Annotated[list[ExitCode], Field(min_length=1, max_length=20)] = [0]
     """Exit codes that are a success; 75 asks for another attempt."""
     artifacts: Annotated[list[FilePattern], Field(max_length=100)] = []

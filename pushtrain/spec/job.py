@@ -55,7 +55,7 @@ class JobSpec(Part):
 
     @property
     def watched(self) -> dict[str, float]:
-        """`limits` as they are held; what has no steps is held to none between them."""
+        """`limits` as they are held: what has no steps is held to none between them, and `max_attempts` may be 1."""
         return self.limits.model_dump(mode="json")
 
     @property
@@ -231,7 +231,8 @@ class CommandSpec(JobSpec):
     @property
     def watched(self) -> dict[str, float]:
         whole = {name: self.budget.max_hours * 60 for name in ("first_step_minutes", "step_gap_minutes")}
-        return super().watched | (whole if self.command.progress is None else {})
+        once = {} if self.command.restart else {"max_attempts": 1.0}
+        return super().watched | (whole if self.command.progress is None else {}) | once
 
 
 # The kinds of jobs; where `task` is left out it is the first one's.

@@ -20,7 +20,7 @@ from trainer.failures import ArtifactMissing, CommandFailed, CommandNotFound, Hu
 from trainer.gpu import cards
 from trainer.job import read_json
 from trainer.preflight import check_write_access, uploads
-from trainer.report import Report, say, write_json
+from trainer.report import Report, say, write_json, write_whole
 from trainer.upload import RETRY_DELAYS_S, Target, commit_files
 
 
@@ -77,6 +77,7 @@ def _run(job: CommandJob, argv: Sequence[str], report: Report, stop: Stop) -> Co
     """None when it succeeded."""
     command = job.spec.command
     (job.files / "home").mkdir(parents=True, exist_ok=True)
+    _note_start(job)
     reader = ProgressReader(command.progress, report, job.run_dir / "first-step")
     if command.progress is None:
         report.event("training", "the command runs; it tells of no steps")
@@ -96,6 +97,14 @@ def _run(job: CommandJob, argv: Sequence[str], report: Report, stop: Stop) -> Co
     seconds = round(time.monotonic() - began_s, 1)
     write_json(job.done, {**reader.last, **steps, "exit_code": code, "seconds": seconds})
     return None
+
+
+def _note_start(job: CommandJob) -> None:
+    """A restarted container is the same attempt: what must not be done twice is known by this file alone."""
+    started = job.run_dir / "started"
+    if started.exists() and not job.spec.command.restart:
+        raise CommandFailed("the command was started before, by a container that is gone, and command.restart is false")
+    write_whole(started, job.commit or "")
 
 
 def _finish(job: CommandJob, report: Report, machine: Mapping[str, Any]) -> None:
