@@ -177,10 +177,7 @@ class GitHubServer:
             ),
             rf"GET {at}/contents/(.+)": lambda q, s, path: self._contents(path, q.get("ref", "main")),
             rf"POST {at}/statuses/([^/]+)": lambda q, s, sha: self._status(sha, s),
-            rf"GET {at}/commits/([^/]+)/statuses": lambda q, s, sha: (
-                200,
-                [it for it in reversed(self.statuses) if it["sha"] == sha],
-            ),
+            rf"GET {at}/commits/([^/]+)/status": lambda q, s, sha: self._combined(sha, q),
             rf"GET {at}/actions/runs/(\d+)": lambda q, s, n: self._known(self.runs, int(n)),
             rf"GET {at}/actions/runs/(\d+)/approvals": lambda q, s, n: (200, list(self.approvals.get(int(n), []))),
         }
@@ -211,6 +208,12 @@ class GitHubServer:
     def _contents(self, path: str, ref: str) -> tuple[int, Any]:
         blob = self.blobs.get((ref, path))
         return (200, {"type": "file", "path": path, "sha": blob}) if blob else (404, {"message": "Not Found"})
+
+    def _combined(self, sha: str, query: dict[str, str]) -> tuple[int, Any]:
+        newest = {it["context"]: it for it in self.statuses if it["sha"] == sha}
+        size, page = int(query.get("per_page", 30)), int(query.get("page", 1))
+        shown = list(newest.values())[(page - 1) * size : page * size]
+        return 200, {"sha": sha, "total_count": len(newest), "statuses": shown}
 
     def _status(self, sha: str, sent: Json) -> tuple[int, Any]:
         if len(sent.get("description", "")) > 140 or sent.get("state") not in (

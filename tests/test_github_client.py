@@ -125,6 +125,12 @@ def test_a_token_goes_nowhere_else() -> None:
     assert repr(connect({"GITHUB_REPOSITORY": REPO, "GITHUB_TOKEN": TOKEN})).find(TOKEN) < 0
 
 
+def test_a_github_of_ones_own_has_a_path_before_it(server: GitHubServer) -> None:
+    with pytest.raises(GitHubNotFound):
+        GitHub(REPO, token=TOKEN, api_url=f"{server.url}/api/v3/").get("pulls/7")
+    assert server.seen == [f"GET /api/v3/repos/{REPO}/pulls/7"]
+
+
 def test_a_redirect_to_another_host_is_not_followed(server: GitHubServer) -> None:
     server.refuse("GET", 301, Location="https://evil.example/x")
     with pytest.raises(GitHubError, match="another host"):

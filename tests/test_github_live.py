@@ -171,6 +171,18 @@ def test_two_runs_of_one_commit_share_a_comment_also_after_one_is_long_over(scen
     assert "### `other` · training" in scene.comment() and "✅ `job` succeeded" in scene.comment()
 
 
+def test_a_commit_of_many_jobs_is_asked_for_all_its_statuses(scene: Scene) -> None:
+    for number in range(230):
+        scene.server.statuses.append({"sha": COMMIT, "context": f"ci/{number}", "state": "success"})
+    scene.server.statuses.append(
+        {"sha": COMMIT, "context": "pushtrain/job", "state": "pending", "description": "training"}
+    )
+    scene.start()
+    scene.tick()
+    assert len(scene.server.statuses) == 231
+    assert scene.server.seen.count(f"GET /repos/{REPO}/commits/{COMMIT}/status") == 3
+
+
 def test_what_the_policy_refuses_has_a_status_and_no_comment(scene: Scene) -> None:
     scene.world.job(max_usd=10.0)
     scene.world.checkout.policy = parse_policy(b"version: 1\nmax_usd_per_run: 5\n")
@@ -266,23 +278,49 @@ def test_what_a_pod_wrote_into_its_branch_has_no_power_here(scene: Scene) -> Non
     assert "code, which is no link" in said and not re.search(r"(?<!\\)\]\(|@all|<b>", said)
 
 
-def test_a_whole_run_is_told_to_github(world: Any, tmp_path: Path) -> None:
-    """As a workflow runs it: the verb as a process, the simulator, real git."""
-    server = GitHubServer()
+def test_from_the_pull_request_over_its_approval_to_the_receipt(world: Any, tmp_path: Path) -> None:
+    """As workflows run it: the verbs as processes, the simulator, real git, one emulated GitHub for all of it."""
+    server, summary, event = GitHubServer(), tmp_path / "summary.md", tmp_path / "event.json"
+    server.permissions["bob"] = "write"
     try:
         world.orders(steps=6, step_s=0.1)
+        world.write("pushtrain-policy.yaml", "version: 1\nmax_usd_per_run: 5\napproval: {above_usd: 0.5}\n")
+        base = world.push()
+        world.git("switch", "-qc", "pull")
         world.write_job()
-        commit = world.push()
-        server.pull(7, commit)
+        world.git("add", "-A")
+        world.git("commit", "-qm", "a job")
+        head = world.git("rev-parse", "HEAD")
+        pull = server.pull(7, head)
+        about = {"number": 7, "head": pull["head"], "base": {"sha": base, "repo": pull["base"]["repo"]}}
+        event.write_text(json.dumps({"pull_request": about}))
+        env = server.env(GITHUB_STEP_SUMMARY=str(summary), GITHUB_EVENT_PATH=str(event), HF_HUB_OFFLINE="1")
+        done = world.cli("review", "--base", "main", **env)
+        assert done.returncode == 0, done.stderr
+        (comment,) = server.comments[7]
+        assert "A merge starts 1 run, for at most $1.00" in comment["body"] and "an approving review" in comment["body"]
+
+        world.git("switch", "-q", "main")
+        world.git("merge", "-q", "--squash", "pull")
+        commit = world.push("a job, squashed")
+        blob = world.git("rev-parse", "HEAD:jobs/job.yaml")
         server.touched["jobs/job.yaml"], server.pulls_of[commit] = commit, [7]
-        done = world.cli("reconcile", "--follow", **server.env(GITHUB_STEP_SUMMARY=str(tmp_path / "summary.md")))
+        server.blobs |= {(commit, "jobs/job.yaml"): blob, (head, "jobs/job.yaml"): blob}
+        env = server.env(GITHUB_STEP_SUMMARY=str(summary))
+        waits = world.cli("reconcile", "--follow", **env)
+        assert waits.returncode == 0 and "ApprovalMissing" in waits.stderr, waits.stderr
+        assert world.newest() is None and server.statuses[-1]["state"] == "pending"
+
+        server.review(7, "bob", "APPROVED", head)
+        done = world.cli("reconcile", "--follow", **env)
     finally:
         server.close()
     assert done.returncode == 0, done.stderr
-    (comment,) = server.comments[7]
-    assert "✅ `job` succeeded" in comment["body"] and "of at most $1.00" in comment["body"]
+    assert world.newest().events[0].data["approved_by"] == ["bob"]
+    plan, run = [it["body"] for it in server.comments[7]]
+    assert "A merge starts 1 run" in plan and "✅ `job` succeeded" in run and "of at most $1.00" in run
     states = [it["state"] for it in server.statuses]
-    assert states[0] == "pending" and states[-1] == "success" and len(states) <= 12
-    assert "xychart-beta" in (tmp_path / "summary.md").read_text()
-    assert TOKEN not in done.stderr + done.stdout + comment["body"]
+    assert set(states[:-1]) == {"pending"} and states[-1] == "success" and len(states) <= 14
+    assert "xychart-beta" in summary.read_text()
+    assert TOKEN not in done.stderr + done.stdout + plan + run + summary.read_text()
     world.assert_nothing_left()

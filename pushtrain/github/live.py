@@ -13,7 +13,7 @@ from functools import partial
 
 from pushtrain.control import Control
 from pushtrain.errors import GitHubUnavailable, PushtrainError
-from pushtrain.github.client import GitHub, connect
+from pushtrain.github.client import MOST_PAGES, GitHub, connect
 from pushtrain.github.markdown import fitted
 from pushtrain.github.posting import summarize
 from pushtrain.github.pulls import pull_of
@@ -160,9 +160,14 @@ class Live:
     def _known_statuses(self, commit: str) -> dict[str, tuple[str, str]]:
         """What was told of a commit, by this process or by one before it."""
         if commit not in self._statuses:
-            known: dict[str, tuple[str, str]] = {}
-            for it in self._github.pages(f"commits/{commit}/statuses"):  # the newest first
-                known.setdefault(str(it["context"]), (str(it["state"]), str(it.get("description") or "")))
+            known, page, total = dict[str, tuple[str, str]](), 1, 1
+            while len(known) < total and page <= MOST_PAGES:  # the newest of each context
+                answer = self._github.get(f"commits/{commit}/status", per_page=100, page=page)
+                found = {
+                    it["context"]: (str(it["state"]), str(it.get("description") or "")) for it in answer["statuses"]
+                }
+                total, page = int(answer["total_count"]) if found else 0, page + 1
+                known |= found
             self._statuses[commit] = known
         return self._statuses[commit]
 

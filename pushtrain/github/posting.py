@@ -9,6 +9,7 @@ from pushtrain.github.event import PullRequest, pull_request
 from pushtrain.github.markdown import shortened
 from pushtrain.github.review import Review, review
 from pushtrain.github.sticky import Sticky, login
+from pushtrain.redact import redact
 from pushtrain.source import head_commit
 
 # GitHub takes 1 MiB of a step; what is longer is not shown at all.
@@ -24,7 +25,7 @@ def review_here(root: Path, base: str, environ: Mapping[str, str], say: Callable
     try:
         head = head_commit(root)
         found = review(root, base, event.head if event else head, environ)
-        text, is_news = found.as_markdown(), found.is_news
+        text, is_news = redact(found.as_markdown(), environ), found.is_news
     finally:  # said in any case: a reviewer must not take silence, or an older comment, for a yes
         post(text, environ, say, only_edit=not is_news)
     if not environ.get("GITHUB_STEP_SUMMARY"):
