@@ -14,6 +14,7 @@ import typer
 from pushtrain import __version__
 from pushtrain.cli_again import replay, retry
 from pushtrain.cli_plan import plan, prices, review
+from pushtrain.cli_setup import doctor
 from pushtrain.errors import PushtrainError
 from pushtrain.redact import redact
 from pushtrain.terminal import out, print_json, report, report_tick, say, tick_reporter
@@ -76,6 +77,7 @@ def check(
 app.command()(plan)
 app.command()(prices)
 app.command()(review)
+app.command()(doctor)
 
 
 @app.command()

@@ -13,7 +13,8 @@ class GitHost:
     """Serves every bare repository below `folder` as `url/NAME.git`. Whoever makes one calls `close`.
 
     `pushes` counts answered pushes (POST git-receive-pack), `busy` requests sent away with 503, `most` how many were
-    served at once. Without `token` in the Authorization header the answer is 401; `status` answers everything with it.
+    served at once. Without `token` in the Authorization header the answer is 401; `status` answers everything with it;
+    `reads_only` answers 403 to whoever wants to push.
     """
 
     def __init__(
@@ -21,6 +22,7 @@ class GitHost:
     ) -> None:
         self.pushes = self.busy = self.most = 0
         self.status = 0
+        self.reads_only = False
         self._folder, self._env, self._delay_s = folder, env, delay_s
         self._expected = "Basic " + base64.b64encode(f"x-access-token:{token}".encode()).decode() if token else ""
         self._places, self._lock, self._serving = threading.Semaphore(at_once), threading.Lock(), 0
@@ -52,6 +54,8 @@ class GitHost:
             return _plain(request, self.status)
         if self._expected and request.headers.get("Authorization") != self._expected:
             return _plain(request, 401)
+        if self.reads_only and "git-receive-pack" in request.path:
+            return _plain(request, 403)
         if not self._places.acquire(blocking=False):
             with self._lock:
                 self.busy += 1

@@ -53,6 +53,9 @@ class GitHubServer:
     statuses: list[Json] = field(default_factory=list)
     runs: dict[int, Json] = field(default_factory=dict)
     approvals: dict[int, list[Json]] = field(default_factory=dict)
+    answers: dict[str, Any] = field(default_factory=dict)
+    """`METHOD path below the repository` → what is answered, for what only few ask about."""
+    tokens: set[str] = field(default_factory=lambda: {TOKEN})
     refusals: list[Refusal] = field(default_factory=list)
     seen: list[str] = field(default_factory=list)
 
@@ -129,7 +132,7 @@ class GitHubServer:
             if refusal is not None:
                 refusal.times -= 1
                 status, body, headers = refusal.status, refusal.body or {"message": "refused"}, refusal.headers
-            elif request.headers.get("Authorization") != f"Bearer {TOKEN}":
+            elif (request.headers.get("Authorization") or "").removeprefix("Bearer ") not in self.tokens:
                 status, body = 401, {"message": "Bad credentials"}
             elif self.reads_only and request.command != "GET":
                 status, body = 403, {"message": "Resource not accessible by integration"}
@@ -152,6 +155,9 @@ class GitHubServer:
         return items[(page - 1) * size : page * size], link
 
     def _answer(self, name: str, query: dict[str, str], sent: Json) -> tuple[int, Any]:
+        method, _, path = name.partition(f" /repos/{REPO}/")
+        if f"{method} {path}" in self.answers:
+            return 200, self.answers[f"{method} {path}"]
         for pattern, handler in self._routes().items():
             if match := re.fullmatch(pattern, name):
                 return handler(query, sent, *match.groups())

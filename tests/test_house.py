@@ -22,10 +22,12 @@ BARE_MODULES = [it for it in MODULES if str(it.with_suffix("")) in {f"pushtrain/
 BARE_MODULES += [it for it in MODULES if it.is_relative_to("pushtrain/pod")]
 # The only places where the control plane reaches into infra, always inside a function.
 DOORS = ("pushtrain/cli.py", "pushtrain/wiring.py", "pushtrain/plan/sources.py", "pushtrain/prices/show.py")
+DOORS += ("pushtrain/doctor/services.py",)
 VERBS = [
     "cancel",
     "check",
     "demo",
+    "doctor",
     "logs",
     "plan",
     "prices",

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 
 from infra.clouds.runpod import BASE_URL, RunPod
+from infra.clouds.runpod_account import Account, read_account
 from pushtrain.cloud import Cloud
 from pushtrain.errors import CloudAuthFailed, SpecError
 
@@ -22,3 +23,9 @@ def connect(name: str = "runpod", environ: Mapping[str, str] = os.environ) -> Cl
             "RUNPOD_API_KEY is not set", hint="make a key at https://console.runpod.io/user/settings and export it"
         )
     return RunPod(key, environ.get("RUNPOD_API_BASE_URL") or BASE_URL, environ=environ)
+
+
+def account(environ: Mapping[str, str] = os.environ) -> tuple[Account | None, str]:
+    """RunPod's account behind RUNPOD_API_KEY, or None and why it is not told. Raises CloudAuthFailed."""
+    key = environ.get("RUNPOD_API_KEY", "").strip()
+    return read_account(key, environ.get("RUNPOD_API_BASE_URL") or BASE_URL)

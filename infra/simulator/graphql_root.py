@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from infra.simulator import billing
 from infra.simulator.bodies import MOST_VOLUME_GB, SMALLEST_VOLUME_GB, check_ports
 from infra.simulator.catalog import DataCenter, GpuModel, Stock, Tier, fullest
 from infra.simulator.pod_env import CPUS_PER_GPU, hostname
@@ -19,6 +20,9 @@ _COMPLIANCE = ("GDPR", "ISO_IEC_27001", "SOC_2_TYPE_2")
 _MEMORY_GB_PER_GPU = 50
 _DISK_GB = 50
 _STOCK: dict[Stock, str | None] = {"NONE": None, "LOW": "Low", "MEDIUM": "Medium", "HIGH": "High"}
+
+# What a new account begins with; every rented second is taken from it.
+FIRST_BALANCE_USD = 100.0
 
 Input = Mapping[str, Any]
 
@@ -35,10 +39,15 @@ class Root:
         return None if found is None or found.status == "TERMINATED" else pod_document(found)
 
     def myself(self, _info: object) -> dict[str, Any]:
-        account = self._service.account
+        account, now_s = self._service.account, self._service.clock()
+        spent = sum(billing.pod_cost(pod, 0.0, now_s).total for pod in account.pods.values())
+        spent += sum(billing.volume_cost(volume, 0.0, now_s) for volume in account.volumes.values())
         return {
             "pods": [pod_document(pod) for pod in account.live_pods()],
             "networkVolumes": [volume_document(volume) for volume in account.live_volumes()],
+            "clientBalance": FIRST_BALANCE_USD - spent,
+            "currentSpendPerHr": sum(pod.usd_per_hour for pod in account.live_pods() if pod.status == "RUNNING"),
+            "pubKey": None,
         }
 
     def gpuTypes(self, _info: object, input: Input | None = None) -> list[dict[str, Any]]:

@@ -27,7 +27,10 @@ type Mutation {
   deleteNetworkVolume(input: DeleteNetworkVolumeInput!): Void
 }
 
-type User { pods: [Pod] networkVolumes: [NetworkVolume] }
+type User {
+  pods: [Pod] networkVolumes: [NetworkVolume]
+  clientBalance: Float currentSpendPerHr: Float pubKey: String
+}
 
 type Pod {
   id: String! name: String! machineId: String! desiredStatus: PodStatus! podType: PodType

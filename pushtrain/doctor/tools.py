@@ -1,0 +1,99 @@
+"""What is on this machine, and what the commit's workflows say."""
+
+import re
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from pushtrain.doctor.finding import SPEC, Check, Finding, Place
+from pushtrain.errors import SpecError
+from pushtrain.gitcmd import git
+
+FOLDER = Path(".github") / "workflows"
+# GIT_CONFIG_COUNT, by which a token reaches git without argv.
+OLDEST_GIT = (2, 31)
+_TOO_LARGE = 256 * 1024
+
+
+class Train(NamedTuple):
+    """What train.yml says of itself: the branch that it acts for, and the environment that has its secrets."""
+
+    branch: str
+    environment: str
+
+
+def train_workflow(root: Path) -> Train:
+    """Of the work tree's train.yml; main and gpu where it is not there or says neither. Raises SpecError."""
+    path = root / FOLDER / "train.yml"
+    workflow = _read(path) if path.is_file() else {}
+    push = (workflow.get("on") or {}).get("push") if isinstance(workflow.get("on"), Mapping) else None
+    branches = (push or {}).get("branches") or ["main"]
+    environments = [job["environment"] for job in _jobs(workflow) if isinstance(job.get("environment"), str)]
+    return Train(branch=str(branches[0]), environment=(environments or ["gpu"])[0])
+
+
+def tool_findings(place: Place, check: Check) -> Iterator[Finding]:
+    said = git(["--version"], env=dict(place.environ), timeout_s=10).stdout.decode(errors="replace").strip()
+    numbers = re.search(r"(\d+)\.(\d+)", said)
+    if numbers is None or (int(numbers[1]), int(numbers[2])) < OLDEST_GIT:
+        yield check.wrong(f"{said}: 2.31 is the oldest that can be told a token safely", "install a newer git", 1)
+    else:
+        yield check.ok(f"{said}, Python {sys.version.split()[0]}")
+    urls = (place.settings.source_url, place.settings.ledger_url)
+    if any(not it.startswith(("https://", "http://", "file://")) for it in urls):
+        if shutil.which("ssh", path=place.environ.get("PATH", "")) is None:
+            yield check.wrong("a git URL goes by ssh, and there is no ssh", "install an OpenSSH client", 1)
+        else:
+            yield check.ok("ssh is here, for the git URL that needs it; whether its key is taken, the git checks say")
+
+
+def workflow_findings(place: Place, check: Check) -> Iterator[Finding]:
+    """Raises SpecError for a workflow that cannot be read."""
+    there = sorted(it for ending in ("yml", "yaml") for it in (place.root / FOLDER).glob(f"*.{ending}"))
+    for name in ("review.yml", "train.yml"):
+        if place.root / FOLDER / name not in there:
+            yield check.wrong(f"{FOLDER / name} is not there", "pushtrain init", SPEC)
+    problems = [problem for path in there for problem in _problems(path)]
+    yield from (check.wrong(message, fix, SPEC) for message, fix in problems)
+    if there and not problems:
+        yield check.ok(f"{len(there)} files: secrets in an environment only, actions pinned by commit")
+
+
+def _problems(path: Path) -> Iterator[tuple[str, str]]:
+    workflow, name = _read(path), FOLDER / path.name
+    events = workflow.get("on")
+    if "pull_request_target" in (events if isinstance(events, Mapping | list) else [events]):
+        yield f"{name}: pull_request_target runs a stranger's change with your secrets", "use pull_request"
+    if workflow.get("permissions") != {}:
+        yield (
+            f"{name}: every job gets the token's default rights",
+            "permissions: {} at the top, rights per job",
+        )
+    for job in _jobs(workflow):
+        if re.search(r"secrets\.(?!GITHUB_TOKEN\b)", str(job)) and not job.get("environment"):
+            yield f"{name}: a job reads secrets without an environment", "environment: gpu"
+        for step in job.get("steps") or ():
+            used = str(step.get("uses", "")) if isinstance(step, Mapping) else ""
+            if used and not used.startswith("./") and not re.search(r"@[0-9a-f]{40}$", used):
+                yield f"{name}: {used} can be moved to other code", "pin it by its full commit"
+
+
+def _jobs(workflow: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    jobs = workflow.get("jobs")
+    return [it for it in jobs.values() if isinstance(it, Mapping)] if isinstance(jobs, Mapping) else []
+
+
+def _read(path: Path) -> dict[str, Any]:
+    where = str(FOLDER / path.name)
+    try:
+        if path.stat().st_size > _TOO_LARGE:
+            raise SpecError("larger than 256 KiB", where=where)
+        found = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except (YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise SpecError(f"cannot be read as YAML: {str(error).splitlines()[0]}", where=where) from None
+    return found if isinstance(found, dict) else {}

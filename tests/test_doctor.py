@@ -1,0 +1,257 @@
+"""`doctor`: each line is right or says the fix; the simulator, real git over HTTP and GitHub's API on loopback."""
+
+import json
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from git_http import GitHost
+from github_server import REPO, TOKEN, GitHubServer
+from huggingface_hub import HfApi
+from whole import CANARY, World
+
+from infra.pulumi_cli import MINIMUM
+from infra.pulumi_probe import probe
+from infra.simulator.server import RunningSimulator
+from pushtrain.cli import app
+from pushtrain.doctor.finding import Check, Finding, Place, exit_code, text_of
+from pushtrain.doctor.look import CHECKS, carried_out, look
+from pushtrain.errors import EngineError, LedgerUnavailable
+
+pytest_plugins = ("whole",)
+ROOT = Path(__file__).parents[1]
+POD_TOKEN = CANARY + "ledger"
+PERMISSIVE = {"deployment_branch_policy": None, "protection_rules": []}
+RULES: list[dict[str, Any]] = [
+    {"type": kind, "ruleset_id": 5} for kind in ("pull_request", "non_fast_forward", "deletion")
+]
+
+
+class Scene:
+    """A repository at a git host that is also GitHub, its ledger beside it, and an account."""
+
+    def __init__(self, world: World) -> None:
+        self.world, self.github = world, GitHubServer()
+        served = world.folder / "hosted" / "acme"
+        served.mkdir(parents=True)
+        for name in ("train.git", "train-runs.git"):
+            shutil.copytree(world.folder / "remote.git", served / name)
+        self.source = GitHost(world.folder / "hosted", world.env)
+        self.ledger = GitHost(world.folder / "hosted", world.env, token=POD_TOKEN)
+        self.source.reads_only = True
+        self.github.tokens.add(POD_TOKEN)
+        self.github.answers |= {
+            "GET rules/branches/main": RULES,
+            "GET rulesets/5": {"current_user_can_bypass": "never"},
+            "GET environments/gpu": {"deployment_branch_policy": {"protected_branches": False}},
+            "GET environments/gpu/deployment-branch-policies": {"branch_policies": [{"name": "main"}]},
+            "GET environments/gpu/secrets": {"secrets": [{"name": it} for it in _SECRETS]},
+            "GET actions/secrets": {"secrets": []},
+            "GET actions/variables/PUSHTRAIN_ENABLED": {"value": "true"},
+        }
+        self.env = (
+            world.env
+            | self.github.env()
+            | {
+                "GITHUB_ACTIONS": "",
+                "GITHUB_SERVER_URL": self.source.url,
+                "PUSHTRAIN_SOURCE_URL": f"{self.source.url}/{REPO}.git",
+                "PUSHTRAIN_LEDGER_URL": f"{self.ledger.url}/{REPO}-runs.git",
+            }
+        )
+
+    def close(self) -> None:
+        for it in (self.github, self.source, self.ledger):
+            it.close()
+
+    def look(self, **more: str) -> list[Finding]:
+        """What doctor finds; never with a secret in it, and nothing of it is left anywhere."""
+        found = look(self.world.repository, self.env | more)
+        said = json.dumps([it.as_json() for it in found])
+        assert CANARY not in said and TOKEN not in said
+        assert not [it for it in self.github.seen if not it.startswith("GET ")]
+        assert "doctor" not in self.refs("train") + self.refs("train-runs")
+        return found
+
+    def refs(self, name: str) -> str:
+        return self.world.git("-C", str(self.world.folder / "hosted" / "acme" / f"{name}.git"), "for-each-ref")
+
+
+_SECRETS = ("RUNPOD_API_KEY", "PUSHTRAIN_LEDGER_TOKEN", "HF_TOKEN")
+
+
+@pytest.fixture
+def scene(world: World, cloud: RunningSimulator) -> Iterator[Scene]:
+    world.write_job(more="")
+    for name in ("train", "review"):
+        world.write(f".github/workflows/{name}.yml", (ROOT / f".github/workflows/{name}.yml").read_text("utf-8"))
+    world.write("pushtrain-policy.yaml", "version: 1\nmax_usd_per_run: 5\n")
+    world.push()
+    HfApi(endpoint=cloud.url, token=world.env["HF_TOKEN"]).create_repo("demo/job", exist_ok=True)
+    made = Scene(world)
+    yield made
+    made.close()
+
+
+def of(found: list[Finding], check: str, verdict: str = "") -> list[str]:
+    return [f"{it.message} | {it.fix}" for it in found if it.check == check and verdict in ("", it.verdict)]
+
+
+def test_where_all_is_well_every_check_has_a_line_and_none_is_wrong(scene: Scene) -> None:
+    found = scene.look()
+    assert not [it for it in found if it.verdict == "wrong"], found
+    assert {it.check for it in found} == set(CHECKS)
+    assert exit_code(found) == 0
+    assert "balance $" in of(found, "runpod", "ok")[1]
+    assert any("demo/job can be written to" in it for it in of(found, "hub", "ok"))
+    assert any("written and removed" in it for it in of(found, "ledger", "ok"))
+    assert any("main is out of its reach" in it for it in of(found, "source", "ok"))
+    assert of(found, "branch", "ok") == ["main takes pull requests only | "]
+    assert any("gpu is for main alone" in it for it in of(found, "environment", "ok"))
+    assert [it.verdict for it in found if it.check == "ledger's Actions"] == ["unknown"]
+
+
+def test_wrong_keys_are_told_each_with_its_fix_and_the_other_checks_go_on(scene: Scene) -> None:
+    wrong = {"RUNPOD_API_KEY": CANARY + "other", "HF_TOKEN": CANARY + "none", "PUSHTRAIN_LEDGER_TOKEN": CANARY + "no"}
+    scene.github.tokens.clear()
+    found = scene.look(**wrong)
+    for check in ("runpod", "hub", "ledger", "branch", "environment"):
+        assert of(found, check, "wrong"), check
+    assert all(it.fix for it in found if it.verdict == "wrong"), found
+    assert of(found, "jobs", "ok") and of(found, "workflows", "ok") and of(found, "engine", "ok")
+    assert exit_code(found) == 3
+
+
+def test_a_pod_s_token_that_can_push_to_main_is_wrong_and_rules_that_hold_are_enough(scene: Scene) -> None:
+    scene.source.reads_only = False
+    assert any("the rules of main hold for the pod's token" in it for it in of(scene.look(), "source", "ok"))
+    scene.github.answers["GET rulesets/5"] = {"current_user_can_bypass": "always"}
+    assert any("can push to main" in it and "a ledger of its own" in it for it in of(scene.look(), "source", "wrong"))
+    scene.github.answers["GET rules/branches/main"] = []
+    scene.github.answers["GET branches/main"] = {"protected": False}
+    found = scene.look()
+    assert of(found, "source", "wrong") and any("settings/rules/new" in it for it in of(found, "branch", "wrong"))
+    scene.github.answers["GET branches/main"] = {"protected": True}
+    assert [it.verdict for it in scene.look() if it.check == "branch"] == ["warning"]
+
+
+def test_an_environment_that_any_branch_may_use_is_wrong_so_is_one_that_is_not_there(scene: Scene) -> None:
+    scene.github.answers["GET environments/gpu"] = PERMISSIVE
+    scene.github.answers["GET actions/secrets"] = {"secrets": [{"name": "RUNPOD_API_KEY"}]}
+    scene.github.answers["GET environments/gpu/secrets"] = {"secrets": [{"name": "HF_TOKEN"}]}
+    wrong = of(scene.look(), "environment", "wrong")
+    assert [it.split(":")[0].split(" |")[0] for it in wrong] == [
+        "every branch may use the environment gpu",
+        "gpu has no secret PUSHTRAIN_LEDGER_TOKEN",
+        "gpu has no secret RUNPOD_API_KEY",
+        "RUNPOD_API_KEY is a secret of the whole repository",
+    ]
+    del scene.github.answers["GET environments/gpu"]
+    (wrong_one,) = of(scene.look(), "environment", "wrong")
+    assert "gh api -X PUT repos/acme/train/environments/gpu" in wrong_one
+
+
+def test_without_a_token_for_github_it_is_unknown_and_how_to_see_it_is_said(scene: Scene) -> None:
+    found = scene.look(GITHUB_TOKEN="")
+    assert all("gh auth token" in it for it in of(found, "branch", "unknown") + of(found, "environment", "unknown"))
+    assert of(found, "branch", "unknown") and exit_code(found) == 0
+
+
+def test_a_ledger_whose_rules_keep_branches_is_writable_and_the_probe_is_named(scene: Scene) -> None:
+    bare = scene.world.folder / "hosted" / "acme" / "train-runs.git"
+    scene.world.git("-C", str(bare), "config", "receive.denyDeletes", "true")
+    for _ in range(2):
+        (said,) = of(look(scene.world.repository, scene.env), "ledger", "warning")
+        assert "do not let refs/heads/runs/doctor-" in said and "by hand" in said
+    assert scene.refs("train-runs").count("runs/doctor-") == 1
+    hook = bare / "hooks" / "pre-receive"
+    hook.parent.mkdir(exist_ok=True)
+    scene.world.git("-C", str(bare), "config", "receive.denyDeletes", "false")
+    hook.write_text("#!/bin/sh\nwhile read old new ref; do case $new in *[1-9a-f]*) exit 1;; esac; done\n")
+    hook.chmod(0o755)
+    (refused,) = of(scene.look(), "ledger", "wrong")
+    assert "declined" in refused and "runs/*" in refused
+
+
+def test_what_the_commit_says_is_looked_at_as_well(scene: Scene) -> None:
+    world = scene.world
+    world.write("jobs/job.yaml", "version: 1\nname: job\nbudgt: 3\n")
+    world.write("pushtrain-policy.yaml", "version: 1\nmax_usd: 5\n")
+    bad = "on: [pull_request_target]\njobs:\n  a:\n    env: {K: '${{ secrets.K }}'}\n"
+    bad += "    steps: [{uses: actions/checkout@v4}]\n"
+    world.write(".github/workflows/bad.yml", bad)
+    (world.repository / ".github/workflows/review.yml").unlink()
+    world.push()
+    found = scene.look()
+    assert len(of(found, "workflows", "wrong")) == 5, of(found, "workflows")
+    assert any("jobs/job.yaml:3" in it for it in of(found, "jobs", "wrong"))
+    assert any("pushtrain-policy.yaml:2" in it for it in of(found, "jobs", "wrong"))
+
+
+def test_a_check_that_hangs_or_breaks_is_a_line_and_holds_nothing_up(tmp_path: Path) -> None:
+    def hangs(place: Place, check: Check) -> Iterator[Finding]:
+        yield check.ok("first")
+        time.sleep(5)
+
+    def breaks(place: Place, check: Check) -> Iterator[Finding]:
+        yield check.ok("before")
+        raise ValueError(place.environ["HF_TOKEN"])
+
+    def fails(place: Place, check: Check) -> Iterator[Finding]:
+        raise LedgerUnavailable("away", hint="later")
+        yield
+
+    env = {"HF_TOKEN": CANARY + "hub"}
+    place = Place(settings=None, environ=env, wanted=None)  # type: ignore[arg-type]
+    began_s = time.monotonic()
+    found = carried_out({"hangs": hangs, "breaks": breaks, "fails": fails}, place, limit_s=0.3)
+    assert time.monotonic() - began_s < 3
+    assert [(it.check, it.verdict) for it in found] == [
+        ("hangs", "ok"),
+        ("hangs", "wrong"),
+        ("breaks", "ok"),
+        ("breaks", "wrong"),
+        ("fails", "wrong"),
+    ]
+    assert CANARY not in "\n".join(text_of(found)) and "not done within 0.3 s" in found[1].message
+    assert (found[-1].message, found[-1].fix) == ("away", "later")
+
+
+def test_the_command_prints_lines_or_json_and_ends_with_the_code(scene: Scene) -> None:
+    done = scene.world.cli("doctor", **scene.env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 wrong" in done.stderr and "ok      runpod" in done.stdout
+    scene.github.answers["GET environments/gpu"] = PERMISSIVE
+    broken = scene.world.cli("doctor", "--json", **scene.env)
+    assert broken.returncode == 3
+    assert {"check", "verdict", "message", "fix", "exit_code"} == set(json.loads(broken.stdout)[0])
+    assert any(it.callback and it.callback.__name__ == "doctor" for it in app.registered_commands)
+
+
+@pytest.mark.parametrize("refusal", ["", "stack export"])
+def test_the_backend_is_written_read_and_cleaned_and_a_refusal_is_translated(refusal: str, tmp_path: Path) -> None:
+    script = tmp_path / "bin" / "pulumi"
+    script.parent.mkdir()
+    script.write_text(
+        f'#!/bin/sh\n[ "$1" = version ] && echo v{MINIMUM} && exit\necho "$@" >>{tmp_path}/calls\n'
+        f'case "$*" in *"{refusal or "nothing"}"*)\n'
+        'echo "error: AccessDenied $AWS_SECRET_ACCESS_KEY" >&2; exit 255;; esac\n'
+        "echo '{}'\n"
+    )
+    script.chmod(0o755)
+    env = {"PATH": f"{script.parent}:/usr/bin:/bin", "PULUMI_BACKEND_URL": "s3://state?region=auto"}
+    env["AWS_SECRET_ACCESS_KEY"] = CANARY + "bucket"
+    if refusal:
+        with pytest.raises(EngineError, match="does not take the credentials") as refused:
+            probe(env)
+        assert CANARY not in str(refused.value)
+    else:
+        assert probe(env) == "s3://state?region=auto"
+    calls = [re.sub("doctor-[0-9a-f]{8}", "NAME", it) for it in (tmp_path / "calls").read_text().splitlines()]
+    verbs = [it for it in calls if " stack " in it]
+    assert [it.split(" stack ")[1].split()[0] for it in verbs] == ["init", "export", "rm"], calls
+    assert all("NAME" in it for it in verbs)
