@@ -32,7 +32,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
         patch.setenv("HF_TOKEN", ALICE)
         patch.setattr("huggingface_hub.utils._http.time", SimpleNamespace(sleep=lambda _: None, time=time.time))
         patch.setattr("trainer.command.run.RETRY_DELAYS_S", (0.0,))
-        patch.setattr("trainer.preflight.RETRY_DELAYS_S", (0.0,))
+        patch.setattr("trainer.upload.QUICK_RETRY_DELAYS_S", (0.0,))
         yield server.serve(HubStore(folder / "hub", USERS))
 
 

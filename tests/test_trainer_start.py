@@ -108,7 +108,7 @@ def test_a_token_that_may_not_write_is_found_out_at_once(bench: Bench, hub: Hub,
 def test_a_hub_that_is_down_is_named_after_bounded_retries(
     bench: Bench, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.preflight.RETRY_DELAYS_S", (0.0, 0.0))
+    monkeypatch.setattr("trainer.upload.QUICK_RETRY_DELAYS_S", (0.0, 0.0))
     bench.write()
     hub.store.set_fault("hub_down", 3)
     assert bench.run() == 1

@@ -90,14 +90,14 @@ def _attempt(arguments: argparse.Namespace, given: list[str], report: Report, st
         report.event("preparing", f"{spec.name}: {spec.method.kind} on {spec.model.id}")
     _check_tracking(spec)
     check_parallel(spec.train.parallel)
-    from trainer import data, preflight
+    from trainer import data, preflight, upload
     from trainer.fit.gate import check_memory
 
-    uploads = preflight.uploads()
+    uploads = upload.uploads()
     if not uploads and not is_worker:
         say("publishing: there is no token for the Hub here, so nothing will be uploaded")
     elif not is_worker:
-        preflight.check_write_access(spec.publish)
+        upload.check_write_access(spec.publish)
     run_dir = arguments.run_dir.resolve()
     job = Job(
         spec=spec,

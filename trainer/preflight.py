@@ -5,26 +5,24 @@ Also starts the download of the base model in a process of its own, so that it r
 
 import json
 import multiprocessing
-import os
 import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from httpx2 import HTTPError
-from huggingface_hub import HfApi, constants, get_token, snapshot_download, try_to_load_from_cache
+from huggingface_hub import HfApi, constants, snapshot_download, try_to_load_from_cache
 from huggingface_hub.utils._paths import filter_repo_objects
 
 from pushtrain.errors import PushtrainError
 from pushtrain.rows import data_file
 from pushtrain.spec import TrainingSpec
-from pushtrain.spec.publish import Destination
 from trainer.data import buckets
-from trainer.failures import DatasetError, DiskFull, HubRejected, ModelNotFound, hub_errors, retried, translate
+from trainer.failures import DatasetError, DiskFull, ModelNotFound, hub_errors, retried, translate
 from trainer.job import Inputs, Job, file_sha256, read_json, replayed
 from trainer.report import say, write_whole
 
@@ -34,27 +32,6 @@ RETRY_DELAYS_S = (1.0, 3.0, 10.0, 30.0)
 _MODEL_FILES = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.py", "README.md"]
 # Copies of the weights in other formats, which some repositories keep beside the ones transformers reads.
 _OTHER_FORMATS = ["*/*", "consolidated*"]
-
-
-def uploads(environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether the result goes to the Hub: always for a run of the control plane, else where there is a token."""
-    return "PUSHTRAIN_RUN_ID" in environ or get_token() is not None
-
-
-def check_write_access(to: Destination) -> None:
-    """Create the repository to publish to if it is missing, and ask whether HF_TOKEN may write to it.
-
-    The Hub answers "exists" also to those who may not write: a token that only reads would be found out after training.
-    """
-    repo = to.repo
-    api = HfApi()
-
-    def check() -> None:
-        with hub_errors(f"publish.repo {repo}", missing=HubRejected):
-            api.create_repo(repo, private=to.private, exist_ok=True)
-            api.auth_check(repo, write=True)
-
-    retried(check, RETRY_DELAYS_S, time.sleep)
 
 
 def pin_inputs(spec: TrainingSpec, root: Path, run_dir: Path) -> Inputs:

@@ -1,19 +1,48 @@
-"""Files to a repository on the Hub: one commit, verified against what the Hub then lists."""
+"""Files to a repository on the Hub: whether they may go there, and one commit, verified against what the Hub lists.
+
+Needs huggingface_hub alone: it is also what a command uploads with.
+"""
 
 import hashlib
+import os
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from huggingface_hub.hf_api import RepoFile
 
-from trainer.failures import AdapterBroken, HubRejected, hub_errors
+from pushtrain.spec.publish import Destination
+from trainer.failures import AdapterBroken, HubRejected, hub_errors, retried
 from trainer.job import file_sha256
 
 # With the 23 s that huggingface_hub itself tries each time, about six minutes: less than the work again costs.
 RETRY_DELAYS_S = (10.0, 20.0, 40.0, 80.0, 120.0)
+# At the start nothing is lost yet: a glitch of the Hub must not cost it, an outage must not cost an hour.
+QUICK_RETRY_DELAYS_S = (1.0, 3.0, 10.0, 30.0)
+
+
+def uploads(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether the result goes to the Hub: always for a run of the control plane, else where there is a token."""
+    return "PUSHTRAIN_RUN_ID" in environ or get_token() is not None
+
+
+def check_write_access(to: Destination) -> None:
+    """Create the repository to publish to if it is missing, and ask whether HF_TOKEN may write to it.
+
+    The Hub answers "exists" also to those who may not write: a token that only reads would be found out after training.
+    """
+    repo = to.repo
+    api = HfApi()
+
+    def check() -> None:
+        with hub_errors(f"publish.repo {repo}", missing=HubRejected):
+            api.create_repo(repo, private=to.private, exist_ok=True)
+            api.auth_check(repo, write=True)
+
+    retried(check, QUICK_RETRY_DELAYS_S, time.sleep)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,9 +19,8 @@ from trainer.command.progress import ProgressReader
 from trainer.failures import ArtifactMissing, CommandFailed, CommandNotFound, HubUnreachable, Preempted, retried
 from trainer.gpu import cards
 from trainer.job import read_json
-from trainer.preflight import check_write_access, uploads
 from trainer.report import Report, say, write_json, write_whole
-from trainer.upload import RETRY_DELAYS_S, Target, commit_files
+from trainer.upload import RETRY_DELAYS_S, Target, check_write_access, commit_files, uploads
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
