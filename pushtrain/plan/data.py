@@ -1,19 +1,35 @@
-"""How large a dataset is: its own file read, the Hub's page, or a small table. No tokenizer, no download of rows."""
+"""How large a dataset is: its own file read, the Hub's page, or a small table. Rows are never downloaded.
+
+Where the package tokenizers is installed and the model's tokenizer.json lies in the Hub's cache, a sample of the rows
+is tokenised and the ratio of bytes to tokens is the model's own; elsewhere it is a stated one.
+"""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from pushtrain.errors import SpecError
-from pushtrain.estimate.tokens import BYTES_PER_TOKEN, Dataset, dataset_of, text_tokens
+from pushtrain.estimate.tokens import BYTES_PER_TOKEN, Dataset, dataset_of, scaled, text_tokens
 from pushtrain.plan.hub import DatasetFacts
-from pushtrain.rows import Row, data_file, read_rows
+from pushtrain.rows import Form, Row, data_file, read_rows
 from pushtrain.spec import TrainingSpec
 
 # Enough for the mean to stand; a file of millions of rows must not cost a reviewer's minutes.
 SAMPLED_ROWS = 5000
+TOKENISED_ROWS = 200
+# What is read of a row, by its form; of a summary only what the encoder reads.
+_FIELDS: dict[Form, tuple[str, ...]] = {
+    "messages": ("messages", "tools"),
+    "preference": ("prompt", "chosen", "rejected"),
+    "prompt/completion": ("prompt", "completion"),
+    "instruction/output": ("instruction", "input", "output"),
+    "source/summary": ("source",),
+    "text": ("text",),
+}
 _RATIO = f"at {BYTES_PER_TOKEN:g} bytes a token"
 
 
@@ -33,6 +49,26 @@ def local_dataset(spec: TrainingSpec, root: Path) -> tuple[Dataset | None, str]:
     return dataset_of(lengths, rows, "sampled", how), ""
 
 
+def with_tokenizer(dataset: Dataset, spec: TrainingSpec, root: Path, tokenizer: Path | None) -> Dataset:
+    """The dataset by the model's own tokenizer, where there is one; of a file only."""
+    if tokenizer is None or spec.data.path is None or find_spec("tokenizers") is None:
+        return dataset
+    from tokenizers import Tokenizer
+
+    try:
+        own = Tokenizer.from_file(str(tokenizer))
+    except Exception:  # noqa: BLE001  the package raises bare Exceptions; a broken cache is no reason not to plan
+        return dataset
+    rows = list(read_rows(data_file(spec.data.path, root), spec.data.path, spec.reading, head=TOKENISED_ROWS))
+    texts = ["".join(texts_of(row)) for row in rows]
+    guessed = sum(text_tokens(text) for text in texts)
+    counted = sum(len(encoding.ids) for encoding in own.encode_batch(texts))
+    if not counted:
+        return dataset
+    how = f"{dataset.how.partition(' at ')[0]} by the model's own tokenizer on {len(rows)} of them"
+    return replace(scaled(dataset, counted / guessed), how=how)
+
+
 def hub_dataset(spec: TrainingSpec, facts: DatasetFacts) -> tuple[Dataset | None, str]:
     """The dataset at `data.source`, or None and why not."""
     name = str(spec.data.source).removeprefix("hf://datasets/")
@@ -48,19 +84,19 @@ def hub_dataset(spec: TrainingSpec, facts: DatasetFacts) -> tuple[Dataset | None
 
 def row_tokens(row: Row) -> int:
     """About how many tokens one row is; of a preference one answer with its prompt, the mean of both."""
-    record = row.record
     if row.form == "preference":
-        prompt, *answers = (_tokens(record.get(name)) for name in ("prompt", "chosen", "rejected"))
+        prompt, *answers = (_tokens(row.record.get(name)) for name in ("prompt", "chosen", "rejected"))
         return prompt + sum(answers) // 2
-    if row.form == "source/summary":
-        return _tokens(record.get("source"))
-    fields = {
-        "messages": ("messages", "tools"),
-        "prompt/completion": ("prompt", "completion"),
-        "instruction/output": ("instruction", "input", "output"),
-        "text": ("text",),
-    }[row.form]
-    return sum(_tokens(record.get(name)) for name in fields)
+    return sum(_tokens(row.record.get(name)) for name in _FIELDS[row.form])
+
+
+def texts_of(row: Row) -> Iterator[str]:
+    """The texts of a row, without what a template adds."""
+    for name in _FIELDS[row.form]:
+        value = row.record.get(name)
+        items = value if isinstance(value, list) else [value]
+        contents = (item.get("content") if isinstance(item, Mapping) else item for item in items)
+        yield from (content for content in contents if isinstance(content, str))
 
 
 def _tokens(value: Any) -> int:

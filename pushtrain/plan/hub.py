@@ -7,6 +7,7 @@ plan then goes by the table of known models and says so.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -54,6 +55,8 @@ class Hub:
         token = environ.get("HF_TOKEN", "").strip()
         self._headers = {"user-agent": "pushtrain", **({"authorization": f"Bearer {token}"} if token else {})}
         self.away = "HF_HUB_OFFLINE is set" if environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") else ""
+        home = environ.get("HF_HOME") or (f"{environ['HOME']}/.cache/huggingface" if environ.get("HOME") else None)
+        self._cache = environ.get("HF_HUB_CACHE") or (f"{home}/hub" if home else None)
         self._models: dict[tuple[str, str], ModelFacts] = {}
         self._datasets: dict[tuple[str, str, str], DatasetFacts] = {}
 
@@ -68,6 +71,14 @@ class Hub:
         if key not in self._datasets:
             self._datasets[key] = self._ask_dataset(name, revision, split)
         return self._datasets[key]
+
+    def tokenizer(self, model_id: str, revision: str) -> Path | None:
+        """The model's tokenizer.json in the Hub's cache on this machine; nothing is downloaded."""
+        from huggingface_hub import try_to_load_from_cache
+
+        folder = self._cache
+        found = try_to_load_from_cache(model_id, "tokenizer.json", cache_dir=folder, revision=revision)
+        return Path(found) if isinstance(found, str) else None
 
     def _ask_model(self, model_id: str, revision: str) -> ModelFacts:
         info, trouble = self._json(f"/api/models/{model_id}/revision/{quote(revision, safe='')}?blobs=true")

@@ -15,7 +15,7 @@ from pushtrain.estimate.correction import Past, past
 from pushtrain.estimate.tokens import Dataset
 from pushtrain.gpus import MIN_CUDA_VERSION
 from pushtrain.ledger import Ledger
-from pushtrain.plan.data import hub_dataset, local_dataset
+from pushtrain.plan.data import hub_dataset, local_dataset, with_tokenizer
 from pushtrain.plan.hub import DatasetFacts, Hub
 from pushtrain.prices.snapshot import OLD_DAYS, Snapshot, of_repository
 from pushtrain.spec import JobSpec, TrainingSpec
@@ -86,9 +86,12 @@ class Sources:
         """How large the dataset is, or None and why; and what the Hub says of it."""
         data = spec.data
         if data.source is None:
-            key = (data.path, data.form, spec.task, tuple(sorted(data.columns.items())))
+            tokenizer = self.hub.tokenizer(spec.model.id, spec.model.revision)
+            key = (data.path, data.form, spec.task, tuple(sorted(data.columns.items())), tokenizer)
             if key not in self._datasets:
-                self._datasets[key] = local_dataset(spec, self.root)
+                found, why = local_dataset(spec, self.root)
+                counted = with_tokenizer(found, spec, self.root, tokenizer) if found else None
+                self._datasets[key] = (counted, why)
             return (*self._datasets[key], DatasetFacts())
         if not data.is_on_hub:
             return None, f"{data.place} is not read here: hours and dollars are the budget's", DatasetFacts()
