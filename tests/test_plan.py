@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from pushtrain.terminal import out
 
 pytest_plugins = ("simulator_fixtures",)
 
+PROJECT = Path(__file__).parents[1]
 OFFLINE = {"HF_HUB_OFFLINE": "1"}
 ROWS = "".join(json.dumps({"prompt": "p" * 400, "completion": "c" * 1200}) + "\n" for _ in range(400))
 SPEC: dict[str, Any] = {
@@ -322,3 +325,27 @@ def test_a_claims_expectation_is_learned_from_when_the_run_is_over(root: Path, r
     assert any("× 1.50 by 1 finished run on NVIDIA A40 with qlora" in note for note in plan.notes), plan.notes
     assert expect(load(job(root, model={"id": "some/thing"}), root), [candidate]) == {}
     assert expect(spec, []) == {}
+
+
+def test_the_plan_in_readme_is_what_the_program_prints(tmp_path: Path) -> None:
+    readme = (PROJECT / "README.md").read_text(encoding="utf-8")
+    section = readme.partition("## What a reviewer sees")[2].partition("\n## ")[0]
+    shown = section.split("```")[1].strip("\n").splitlines()
+    spec = (PROJECT / "jobs" / "qwen3-8b-qlora.yaml").read_text(encoding="utf-8")
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "qwen3-8b-qlora.yaml").write_text(re.sub(r"(?m)^suspend.*\n", "", spec))
+    environ = {**git_environ(tmp_path), **OFFLINE, "COLUMNS": "118", "PYTHONPATH": str(PROJECT)}
+    command = [sys.executable, "-m", "pushtrain", "plan"]
+    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    printed = [line.rstrip() for line in done.stdout.splitlines()]
+    places = [printed.index(line) for line in shown]
+    assert places == sorted(places), "the same lines in the same order"
+
+
+def test_a_batch_of_one_row_is_tried_with_each_other_change(root: Path) -> None:
+    job(root, method={"kind": "lora"}, train={"per_device_train_batch_size": 4, "max_length": 32768})
+    changes = [suggestion.change for suggestion in one(root).suggestions]
+    alone = next(it for it in changes if it[0].startswith("train.max_length"))
+    paired = next(it for it in changes if it[0] == "train.per_device_train_batch_size: 1" and "max_length" in it[-1])
+    assert int(paired[-1].split()[-1]) > int(alone[0].split()[-1]), "rows stay longer with fewer of them at once"

@@ -23,18 +23,30 @@ Edit = dict[str, Any]
 
 
 def suggestions(plan: Plan, model: ModelFacts, dataset: Dataset | None, sources: Sources) -> tuple[Suggestion, ...]:
-    """One line of each kind that fits on the largest of the spec's own cards; the cheapest larger card; and where no
-    single change is enough, all of them together."""
+    """The smallest change of each kind that fits on the largest of the spec's own cards, alone or with a batch of one
+    row; all of them together where no one is enough; and the cheapest larger card."""
     spec = plan.spec
     assert isinstance(spec, TrainingSpec) and model.shape is not None
     largest = max(plan.places, key=lambda place: place.usable_gb)
     found = [it for edits in _kinds(spec) if (it := _first(edits, spec, model, dataset, largest, sources)) is not None]
+    batch_is_enough = any(line.startswith("train.per_device") for it in found for line in it.change)
+    if found and spec.train.per_device_train_batch_size > 1 and not batch_is_enough:
+        found += _with_one_row(spec, model, dataset, largest, sources)
     if not found:
         together: Edit = {key: value for edit in _last_of_each(spec) for key, value in edit.items()}
         last = _first(iter([together]), spec, model, dataset, largest, sources)
         found = [last] if last else []
     card = _larger_card(spec, plan, model, dataset, sources)
     return tuple([*found, *([card] if card else [])])
+
+
+def _with_one_row(
+    spec: TrainingSpec, model: ModelFacts, dataset: Dataset | None, largest: Place, sources: Sources
+) -> list[Suggestion]:
+    """The smallest batch and one change more, where the smallest batch alone is not enough: rows stay longer then."""
+    *_, one_row = _smaller_batches(spec)
+    pairs = (({**one_row, **edit} for edit in edits) for edits in list(_kinds(spec))[1:])
+    return [it for edits in pairs if (it := _first(edits, spec, model, dataset, largest, sources)) is not None]
 
 
 def edited(spec: TrainingSpec, edit: Mapping[str, Any]) -> TrainingSpec | None:
