@@ -39,6 +39,14 @@ class OutOfMemoryError(RuntimeError):
         (OSError(errno.EDQUOT, "Disk quota exceeded"), "DiskFull"),
         (RuntimeError("I/O error: No space left on device (os error 28)"), "DiskFull"),
         (RuntimeError("CUDA error: no kernel image is available for execution on the device"), "GpuUnavailable"),
+        (
+            ImportError("Using `bitsandbytes` 4-bit quantization requires bitsandbytes: `pip install -U bitsandbytes`"),
+            "GpuUnavailable",
+        ),
+        (
+            RuntimeError("Attempted to use bitsandbytes native library functionality but it's not available."),
+            "GpuUnavailable",
+        ),
         (KeyError("surprise"), "TrainingFailed"),
     ],
 )

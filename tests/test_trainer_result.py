@@ -13,7 +13,7 @@ from tiny_model import Bench, hub_with_model, pairs, publish_model, spec
 from pushtrain.errors import SpecError
 from pushtrain.spec.file import loads
 from pushtrain.spec.publish import Promote
-from trainer.failures import AdapterBroken
+from trainer.failures import AdapterBroken, OutOfMemory
 from trainer.gates import judged
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -73,6 +73,24 @@ def test_a_merged_model_that_says_something_else_is_not_published(
     failure = bench.file("failure.json")
     assert failure["reason"] == AdapterBroken.reason and "the adapter is whole in" in failure["message"]
     assert hub.alice.list_repo_files("demo/broken-merge") == [".gitattributes"]
+
+
+def test_a_machine_without_memory_to_merge_is_known_before_the_training(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from trainer.preflight import check_disk, machine_memory_bytes
+
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "meminfo").write_text("MemTotal:  500 kB\nMemFree: 1 kB\n")
+    assert machine_memory_bytes(tmp_path, tmp_path / "meminfo") == 500 * 1024
+    (tmp_path / "memory.max").write_text("400000\n")
+    assert machine_memory_bytes(tmp_path, tmp_path / "meminfo") == 400_000
+    monkeypatch.setattr("trainer.preflight.machine_memory_bytes", lambda: 400_000)
+    bench.write()
+    check_disk(bench.job())
+    bench.write(publish={"merge": True})
+    with pytest.raises(OutOfMemory, match=r"publish\.merge needs"):
+        check_disk(bench.job())
 
 
 def test_a_gate_that_does_not_hold_keeps_main_as_it_was_and_one_that_holds_replaces_it(bench: Bench, hub: Hub) -> None:

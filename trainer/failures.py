@@ -161,6 +161,9 @@ def translate(error: BaseException) -> PushtrainError:
             return HubUnreachable(f"the Hub cannot be reached: {_first_line(text)}")
         if "no kernel image is available" in text or "CUDA driver version is insufficient" in text:
             return GpuUnavailable(f"this torch build cannot use the GPU: {_first_line(text)}")
+        if "bitsandbytes" in text and any(word in text for word in ("not available", "not found", "requires")):
+            hint = "method.kind: lora needs none of them; or another of compute.gpus"
+            return GpuUnavailable(f"bitsandbytes has no kernels here: {_first_line(text)}", hint=hint)
     return TrainingFailed(f"{type(error).__name__}: {_first_line(str(error))}")
 
 

@@ -24,6 +24,8 @@ def check_gpu() -> None:
     if torch.cuda.is_available():
         name, memory_gb = torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory / 1e9
         say(f"device: {name}, {memory_gb:.0f} GB, CUDA {torch.version.cuda}")
+        if not uses_bf16():
+            say("device: it has no bf16, so everything is computed and held in fp32: twice the memory, and slower")
     elif visible_gpus() > 0:
         hint = "a pod with a newer driver: compute.gpus or compute.data_centers"
         raise GpuUnavailable(

@@ -3,6 +3,7 @@
 Also starts the download of the base model in a process of its own, so that it runs while torch is imported.
 """
 
+import contextlib
 import json
 import multiprocessing
 import shutil
@@ -22,9 +23,12 @@ from pushtrain.errors import PushtrainError
 from pushtrain.rows import data_file
 from pushtrain.spec import TrainingSpec
 from trainer.data import buckets
-from trainer.failures import DatasetError, DiskFull, ModelNotFound, hub_errors, retried, translate
+from trainer.failures import DatasetError, DiskFull, ModelNotFound, OutOfMemory, hub_errors, retried, translate
 from trainer.job import Inputs, Job, file_sha256, read_json, replayed
 from trainer.report import say, write_whole
+
+# The base in 16 bits, and beside it what was in 4, or is read.
+MERGE_FACTOR = 1.4
 
 # A glitch of the Hub must not cost a rented machine's start; an outage must not cost an hour of it.
 RETRY_DELAYS_S = (1.0, 3.0, 10.0, 30.0)
@@ -67,6 +71,8 @@ def check_disk(job: Job, free: Callable[[Path], int] = free_bytes) -> None:
     whole checkpoint and the one being written; an adapter and its moments are taken as a tenth of the weights.
     """
     weights, missing = _weight_bytes(job)
+    if job.spec.publish.merge:
+        _check_merge_fits(weights, machine_memory_bytes())
     state = 2 * 6 * weights + weights if job.spec.method.kind == "full" else 3 * weights // 10
     state += weights if job.spec.publish.merge else 0
     needs = {Path(constants.HF_HUB_CACHE): missing, job.run_dir: state}
@@ -79,6 +85,25 @@ def check_disk(job: Job, free: Callable[[Path], int] = free_bytes) -> None:
         if left < need:
             needs_gb = f"{job.spec.model.id} and its checkpoints need {need / 1e9:.1f} GB"
             raise DiskFull(f"{needs_gb}, {folder} has {left / 1e9:.1f} free", hint="raise compute.volume.size_gb")
+
+
+def machine_memory_bytes(cgroup: Path = Path("/sys/fs/cgroup"), meminfo: Path = Path("/proc/meminfo")) -> int:
+    """What this machine, or the container on it, may use; 0 where nothing says so."""
+    limits = []
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):
+            limits.append(int((cgroup / name).read_text()))
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        limits.append(1024 * int(meminfo.read_text().split("MemTotal:")[1].split()[0]))
+    return min(limits, default=0)
+
+
+def _check_merge_fits(weights: int, memory: int) -> None:
+    """The merged model is made in the machine's memory; known before the training, not after it."""
+    need = int(MERGE_FACTOR * weights)
+    if 0 < memory < need:
+        what = f"publish.merge needs {need / 1e9:.0f} GB of the machine's memory, it has {memory / 1e9:.0f}"
+        raise OutOfMemory(what, hint="publish.merge: false; or a GPU whose machines have more memory")
 
 
 def start_download(job: Job) -> BaseProcess | None:
