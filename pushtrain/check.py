@@ -163,9 +163,16 @@ def _data(file: SpecFile, spec: TrainingSpec, root: Path) -> tuple[list[Problem]
     found = _in_commit(file, spec, ("data", "path"), root, problems, warnings) if path is not None else None
     if path is None or found is None:
         return problems, warnings
+    skipped: list[SpecError] = []
+    reading = replace(spec.reading, skipped=skipped.append if spec.data.bad_rows == "skip" else None)
     try:
-        for _ in read_rows(found, path, spec.reading, head=HEAD_ROWS):
+        for _ in read_rows(found, path, reading, head=HEAD_ROWS):
             pass
+        if skipped:
+            message = (
+                f"{len(skipped)} of the first rows will be skipped, as data.bad_rows says; the first: {skipped[0]}"
+            )
+            warnings.append(Problem(where=where, message=message))
     except SpecError as error:
         if error.reason == PYARROW_MISSING:
             warnings.append(Problem(where=where, message=str(error), hint=error.hint))

@@ -336,3 +336,28 @@ def test_what_is_wrong_with_a_row_is_said_by_whichever_process_finds_it(
     with pytest.raises(DatasetError, match="row 16: no chat text can be made of it: no king"):
         prepare(one, local_rows(one), texts(one, tokenizer(strict)))
     assert not multiprocessing.active_children()
+
+
+def test_bad_rows_are_skipped_where_the_spec_says_so_counted_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    turns = [{"role": "user", "content": "what is red"}, {"role": "assistant", "content": "a bird"}]
+    king = [{"role": "king", "content": "no"}, *turns]
+    records = [
+        {"messages": []},
+        *[{"messages": turns}] * 20,
+        {"messages": turns[:1]},
+        {"messages": king},
+        {"text": "x"},
+    ]
+    strict = "{% for m in messages %}{{ raise_exception('no king') if m.role == 'king' else m.content }}{% endfor %}"
+    one = job(tmp_path, records, data={"eval_fraction": 0.1, "bad_rows": "skip"})
+    prepared = prepare(one, local_rows(one), texts(one, tokenizer(strict)))
+    counts = prepared.counts
+    assert (counts.rows + counts.held_out, counts.bad, counts.dropped) == (20, 4, 0)
+    said = capsys.readouterr().out
+    assert "data: skipped: data/rows.jsonl:1: row 1: 'messages' must be a list" in said
+    assert "4 rows cannot be trained on and are skipped, as data.bad_rows says" in said
+    for record in records[:1], records[:1] + records[-1:]:
+        with pytest.raises(DatasetError, match=r"data/rows.jsonl:1: row 1: 'messages' must be a list"):
+            made(job(tmp_path, record, data={"bad_rows": "skip", "form": "messages"}))

@@ -1,6 +1,6 @@
 """Records to rows: columns under the names the forms use, one form for all, each row judged."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -21,11 +21,16 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reading:
-    """What a spec says about rows: its task, the form it insists on, and the file's name for a field of the form."""
+    """What a spec says about rows: its task, the form it insists on, and the file's name for a field of the form.
+
+    `skipped` is told of each row that cannot be trained on, which then is passed over; without it the first one ends
+    the reading.
+    """
 
     task: str = "sft"
     form: Form | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
+    skipped: Callable[[SpecError], None] | None = None
 
     @property
     def forms(self) -> tuple[Form, ...]:
@@ -52,21 +57,34 @@ def read_rows(
 
 
 def judged(found: Iterable[tuple[int, dict[str, Any]]], shown: str, reading: Reading) -> Iterator[Row]:
-    """The records as rows. Raises as `read_rows` does."""
+    """The records as rows. Raises as `read_rows` does; with `reading.skipped` only where no row is left."""
     form: Form | None = None
+    empty = SpecError("the dataset is empty: not one row", where=shown, hint=FORMS_HINT, reason="EmptyDataset")
     for number, raw in found:
-        record = with_messages(_renamed(raw, reading.columns, number, shown) if reading.columns else raw)
-        if form is None:
-            form = _recognised(record, reading, number, shown)
-        what = fault(record, form)
-        if what is None and reading.task == "seq2seq" and isinstance(record.get("prompt"), list):
-            what = "'prompt' must be text for seq2seq, not a list"
-        if what is not None:
-            raise row_error(what, number, shown)
-        assert form is not None  # a record without a form has a fault
-        yield Row(number, form, record)
+        try:
+            row = _judged(raw, number, form, shown, reading)
+        except SpecError as error:
+            if reading.skipped is None:
+                raise
+            reading.skipped(error)
+            empty = error if empty.reason == "EmptyDataset" else empty
+            continue
+        form = row.form
+        yield row
     if form is None:
-        raise SpecError("the dataset is empty: not one row", where=shown, hint=FORMS_HINT, reason="EmptyDataset")
+        raise empty
+
+
+def _judged(raw: dict[str, Any], number: int, form: Form | None, shown: str, reading: Reading) -> Row:
+    """`form` is that of the rows before; None for the first one."""
+    record = with_messages(_renamed(raw, reading.columns, number, shown) if reading.columns else raw)
+    form = form or _recognised(record, reading, number, shown)
+    what = fault(record, form)
+    if what is None and reading.task == "seq2seq" and isinstance(record.get("prompt"), list):
+        what = "'prompt' must be text for seq2seq, not a list"
+    if what is not None or form is None:  # a record without a form has a fault
+        raise row_error(str(what), number, shown)
+    return Row(number, form, record)
 
 
 def _renamed(raw: dict[str, Any], columns: Mapping[str, str], number: int, shown: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from pushtrain.rows import Row
 from trainer.data.pieces import Piece, Writer
 from trainer.data.tokens import IGNORED, Labelled, check_tokenizer, label, learned
+from trainer.failures import DatasetError
 from trainer.job import Job
 
 if TYPE_CHECKING:
@@ -21,13 +22,15 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Example:
     """One row as columns of token ids. `tokens` are those left after cutting, `learned` those of them that carry the
-    loss, `lost` those cut off. With no `learned` token a row teaches nothing and is left out."""
+    loss, `lost` those cut off. With no `learned` token a row teaches nothing and is left out; `is_bad`: nothing could
+    be written of it."""
 
     columns: dict[str, list[int]]
     tokens: int
     learned: int
     lost: int
     is_merged: bool = False
+    is_bad: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +179,30 @@ class Seq2Seq:
             return [(ids, 0) for ids in whole]
         cut = self._tokenizer(**given, truncation=True, max_length=limit, **options)["input_ids"]
         return [(ids, len(full) - len(ids)) for ids, full in zip(cut, whole, strict=True)]
+
+
+class Lenient:
+    """As the encoder it is made of, but a row that cannot be written ends nothing: it becomes a bad example."""
+
+    def __init__(self, encode: Encoder) -> None:
+        self.columns = encode.columns
+        self.is_chat = encode.is_chat
+        self._strict = encode
+
+    def encode(self, rows: Sequence[Row]) -> list[Example]:
+        try:
+            return self._strict.encode(rows)
+        except DatasetError:
+            if len(rows) == 1:
+                return [Example({name: [] for name in self.columns}, 0, 0, 0, is_bad=True)]
+        half = len(rows) // 2
+        return self.encode(rows[:half]) + self.encode(rows[half:])
+
+    def question(self, row: Row) -> Question | None:
+        try:
+            return self._strict.question(row)
+        except DatasetError:
+            return None
 
 
 def _prompt_length(row: Labelled) -> int:

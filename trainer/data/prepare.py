@@ -1,19 +1,19 @@
 """From rows to datasets of tokens, in the order of the package's list; what is lost on the way is counted and said."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pushtrain.rows import Form, Row, judged
+from pushtrain.rows import Form, Reading, Row, judged
 from trainer.data import cache
-from trainer.data.encode import Encoder, Example, Question
+from trainer.data.encode import Encoder, Example, Lenient, Question
 from trainer.data.fit import model_config
 from trainer.data.layout import Layout, choose, packed
 from trainer.data.parallel import encoded
-from trainer.data.sources import Rows, as_dataset_error, hub_rows, hub_stream, shown
+from trainer.data.sources import Rows, Skipped, as_dataset_error, hub_rows, hub_stream, reading_of, shown
 from trainer.data.split import held_out_indexes
 from trainer.failures import DatasetError, ModelUnsupported
 from trainer.job import Job
@@ -32,7 +32,7 @@ class Counts:
     """Of the rows that are trained on; `dropped` ones, with nothing to learn within max_length, are not among them.
 
     `cut` rows are longer than max_length and lose `lost_tokens`; in `merged` rows a token spans prompt and answer.
-    `sequences` are what the trainer draws: rows, or several rows packed into one.
+    `bad` rows were skipped as `data.bad_rows` says. `sequences` are what the trainer draws: rows, or several in one.
     """
 
     rows: int = 0
@@ -43,6 +43,7 @@ class Counts:
     lost_tokens: int = 0
     dropped: int = 0
     merged: int = 0
+    bad: int = 0
     sequences: int = 0
 
 
@@ -64,6 +65,8 @@ def prepare(job: Job, rows: Rows | None, encode: Encoder) -> Prepared:
 
     Raises DatasetError naming the row, or when nothing is left to train on.
     """
+    if job.spec.data.bad_rows == "skip":
+        encode = Lenient(encode)
     if job.spec.data.streaming:
         return _streamed(job, encode)
     folder = cache.entry(job)
@@ -105,6 +108,7 @@ def _make(job: Job, rows: Rows | None, encode: Encoder, folder: Path) -> dict[st
             f"no row has anything to learn within its first {job.spec.train.max_length} tokens",
             hint="raise train.max_length",
         )
+    _say_skipped(rows.reading, counts)
     kept_out: Rows | list[Row] = aside
     if data.eval_split is not None:
         kept_out = hub_rows(job, data.eval_split)
@@ -142,11 +146,12 @@ def _streamed(job: Job, encode: Encoder) -> Prepared:
     from trainer.data.stream import BLOCK_ROWS, Recipe, Stream
 
     data, train = job.spec.data, job.spec.train
-    rows = _head(job, data.split, BLOCK_ROWS)
+    reading = reading_of(job)
+    rows = _head(job, data.split, BLOCK_ROWS, reading)
     held = held_out_indexes(len(rows), 0.0 if data.eval_split else data.eval_fraction, train.seed)
     kept_out = [rows[index] for index in sorted(held)]
     if data.eval_split is not None:
-        kept_out = _head(job, data.eval_split, BLOCK_ROWS)
+        kept_out = _head(job, data.eval_split, BLOCK_ROWS, reading)
         _check_same_form(rows[0], kept_out)
     counts, evaluated = Counts(), Counts()
     for _ in _counted((row for index, row in enumerate(rows) if index not in held), len(rows), encode, counts):
@@ -156,10 +161,10 @@ def _streamed(job: Job, encode: Encoder) -> Prepared:
     layout = _layout(job, [train.max_length] * train.per_device_train_batch_size)
     recipe = Recipe(
         shown=shown(job, data.split),
-        reading=job.spec.reading,
+        reading=replace(reading, form=rows[0].form),
         encode=encode,
         seed=train.seed,
-        held_out=frozenset(held),
+        held_out=frozenset(rows[index].number - 1 for index in held),
         max_length=train.max_length,
         is_packed=layout.packing,
     )
@@ -176,10 +181,10 @@ def _streamed(job: Job, encode: Encoder) -> Prepared:
     return prepared
 
 
-def _head(job: Job, split: str, count: int) -> list[Row]:
+def _head(job: Job, split: str, count: int, reading: Reading) -> list[Row]:
     """The first rows of a split, read as a stream."""
     records = enumerate(islice(hub_stream(job, split), count), start=1)
-    return list(as_dataset_error(judged(records, shown(job, split), job.spec.reading)))
+    return list(as_dataset_error(judged(records, shown(job, split), reading)))
 
 
 def _check_same_form(first: Row, kept_out: Iterable[Row]) -> None:
@@ -207,7 +212,9 @@ def _counted(rows: Iterator[Row], count: int, encode: Encoder, counts: Counts) -
         counts.cut += sum(example.lost > 0 for example in examples)
         counts.lost_tokens += sum(example.lost for example in examples)
         counts.merged += sum(example.is_merged for example in examples)
-        counts.dropped += len(examples) - len(kept)
+        bad = sum(example.is_bad for example in examples)
+        counts.bad += bad
+        counts.dropped += len(examples) - len(kept) - bad
         counts.rows += len(kept)
         counts.tokens += sum(example.tokens for example in kept)
         counts.learned_tokens += sum(example.learned for example in kept)
@@ -257,6 +264,13 @@ def _layout(job: Job, sizes: Sequence[int] | Any) -> Layout:
         raise ModelUnsupported(str(error), hint="leave the key out") from error
 
 
+def _say_skipped(reading: Reading, counts: Counts) -> None:
+    if isinstance(reading.skipped, Skipped) and reading.skipped.count:
+        counts.bad += reading.skipped.count
+        for text in reading.skipped.first:
+            say(f"data: skipped: {text}")
+
+
 def _questions(rows: Iterator[Row], encode: Encoder) -> list[Question]:
     """The first rows whose prompt is short enough to be answered as it was trained."""
     found = (question for row in rows if (question := encode.question(row)) is not None)
@@ -273,6 +287,8 @@ def _describe(job: Job, data: Prepared, is_chat: bool) -> None:
     if counts.cut:
         share = 100 * counts.lost_tokens / (counts.tokens + counts.lost_tokens)
         say(f"data: {counts.cut} rows are cut at train.max_length {limit}: {counts.lost_tokens} tokens, {share:.1f} %")
+    if counts.bad:
+        say(f"data: {counts.bad} rows cannot be trained on and are skipped, as data.bad_rows says")
     if counts.dropped:
         say(f"data: {counts.dropped} rows have nothing to learn before the cut and are left out")
     layout = data.layout

@@ -2,7 +2,7 @@
 `pushtrain.rows`, so that the first bad one ends the run under its name, file:row."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,11 +16,31 @@ from trainer.job import Job, rank
 
 
 class Rows(Protocol):
-    """Rows of one form. Going through them raises DatasetError at the first bad one, and where there is none."""
+    """Rows of one form. Going through them raises DatasetError at the first bad one, unless they are skipped, and where
+    there is none."""
+
+    @property
+    def reading(self) -> Reading: ...
 
     def __len__(self) -> int: ...
 
     def __iter__(self) -> Iterator[Row]: ...
+
+
+class Skipped:
+    """The rows of one pass that cannot be trained on: how many, and the first ones."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.first: list[str] = []
+
+    def __call__(self, error: SpecError) -> None:
+        self.count += 1
+        if self.count <= 3:
+            self.first.append(str(error))
+
+    def reset(self) -> None:
+        self.count, self.first = 0, []
 
 
 @dataclass(frozen=True)
@@ -39,10 +59,11 @@ class FileRows:
         return sum(1 for _ in self)
 
     def __iter__(self) -> Iterator[Row]:
+        _begin(self.reading)
         return as_dataset_error(read_rows(self.path, self.shown, self.reading))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class HubRows:
     """The rows of a split that was downloaded: Arrow files, mapped into memory."""
 
@@ -51,9 +72,14 @@ class HubRows:
     reading: Reading
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self.dataset) if self.reading.skipped is None else self._count
+
+    @cached_property
+    def _count(self) -> int:
+        return sum(1 for _ in self)
 
     def __iter__(self) -> Iterator[Row]:
+        _begin(self.reading)
         return as_dataset_error(judged(enumerate(self.dataset, start=1), self.shown, self.reading))
 
 
@@ -64,7 +90,7 @@ def local_rows(job: Job) -> FileRows | None:
 
     Raises DatasetError naming the first bad row.
     """
-    data, reading = job.spec.data, job.spec.reading
+    data, reading = job.spec.data, reading_of(job)
     if data.is_on_hub:
         return None
     if data.bucket is not None:
@@ -79,17 +105,27 @@ def local_rows(job: Job) -> FileRows | None:
     return rows
 
 
+def reading_of(job: Job) -> Reading:
+    """What the spec says about rows, with a place for those that are skipped where it wants that."""
+    return replace(job.spec.reading, skipped=Skipped() if job.spec.data.bad_rows == "skip" else None)
+
+
 def hub_rows(job: Job, split: str) -> HubRows:
     """The rows of a split of `data.source`, downloaded at the commit that the run has pinned.
 
     Raises DatasetError, or one of the failures of the Hub.
     """
-    return HubRows(_loaded(job, split), shown(job, split), job.spec.reading)
+    return HubRows(_loaded(job, split), shown(job, split), reading_of(job))
 
 
 def shown(job: Job, split: str) -> str:
     """A split of the Hub's dataset for people."""
     return f"{job.dataset_name}@{job.inputs.data_version[:8]} {split}"
+
+
+def _begin(reading: Reading) -> None:
+    if isinstance(reading.skipped, Skipped):
+        reading.skipped.reset()
 
 
 def _loaded(job: Job, split: str, *, streaming: bool = False) -> Any:

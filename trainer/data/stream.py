@@ -142,7 +142,7 @@ class Stream(IterableDataset):  # type: ignore[type-arg]
         self.lost["rows"] += len(rows)
         self.lost["cut"] += sum(example.lost > 0 for example in encoded)
         self.lost["lost_tokens"] += sum(example.lost for example in encoded)
-        self.lost["dropped"] += len(encoded) - len(kept)
+        self.lost["dropped"] += len(encoded) - len(kept)  # bad ones, too
         if not recipe.is_packed:
             return [example.columns for example in kept]
         sequences = best_fit([example.tokens for example in kept], recipe.max_length)
