@@ -1,8 +1,11 @@
 """What strangers wrote has no power in a comment, and a comment never is too long."""
 
+import random
 import re
+from html.parser import HTMLParser
 
 import pytest
+from markdown_it import MarkdownIt
 
 from pushtrain.github.markdown import LONGEST, block, code, details, fitted, length, plain, shortened, table
 
@@ -88,3 +91,57 @@ def test_the_middle_goes_first_and_no_fence_stays_open() -> None:
 def test_a_long_text_keeps_its_beginning_and_its_end() -> None:
     text = shortened("a" * 50 + "b" * 5000 + "c" * 50, 500)
     assert text.startswith("a" * 50) and text.endswith("c" * 50) and len(text) <= 500 and "characters" in text
+
+
+class Shown(HTMLParser):
+    """What a reader sees of rendered HTML: its text, and every tag that is not the table around it."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.text, self.tags = "", list[str]()
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.tags += [] if tag in ("table", "thead", "tbody", "tr", "td", "th", "p") else [tag]
+
+    def handle_comment(self, data: str) -> None:
+        self.tags.append("comment")
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+NASTY = "`*_[]()#+-.!|~<>&:\"'$^=\\/@ \tax1é\n\u200b�"
+
+
+def rendered(markdown: str) -> Shown:
+    return Shown(MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(markdown))
+
+
+def lines_of(seed: int) -> str:
+    dice = random.Random(seed)
+    return "".join(dice.choice(NASTY) for _ in range(dice.randint(1, 24)))
+
+
+@pytest.mark.parametrize("place", ["a cell", "a paragraph", "a list", "a span in a cell"])
+def test_whatever_is_written_a_reader_sees_it_as_it_was_written(place: str) -> None:
+    """Through a CommonMark parser with tables: thousands of strings of what has a meaning in markdown."""
+    for text in [*HOSTILE, *(lines_of(seed) for seed in range(800))]:
+        wanted = "".join(it if it.isprintable() else "�" for it in " ".join(text.split())).replace("\u200b", "�")
+        if not wanted:
+            continue
+        if place == "a span in a cell":
+            shown = rendered(table([("key", code(text))]))
+            assert shown.tags == ["code"], (text, shown.tags)
+        else:
+            head = {"a cell": "| | |\n| --- | --- |\n| key | ", "a paragraph": "", "a list": "- "}[place]
+            shown = rendered(head + plain(text) + (" |" if place == "a cell" else ""))
+            assert shown.tags == (["ul", "li"] if place == "a list" else []), (text, plain(text), shown.tags)
+        seen = shown.text.replace("\u200b", "").strip().removeprefix("key").strip()
+        assert " ".join(seen.split()) == " ".join(wanted.split()), (text, plain(text))
+
+
+def test_a_blocks_text_comes_out_as_it_went_in() -> None:
+    for text in [*HOSTILE, *(lines_of(seed) for seed in range(300))]:
+        shown = rendered(block(text))
+        assert shown.tags == ["pre", "code"], (text, shown.tags)
