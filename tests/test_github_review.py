@@ -296,3 +296,19 @@ def test_an_event_that_makes_no_sense_is_none(tmp_path: Path) -> None:
     (tmp_path / "event.json").write_text(json.dumps({"pull_request": deleted}))
     found = pull_request({"GITHUB_EVENT_PATH": str(tmp_path / "event.json")})
     assert found is not None and found.is_fork
+
+
+def test_a_change_of_comments_starts_nothing_and_a_change_of_values_replaces_a_run(scene: Scene) -> None:
+    before = (scene.root / "jobs" / "old.yaml").read_text()
+    scene.write("jobs/old.yaml", f"# a remark\n{before}")
+    scene.commit()
+    assert scene.review().exit_code == 0
+    assert "A merge starts nothing." in scene.comment() and "cancelled" not in scene.comment()
+    scene.spec("old", usd=7)
+    scene.commit()
+    scene.review()
+    assert "at most $7.00 in all" in scene.comment() and "Changed: `jobs/old.yaml`." in scene.comment()
+    scene.spec("old", usd=7, more="suspend: true\n")
+    scene.commit()
+    scene.review()
+    assert "A merge starts nothing." in scene.comment()

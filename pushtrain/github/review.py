@@ -60,22 +60,25 @@ class Review:
         return f"pushtrain: {jobs} at {code(self.head[:8])}"
 
     def _verdict(self) -> str:
-        if self.problems:
-            number = len(self.problems)
-            return f"❌ **{number} problem{'s' if number > 1 else ''}.** This should not be merged as it is."
-        lines = []
-        starting = [plan for plan in self.plans if not plan.spec.suspend]
-        if starting:
-            usd = sum(plan.spec.budget.max_usd for plan in starting)
+        number = len(self.problems)
+        if number:
+            lines = [f"❌ **{number} problem{'s' if number > 1 else ''}.** This should not be merged as it is."]
+        elif starting := self._starting():
             runs = "1 run" if len(starting) == 1 else f"{len(starting)} runs"
-            lines.append(f"✅ **A merge starts {runs}, for at most ${usd:,.2f} in all.**")
+            lines = [f"✅ **A merge starts {runs}, {_dollars(starting)}.**"]
         else:
-            lines.append("✅ **A merge starts nothing.**")
+            lines = ["✅ **A merge starts nothing.**"]
+        replaced = [it.path for it in self.plans if it.status == "changed"]
+        lines += (
+            [f"Changed: {_names(replaced)}. An active run of what stood there before is cancelled."] if replaced else []
+        )
         gone = [change.path for change in self.changes if change.kind == "gone"]
-        if gone:
-            named = ", ".join(code(path) for path in gone[:10]) + (f" and {len(gone) - 10} more" if gone[10:] else "")
-            lines.append(f"Gone: {named}. An active run of it is cancelled.")
+        lines += [f"Gone: {_names(gone)}. An active run of it is cancelled."] if gone else []
         return "\n\n".join(lines)
+
+    def _starting(self) -> list[Plan]:
+        """What a merge rents something for; a spec in which only comments or layout changed is run already."""
+        return [plan for plan in self.plans if plan.starts and plan.status != "unchanged"]
 
     def _problem_blocks(self) -> list[str]:
         blocks = [_problem(problem) for problem in self.problems[:MOST_PROBLEMS]]
@@ -88,9 +91,8 @@ class Review:
         if not self.policy.exists:
             return f"There is no {code(POLICY_FILE)} in the base: nothing is limited but by each job's own budget."
         approval = self.policy.policy.approval if self.policy.policy is not None else None
-        above = [it for it in self.plans if approval and it.spec.budget.max_usd > approval.above_usd]
-        waits = ", ".join(code(it.spec.name) for it in above if not it.spec.suspend)
-        needs = f" Before they start, an approving review is needed: {waits}." if waits else ""
+        above = [it.path for it in self._starting() if approval and it.spec.budget.max_usd > approval.above_usd]
+        needs = f" It wants an approving review before these start: {_names(above)}." if above else ""
         base = self.base[:8] if re.fullmatch(r"[0-9a-f]{40}", self.base) else self.base
         return f"Held against {code(POLICY_FILE)} of the base, {code(base)}.{needs}"
 
@@ -167,7 +169,17 @@ def _block(plan: Plan) -> str:
     return details(f"{plan.spec.name}: {headline(plan)}", f"{plan_body(plan)}\n\n{digest}")
 
 
+def _names(paths: Sequence[str]) -> str:
+    return ", ".join(code(path) for path in paths[:10]) + (f" and {len(paths) - 10} more" if len(paths) > 10 else "")
+
+
+def _dollars(starting: Sequence[Plan]) -> str:
+    expected = [plan.first.money.expected_usd if plan.first and plan.first.money else None for plan in starting]
+    about = f"for about ${sum(it for it in expected if it):,.2f}, " if None not in expected else "for "
+    return f"{about}at most ${sum(plan.spec.budget.max_usd for plan in starting):,.2f} in all"
+
+
 def _at_most(plan: Plan) -> str:
-    first = plan.first
-    about = f", about ${first.money.expected_usd:,.2f}" if first and first.money else ""
-    return "suspended" if plan.spec.suspend else f"at most ${plan.spec.budget.max_usd:,.2f}{about}"
+    if plan.spec.suspend:
+        return "suspended"
+    return _dollars([plan]).removeprefix("for ").removesuffix(" in all")
