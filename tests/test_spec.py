@@ -209,6 +209,9 @@ def test_a_way_to_share_the_work_that_the_job_cannot_take_is_refused(
         job_spec(document)
     document["compute"]["count"], document["method"] = 2, {"kind": "full"}
     assert job_spec(document).train.parallel == parallel
+    if parallel != "ddp":
+        with pytest.raises(ValidationError, match="is for task sft without"):
+            job_spec(document | {"task": "dpo"})
     assert job_spec(document).extras == (("deepspeed",) if parallel == "deepspeed_zero3" else ())
 
 

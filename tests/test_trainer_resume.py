@@ -5,7 +5,7 @@ One process imports torch; every training here is a fork of it and really killed
 
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,17 @@ from typing import Any
 import pytest
 from hub_server import Hub
 from huggingface_hub import CommitOperationAdd
-from tiny_model import MODEL_ID, Bench, hub_with_model
+from tiny_model import (
+    MODEL_ID,
+    SEQ2SEQ_ID,
+    Bench,
+    hub_with_model,
+    pairs,
+    publish_model,
+    rows,
+    summaries,
+    write_seq2seq_model,
+)
 from zygote import Zygote, point, zygote
 
 from trainer.job import file_sha256
@@ -39,6 +49,8 @@ class Case:
     resumes: int
     method: dict[str, Any] = field(default_factory=dict)
     train: dict[str, Any] = field(default_factory=dict)
+    more: dict[str, Any] = field(default_factory=dict)
+    lines: Callable[[], list[dict[str, Any]]] = rows
     held_out: float = 0.0
 
 
@@ -54,6 +66,16 @@ CASES = {
     "full, killed in the middle of the state": Case(dies=IN_THE_STATE, resumes=2, method={"kind": "full"}),
     "lora, packed, killed before the marker": Case(dies=BEFORE_THE_MARKER, resumes=2, train={"packing": True}),
     "lora, killed right after the marker": Case(dies=AFTER_THE_MARKER, resumes=4),
+    "dpo, killed between weights and optimizer": Case(
+        dies=IN_THE_WEIGHTS, resumes=2, more={"task": "dpo"}, lines=pairs, method={"dropout": 0.1}
+    ),
+    "seq2seq, dropout of the model itself, killed in a step": Case(
+        dies=point("transformers:Trainer.training_step", call=7),
+        resumes=2,
+        method={"kind": "full"},
+        more={"task": "seq2seq", "model": {"id": SEQ2SEQ_ID}, "seq2seq": {"max_target_length": 12}},
+        lines=summaries,
+    ),
     "lora, across an epoch, killed in a removal": Case(
         dies=IN_A_REMOVAL, resumes=16, train={"max_steps": 18, "save_steps": 4, "determinism": "strict"}
     ),
@@ -62,7 +84,10 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
-    with hub_with_model(tmp_path_factory.mktemp("resume")) as hub:
+    folder = tmp_path_factory.mktemp("resume")
+    with hub_with_model(folder) as hub:
+        write_seq2seq_model(folder / "t5")
+        publish_model(hub.alice, folder / "t5", SEQ2SEQ_ID)
         yield hub
 
 
@@ -83,7 +108,9 @@ def test_killed_and_resumed_equals_unbroken_to_the_bit(
 ) -> None:
     whole, broken = (Bench(tmp_path / name, hub, home) for name in ("whole", "broken"))
     for bench in (whole, broken):
-        bench.write(method=case.method, train=case.train, data={"eval_fraction": case.held_out})
+        bench.write(
+            case.lines(), method=case.method, train=case.train, data={"eval_fraction": case.held_out}, **case.more
+        )
     assert forks.train(whole.command(), whole.root) == 0, log(whole)
     assert forks.train(broken.command(), broken.root, at=case.dies) == -signal.SIGKILL, log(broken)
     assert forks.train(broken.command(2), broken.root) == 0, log(broken)
@@ -115,6 +142,7 @@ def test_a_replay_trains_on_what_the_first_run_found_and_publishes_beside_it(
     after = second.file("result.json")
     assert after["lock"]["model"] == before["lock"]["model"] != {**before["lock"]["model"], "commit": moved.oid}
     assert published(second) == published(first)
+    assert after["promotion"]["revision"] is None and before["promotion"]["revision"] == main
     assert hub.alice.model_info("demo/replayed").sha == main, "the first run's result is what people download"
     assert hub.alice.model_info("demo/replayed", revision="run/tiny-r2").sha == after["adapter"]["revision"]
 
@@ -122,7 +150,9 @@ def test_a_replay_trains_on_what_the_first_run_found_and_publishes_beside_it(
 def assert_locked(whole: Bench, broken: Bench, *, strict: bool) -> None:
     """Every attempt says what it ran with, also the one that was killed; the same where nothing was changed."""
     lock = json.loads((whole.run_dir / "attempt-1" / "lock.json").read_text())
-    assert lock["model"] == {"id": MODEL_ID, "revision": "main", "commit": whole.job().inputs.model_sha}
+    model_id = lock["model"]["id"]
+    commit = whole.hub.alice.model_info(model_id).sha
+    assert lock["model"] == {"id": model_id, "revision": "main", "commit": commit}
     assert lock["data"]["version"] == f"sha256:{file_sha256(whole.root / 'data' / 'rows.jsonl')}"
     assert lock["floating"] == ["model.revision 'main' is no commit of 40 digits"]
     assert lock["libraries"]["torch"].startswith("2.") and lock["machine"]["gpus"] == []

@@ -129,7 +129,7 @@ def _answer(trainer: Any, question: Question) -> str:
     model, tokenizer = trainer.model, trainer.processing_class
     model.eval()
     ids = torch.tensor([question.prompt_ids], device=trainer.args.device)
-    with torch.inference_mode(), _autocast():
+    with torch.no_grad(), _autocast():
         output = model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),

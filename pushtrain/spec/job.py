@@ -119,6 +119,8 @@ class TrainingSpec(JobSpec):
             raise ValueError(f"train.parallel {parallel} would do nothing on one GPU: compute.count is 1")
         if parallel in (None, "ddp"):
             return self
+        if self.task != "sft" or self.publish.merge:
+            raise ValueError(f"train.parallel {parallel} is for task sft without publish.merge: use ddp")
         if method.kind == "qlora":
             raise ValueError(
                 f"train.parallel {parallel} divides weights, which 4-bit ones do not bear: ddp, or kind lora"
