@@ -1,6 +1,8 @@
 """The memory estimate: models' sizes, the tensors of real steps, published peaks, and what a card is told to have."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import pytest
 
 from pushtrain.estimate.config import shape_of
 from pushtrain.estimate.known import known_shape
-from pushtrain.estimate.memory import GIB, memory
+from pushtrain.estimate.memory import GIB, NF4_BYTES, NF4_DOUBLE_BYTES, memory
 from pushtrain.estimate.recipe import Recipe, recipe_of, trained_parameters
 from pushtrain.estimate.shape import ModelShape, ShapeUnknown
 from pushtrain.spec import TrainingSpec
@@ -116,6 +118,30 @@ def test_the_estimate_is_what_a_real_step_holds(
     expected = memory(shape_of(config), recipe).closed_bytes
     error = expected / peak_bytes(config, recipe) - 1
     assert below <= error <= above, f"{error:+.1%}"
+
+
+@pytest.mark.parametrize(("double", "bytes_each"), [(True, NF4_DOUBLE_BYTES), (False, NF4_BYTES)])
+def test_a_weight_in_four_bits_takes_what_bitsandbytes_takes(double: bool, bytes_each: float) -> None:
+    import torch
+    from bitsandbytes.functional import quantize_4bit
+
+    packed, state = quantize_4bit(
+        torch.randn(1024, 4096, dtype=torch.bfloat16), compress_statistics=double, quant_type="nf4"
+    )
+    tensors = [packed, state.absmax, *([state.state2.absmax] if double else [])]
+    taken = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    assert taken / (1024 * 4096) == pytest.approx(bytes_each, abs=1e-4)
+
+
+def test_the_estimate_needs_nothing_that_a_bare_trainer_lacks() -> None:
+    modules = [f"pushtrain.estimate.{path.stem}" for path in (ROOT / "pushtrain" / "estimate").glob("[!_]*.py")]
+    heavy = ("torch", "httpx", "rich", "git", "huggingface_hub", "transformers")
+    program = (
+        f"import importlib, sys\nfor name in {modules!r}: importlib.import_module(name)\n"
+        f"print([name for name in {heavy!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")
 
 
 def test_the_need_covers_what_was_published_and_the_floor_refuses_nothing_that_ran() -> None:

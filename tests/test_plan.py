@@ -169,7 +169,8 @@ def test_what_a_reviewer_must_see_is_a_caution(root: Path) -> None:
     assert wanted <= reasons
     job(root, budget={"max_hours": 0.1, "max_usd": 50.0})
     assert {"CapBelowExpectation", "GenerousCap"} <= {caution.reason for caution in one(root).cautions}
-    job(root, budget={"max_hours": 20.0, "max_usd": 0.05})
+    job(root, budget={"max_hours": 20.0, "max_usd": 0.05}, limits={"first_step_minutes": 1.0})
+    assert "FirstStepTooSoon" in {caution.reason for caution in one(root).cautions}
     assert "CapBelowExpectation" in {caution.reason for caution in one(root).cautions}
     pinned = "runpod/pytorch@sha256:" + "a" * 64
     job(root, compute={"image": pinned}, model={"revision": "b" * 40})
@@ -296,6 +297,16 @@ def test_strangers_text_means_nothing_in_markdown(root: Path) -> None:
     for power in (r"(?<!\\)<img", "@everyone", r"(?<!\\)\]\(http", r"(?<!\\)!\[", "http://"):
         assert not re.search(power, text), power
     assert text.count("<details>") == text.count("</details>") > 0
+
+
+def test_strangers_text_does_nothing_in_a_terminal(root: Path, repo: Repo) -> None:
+    job(root)
+    repo.git.add(".")
+    repo.git.commit("-m", "base")
+    job(root, data={"path": "data/rows.jsonl", "columns": {"prompt": "red\x1b[31m \u202eturned"}}, suspend=True)
+    (root / "data" / "rows.jsonl").write_text(ROWS.replace('"prompt"', json.dumps("red\x1b[31m \u202eturned")))
+    shown = text_of(plan_specs([], root, OFFLINE, base="main")[0])
+    assert "data.columns" in shown and "\x1b" not in shown and "\u202e" not in shown
 
 
 def test_a_claims_expectation_is_learned_from_when_the_run_is_over(root: Path, repo: Repo, tmp_path: Path) -> None:

@@ -84,6 +84,12 @@ def _of_the_budget(spec: JobSpec, first: Place) -> Iterator[Caution]:
             f"{first.deadline_hours:.1f} h"
         )
         yield Caution(reason="LittleRoom", message=message)
+    if first.hours.download.expected * 60 > spec.limits.first_step_minutes:
+        message = (
+            f"the model's download takes about {first.hours.download.expected * 60:.0f} min, and "
+            f"limits.first_step_minutes ends it after {spec.limits.first_step_minutes:g}"
+        )
+        yield Caution(reason="FirstStepTooSoon", message=message)
     if budget.max_usd > 5 * first.money.expected_usd and budget.max_usd > 5:
         message = f"budget.max_usd ${budget.max_usd:g} is more than five times what is expected"
         yield Caution(reason="GenerousCap", message=message)

@@ -31,10 +31,10 @@ def _plan(plan: Plan) -> Iterator[RenderableType]:
     for suggestion in plan.suggestions:
         yield Text(f"  would fit: {' and '.join(suggestion.change)}: {words.suggested(suggestion)}", "cyan")
     for caution in plan.cautions:
-        yield Text(f"  caution: {caution.message}", "yellow")
+        yield Text(f"  caution: {_visible(caution.message)}", "yellow")
     grid = Table.grid(padding=(0, 2))
     for key, value in _rows(plan):
-        grid.add_row(Text(f"  {key}", "dim"), Text(value))
+        grid.add_row(Text(f"  {key}", "dim"), Text(_visible(value)))
     yield grid
     if plan.places:
         yield _places(plan)
@@ -50,6 +50,11 @@ def _rows(plan: Plan) -> list[tuple[str, str]]:
     rows += [(it.action, f"{it.kind} {it.name}: {it.detail}") for it in plan.resources]
     rows += [("pinned" if it.is_pinned else "floating", f"{it.what}: {it.revision}") for it in plan.revisions]
     return rows + [("note", note) for note in plan.notes]
+
+
+def _visible(text: str) -> str:
+    """Without what a terminal would obey: escape sequences, and marks that turn the direction of writing."""
+    return "".join(char if char.isprintable() else "�" for char in text)
 
 
 def _places(plan: Plan) -> Table:
