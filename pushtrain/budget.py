@@ -63,7 +63,23 @@ def attempt_hours(record: RunRecord, start: Event) -> float:
 def left(spec: JobSpec, record: RunRecord, now_s: float, billed_usd: float = 0.0) -> Left:
     """A volume that waits between attempts spends, too. `billed_usd` is what the cloud's bill says by now."""
     hours, usd = used(record, now_s)
-    return Left(hours=spec.budget.max_hours - hours, usd=spec.budget.max_usd - max(usd, billed_usd))
+    more = extended(record)
+    return Left(
+        hours=spec.budget.max_hours + more.hours - hours, usd=spec.budget.max_usd + more.usd - max(usd, billed_usd)
+    )
+
+
+def extended(record: RunRecord) -> Left:
+    """What people have added to the budget of this run, `pushtrain.extend`."""
+    notes = [event.data for event in record.events if event.state == "extended" and event.writer == "control"]
+    return Left(
+        hours=sum(float(it.get("hours", 0.0)) for it in notes), usd=sum(float(it.get("usd", 0.0)) for it in notes)
+    )
+
+
+def cap_usd(record: RunRecord) -> float:
+    """What the run may cost at most: the claim's cap, and what was added."""
+    return float(record.run.get("budget", {}).get("max_usd") or 0.0) + extended(record).usd
 
 
 def pod_seconds(rest: Left, *, usd_per_hour: float, volume_usd_per_hour: float) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from pushtrain import __version__
-from pushtrain.cli_again import replay, retry
+from pushtrain.cli_again import extend, replay, retry
 from pushtrain.cli_plan import plan, prices, review
 from pushtrain.cli_setup import doctor
 from pushtrain.errors import PushtrainError
@@ -152,17 +152,23 @@ def logs(
 
 
 @app.command()
-def cancel(name: Annotated[str, typer.Argument(metavar="RUN", help="Run id, its beginning, or a job name.")]) -> None:
+def cancel(
+    name: Annotated[str, typer.Argument(metavar="RUN", help="Run id, its beginning, or a job name.")],
+    why: Annotated[str, typer.Option(help="A word for the record.")] = "",
+) -> None:
     """Cancel an active run: pod and volume are destroyed, the receipt says what it cost."""
     from pushtrain.follow import cancel as cancel_run
+    from pushtrain.settings import person
     from pushtrain.wiring import open_control
 
-    done = cancel_run(open_control(Path.cwd(), say), name, reason="CancelledByHand")
+    control = open_control(Path.cwd(), say)
+    done = cancel_run(control, name, reason="CancelledByHand", by=person(control.settings.root), why=why)
     report_tick(done)
     raise typer.Exit(max([failure.exit_code for failure in done.failures], default=0))
 
 
 app.command()(retry)
+app.command()(extend)
 app.command()(replay)
 
 

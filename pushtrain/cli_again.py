@@ -1,5 +1,6 @@
 """The verbs that run something a second time: part of the command line, `pushtrain.cli`."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +25,24 @@ def retry(
     if done.active:
         say("`pushtrain reconcile --follow` stays with it; without, the next reconcile goes on")
     raise typer.Exit(done.exit_code)
+
+
+def extend(
+    name: Annotated[str, typer.Argument(metavar="RUN", help="Run id, its beginning, or a job name.")],
+    hours: Annotated[float, typer.Option(min=0, help="Hours more.")] = 0.0,
+    usd: Annotated[float, typer.Option(min=0, help="US dollars more.")] = 0.0,
+    why: Annotated[str, typer.Option(help="A word for the record.")] = "",
+) -> None:
+    """Raise the budget of an active run, within the policy. A running pod keeps its deadline; the next one goes on."""
+    from pushtrain.extend import More
+    from pushtrain.extend import extend as add
+    from pushtrain.settings import person
+    from pushtrain.wiring import open_control
+
+    control = open_control(Path.cwd(), say)
+    # Only in a workflow is there a name for one wish: at a shell the same command twice means it twice.
+    by, request = person(control.settings.root), os.environ.get("GITHUB_RUN_ID", "")
+    add(control, name, More(hours=hours, usd=usd, by=by, why=why, request=request))
 
 
 def replay(

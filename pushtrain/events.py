@@ -16,6 +16,8 @@ EVENT_FILE = re.compile(r"^events/(\d{6})-([a-z-]+)\.json$")
 # States only the pod writes, in the order they come; then those that end an attempt.
 POD_STATES = ("booting", "environment", "preparing", "training", "evaluating", "publishing")
 POD_ENDS = ("finished", "failed", "preempted")
+# What is noted about a run and changes nothing about where it stands.
+NOTES = ("extended",)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -63,8 +63,8 @@ def _only_waits(done: Tick, now_s: float) -> bool:
     return bool(done.active) and set(done.active) == set(done.waiting) and patient
 
 
-def cancel(control: Control, run_id: str, *, reason: str) -> Tick:
-    """Say `cancelled` in the ledger, then bring the run down at once. A run that is over stays as it is.
+def cancel(control: Control, run_id: str, *, reason: str, by: str = "", why: str = "") -> Tick:
+    """Say `cancelled` in the ledger, by whom and why, then bring the run down at once. One that is over stays as it is.
 
     Raises PushtrainError for an unknown run.
     """
@@ -73,7 +73,8 @@ def cancel(control: Control, run_id: str, *, reason: str) -> Tick:
         control.say(f"{record.run_id}: over already: {record.receipt.get('outcome')}")
     else:
         attempt = record.last.attempt
-        control.ledger.append(
-            record.run_id, events=[EventDraft(state="cancelled", writer="control", attempt=attempt, reason=reason)]
+        draft = EventDraft(
+            state="cancelled", writer="control", attempt=attempt, reason=reason, message=why, data={"by": by}
         )
+        control.ledger.append(record.run_id, events=[draft])
     return tick(control, only=str(record.run["job"]), may_claim=False)

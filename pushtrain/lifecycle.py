@@ -66,7 +66,8 @@ def next_step(
     if ending := _last(events, "destroying") or _last(events, "leak"):
         return Step(kind="destroy", attempt=attempt, outcome=ending.data["outcome"], reason=ending.reason)
     mine = [event for event in events if event.attempt == attempt]
-    last_attempt = limits.max_attempts + max((it.attempt for it in events if it.state == "retried"), default=0)
+    by_hand = (it.attempt for it in events if it.state in ("retried", "extended"))
+    last_attempt = limits.max_attempts + max(by_hand, default=0)
     again = _worth_another(mine, may_be_another=attempt < last_attempt)
     ends = [event for event in events if event.state in _OUTCOMES and _counts(event, attempt) and event is not again]
     if ends:
@@ -116,6 +117,9 @@ def _running(
     pod = next((pod for pod in pods if pod.id == names[0] or pod.name == names[1]), None)
     grace_s = float(provisioned.data.get("reserve_s", RESERVE_S))
     if now_s > deadline_s + (grace_s if pod else 0.0):
+        if _is_extended(mine):
+            message = "its pod's deadline came, which nobody can move; the budget was raised meanwhile"
+            return Step(kind="lost", attempt=attempt, reason="DeadlineReached", message=message)
         message = "the run reached its deadline (max_hours or max_usd of the budget) before it was done"
         return Step(kind="destroy", attempt=attempt, outcome="failed", reason="DeadlineReached", message=message)
     if pod is None:
@@ -181,7 +185,15 @@ def _worth_another(mine: Sequence[Event], *, may_be_another: bool) -> Event | No
     by_hand = any(event.state == "retried" and event.seq > failed.seq for event in mine)
     kept = start is None or start.data.get("tier") != "COMMUNITY"
     published = kept and _last(mine, "publishing") is not None and failed.reason in _UPLOAD_AGAIN
-    return failed if by_hand or (may_be_another and (published or failed.reason in _ELSEWHERE)) else None
+    longer = failed.reason == "DeadlineReached" and _is_extended(mine)
+    return failed if by_hand or longer or (may_be_another and (published or failed.reason in _ELSEWHERE)) else None
+
+
+def _is_extended(mine: Sequence[Event]) -> bool:
+    """Whether the budget was raised after this attempt's pod got its deadline; what it did is on its volume."""
+    start = _last(mine, "provisioned")
+    added = start and any(event.state == "extended" and event.seq > start.seq for event in mine)
+    return bool(added) and start is not None and start.data.get("tier") != "COMMUNITY"
 
 
 def _counts(event: Event, attempt: int) -> bool:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from rich.table import Table
 
 from pushtrain.attempts import steps_lost
+from pushtrain.budget import cap_usd
 from pushtrain.errors import PushtrainError
 from pushtrain.events import Event
 from pushtrain.ledger import Ledger, RunRecord
@@ -77,7 +78,7 @@ def _row(ledger: Ledger, record: RunRecord) -> dict[str, Any]:
         "spent_usd": round(spent_usd(record, time.time()), 6),
         "spent_source": known[1] if known else "time × price",
         "steps_lost": _steps_lost(ledger, record),
-        "cap_usd": float(record.run.get("budget", {}).get("max_usd", 0.0)),
+        "cap_usd": cap_usd(record),
         "published": f"{published['repo']}@{published['revision'][:8]}" if published.get("repo") else "",
     }
 

@@ -7,7 +7,7 @@ minutes later adds `bill.json`, which is the last file of a run.
 from typing import Any
 
 from pushtrain.attempts import attempts
-from pushtrain.budget import used
+from pushtrain.budget import cap_usd, used
 from pushtrain.cloud import Bill
 from pushtrain.control import Control
 from pushtrain.errors import CloudError, PushtrainError
@@ -49,7 +49,7 @@ def make_receipt(
         "time_times_price_usd": round(usd, 6),
         "cost_usd": round(max(billed, usd), 6),
         "pod_hours": round(hours, 6),
-        "cap_usd": record.run.get("budget", {}).get("max_usd"),
+        "cap_usd": cap_usd(record),
         "estimate": record.run.get("estimate"),
         "phases_s": phases_s(record, control.clock()),
         "proof": proof,

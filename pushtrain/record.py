@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pushtrain.errors import LedgerError
-from pushtrain.events import Event, decode
+from pushtrain.events import NOTES, Event, decode
 from pushtrain.gitstore import Commit
 
 RECEIPT = "receipt.json"
@@ -39,7 +39,8 @@ class RunRecord:
 
     @property
     def last(self) -> Event:
-        return self.events[-1]
+        """The newest event that says where the run stands."""
+        return next((event for event in reversed(self.events) if event.state not in NOTES), self.events[-1])
 
 
 @dataclass(frozen=True, kw_only=True)

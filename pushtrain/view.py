@@ -8,6 +8,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from pushtrain.budget import cap_usd
 from pushtrain.ledger import Ledger, RunRecord
 from pushtrain.progress import Progress, phase_times, spent_usd
 
@@ -45,7 +46,7 @@ def draw(view: RunView, now_s: float, lines: list[str]) -> RenderableType:
         mark = "▶" if current else ("✓" if seconds is not None else "·")
         style = "bold cyan" if current else ("green" if seconds is not None else "dim")
         table.add_row(Text(f"{mark} {phase}", style), Text("" if seconds is None else f"{seconds:7.1f} s", style))
-    cap = float(record.run.get("budget", {}).get("max_usd", 0.0))
+    cap = cap_usd(record)
     figures = Table.grid(padding=(0, 1))
     figures.add_row("step", f"{progress.step} of {progress.total_steps or '?'}")
     figures.add_row("", ProgressBar(total=max(progress.total_steps, 1), completed=progress.step, width=40))

@@ -28,6 +28,7 @@ VERBS = [
     "check",
     "demo",
     "doctor",
+    "extend",
     "logs",
     "plan",
     "prices",

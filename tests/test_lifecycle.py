@@ -121,6 +121,19 @@ RUNNING = ("claimed", "provisioning", "provisioned", "booting", "training")
         (["provisioned:3", "failed:3:X", "retried:3", "lost:3", "lost:4", "lost:5"], ("provision", 6)),
         (["provisioned:3", "failed:3:X", "retried:3", "lost:6"], ("destroy", 6, "failed", "TooManyAttempts")),
         ([*RUNNING, "failed:1:X", "destroying:1:X", "retried"], ("destroy", 1, "failed", "X")),
+        # The budget was raised after the pod had its deadline: the next attempt goes on, and has a deadline of its own.
+        ([*RUNNING, "extended", "failed:1:DeadlineReached"], ("lost", 1)),
+        ([*RUNNING, "failed:1:DeadlineReached", "extended"], ("lost", 1)),
+        ([*RUNNING, "extended", "failed:1:LossNotFinite"], ("destroy", 1, "failed", "LossNotFinite")),
+        (
+            ["claimed", "extended", *RUNNING[1:], "failed:1:DeadlineReached"],
+            ("destroy", 1, "failed", "DeadlineReached"),
+        ),
+        (
+            [*RUNNING, "extended", "lost:1", "provisioned:2", "failed:2:DeadlineReached"],
+            ("destroy", 2, "failed", "DeadlineReached"),
+        ),
+        (["provisioned:3", "extended:3", "failed:3:DeadlineReached", "lost:3"], ("provision", 4)),
         # An end that was begun is gone on with, whatever a dying pod still gets said.
         ([*RUNNING, "destroying:1:DeadlineReached"], ("destroy", 1, "failed", "DeadlineReached")),
         ([*RUNNING, "destroying:1:DeadlineReached", "training"], ("destroy", 1, "failed", "DeadlineReached")),

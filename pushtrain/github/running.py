@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from pushtrain.budget import cap_usd
 from pushtrain.github.markdown import block, code, details, plain, table
 from pushtrain.ledger import RunRecord
 from pushtrain.progress import Progress, spent_usd
@@ -183,7 +184,7 @@ def _job(record: RunRecord) -> str:
 
 
 def _cap(record: RunRecord) -> float:
-    return float(record.run.get("budget", {}).get("max_usd") or 0.0)
+    return cap_usd(record)
 
 
 def _time(seconds: float) -> str:

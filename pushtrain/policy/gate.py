@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
+from pushtrain.budget import cap_usd
 from pushtrain.desired import Desired, Job
 from pushtrain.errors import SpecError
 from pushtrain.events import parse_time
@@ -53,7 +54,7 @@ def month_so_far(ledger: Ledger, runs: Mapping[str, str], now_s: float) -> float
 
 def _counted(record: RunRecord, now_s: float) -> float:
     if record.receipt is None:
-        return float(record.run.get("budget", {}).get("max_usd") or 0.0)
+        return cap_usd(record)
     closed = _month(parse_time(str(record.receipt["closed"]))) if record.receipt.get("closed") else None
     known = cost(record)
     return known[0] if known is not None and closed in (None, _month(now_s)) else 0.0
