@@ -112,7 +112,8 @@ def job(program: str, command: str = "", rest: str = "") -> tuple[str, str]:
     keys = f"run: [python3, NAME.py], workdir: work{', ' if command else ''}{' '.join(command.split())}"
     compute = "compute: {gpus: [NVIDIA A40], volume: {size_gb: 10}}\n" if "compute:" not in rest else ""
     head = f"version: 1\nname: NAME\ntask: command\ncommand: {{{keys}}}\n{compute}"
-    return textwrap.dedent(program), f"{head}budget: {{max_hours: 1, max_usd: 1}}\n{rest}"
+    budget = "budget: {max_hours: 1, max_usd: 1}\n" if "budget:" not in rest else ""
+    return textwrap.dedent(program), head + budget + rest
 
 
 JOBS = {
@@ -127,6 +128,11 @@ JOBS = {
     "again": job(AGAIN),
     "hung": job(HUNG, "progress: {step: 'step (\\d+)'}", "limits: {step_gap_minutes: 0.05}\n"),
     "stalled": job(FELL_SILENT, "silence_minutes: 0.05"),
+    "eight": job(
+        "import os; print('GPUs', os.environ['RUNPOD_GPU_COUNT'])",
+        rest="compute: {gpus: [NVIDIA H100 80GB HBM3], count: 8, volume: {size_gb: 10}}\n"
+        "budget: {max_hours: 1, max_usd: 30}\n",
+    ),
     "silent": job("import time; time.sleep(1)"),
     "loud": job("for i in range(100_000): print('line', i, 'of many')"),
     "environment": job(
@@ -286,6 +292,12 @@ def test_a_command_that_hangs_or_falls_silent_is_started_again_elsewhere(world: 
 
 def test_a_command_whose_supervisor_is_killed_ends_with_its_pod(world: World) -> None:
     assert end(world.record("orphaned")) == ("failed", "TrainerKilled")
+
+
+def test_a_command_gets_eight_gpus_where_it_asks_for_them(world: World) -> None:
+    record = succeeded(world, "eight")
+    start = next(event for event in record.events if event.state == "provisioned")
+    assert "GPUs 8" in log_of(world, "eight") and start.data["usd_per_hour"] > 8 * 2.9
 
 
 def test_a_cancelled_command_is_gone_with_all_it_forked(world: World) -> None:
