@@ -95,3 +95,13 @@ def test_a_chat_template_has_to_be_in_the_commit_and_inside_it(tmp_path: Path) -
     (tmp_path / "chat.jinja").write_text("{{ messages }}")
     (tmp_path / "jobs" / "x.yaml").write_text(text.replace("chat.txt", "chat.jinja"))
     assert not check([], tmp_path).problems
+
+
+def test_rows_that_will_be_skipped_are_a_warning_with_the_first(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("prompt,completion\na,\na,b\n")
+    assert "'completion' is empty" in problems(tmp_path, "path: x.csv")[0]
+    assert not problems(tmp_path, "path: x.csv, bad_rows: skip")
+    [warning] = check([], tmp_path).warnings
+    assert "1 of the first rows will be skipped" in warning and "x.csv:2: row 2: 'completion' is empty" in warning
+    (tmp_path / "x.csv").write_text("prompt,completion\na,\n")
+    assert "'completion' is empty" in problems(tmp_path, "path: x.csv, bad_rows: skip")[0]

@@ -1,6 +1,6 @@
 """The forms a row may have, and what keeps a record from being one.
 
-messages             messages (a list of {role, content}), perhaps tools
+messages             messages (a list of {role, content}), or conversations (of {from, value}); perhaps tools
 preference           prompt, chosen, rejected: three texts, or three lists of messages; without prompt, chosen and
                      rejected are whole conversations that begin alike
 prompt/completion    two texts, or two lists of messages

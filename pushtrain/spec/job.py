@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from pushtrain.errors import SpecError
 from pushtrain.rows import TASK_FORMS, Reading
 from pushtrain.run import spec_digest
 from pushtrain.spec.command import Command
@@ -189,7 +190,8 @@ class TrainingSpec(JobSpec):
     def reading(self) -> Reading:
         """What the spec says about the rows of its dataset."""
         columns = {str(field): column for field, column in self.data.columns.items()}
-        return Reading(task=self.task, form=self.data.form, columns=columns)
+        passed_over = _pass_over if self.data.bad_rows == "skip" else None
+        return Reading(task=self.task, form=self.data.form, columns=columns, skipped=passed_over)
 
     @property
     def learning_rate(self) -> float:
@@ -244,6 +246,10 @@ KINDS: tuple[type[JobSpec], ...] = (TrainingSpec, CommandSpec)
 def tasks_of(kind: type[JobSpec]) -> tuple[str, ...]:
     """What `task` may be in a job of this kind."""
     return get_args(kind.model_fields["task"].annotation)
+
+
+def _pass_over(_bad: SpecError) -> None:
+    """Who counts the rows that are skipped puts a counter in its place."""
 
 
 def kind_of(document: Mapping[str, Any]) -> type[JobSpec]:
