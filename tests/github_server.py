@@ -40,6 +40,7 @@ class GitHubServer:
 
     bot: str = "github-actions[bot]"
     reads_only: bool = False
+    private: bool = False
     comments: dict[int, list[Json]] = field(default_factory=dict)
     pulls: dict[int, Json] = field(default_factory=dict)
     commits: dict[str, Json] = field(default_factory=dict)
@@ -166,6 +167,7 @@ class GitHubServer:
     def _routes(self) -> dict[str, Callable[..., tuple[int, Any]]]:
         at = f"/repos/{REPO}"
         return {
+            rf"GET {at}": lambda q, s: (200, {"full_name": REPO, "private": self.private}),
             rf"GET {at}/issues/(\d+)/comments": lambda q, s, n: (200, list(self.comments.get(int(n), []))),
             rf"POST {at}/issues/(\d+)/comments": lambda q, s, n: self._comment(int(n), s),
             rf"PATCH {at}/issues/comments/(\d+)": lambda q, s, n: self._edit(int(n), s),

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pushtrain.github.running import chart, section, status
 from pushtrain.policy.file import parse_policy
 from pushtrain.progress import Progress
 from pushtrain.reconcile import Tick
+from pushtrain.spec.file import loads
 
 pytest_plugins = ("whole",)
 COMMENT = f"/repos/{REPO}/issues"
@@ -112,7 +114,7 @@ def test_the_comment_follows_a_run_every_few_minutes_and_ends_with_its_receipt(s
         "5 → **1.25**",
         "mermaid",
         "xychart-beta",
-        "1 sample outputs",
+        "1 sample output<",
         "receipt",
         "the cloud was asked twice",
     ):
@@ -131,6 +133,21 @@ def test_text_of_data_and_model_stays_text(scene: Scene) -> None:
     fence = said[:at].rpartition("````")
     assert fence[1] and "````" in said[at:]  # a fence longer than the one in the answer
     assert said.index("</details> [x]") > said.rindex("```\n", 0, said.index("</details> [x]"))
+
+
+@pytest.mark.parametrize("is_private", [True, False])
+def test_samples_of_private_data_stand_in_a_private_repository_only(scene: Scene, is_private: bool) -> None:
+    scene.server.private = is_private
+    scene.world.job()
+    job = scene.world.checkout.jobs["job"]
+    text = job.text.replace(b"{path: data/rows.jsonl}", b"{source: hf://datasets/me/secret}")
+    scene.world.checkout.jobs["job"] = replace(job, text=text, spec=loads(text, job.spec_path))
+    scene.tick(70)
+    assert scene.world.record().last.state == "provisioned"
+    scene.finish()
+    scene.tick()
+    assert ("2 + 2" in scene.comment()) is is_private
+    assert ("stand in the ledger alone" in scene.comment()) is not is_private
 
 
 def test_another_process_goes_on_with_the_same_comment_and_tells_no_status_twice(scene: Scene) -> None:

@@ -64,6 +64,10 @@ class GitHub:
         """`path` counts from the repository. Raises GitHubError."""
         return self._send("GET", self._at(path), query).json()
 
+    def is_private(self) -> bool:
+        """Whether strangers cannot read the repository. Raises GitHubError."""
+        return self._send("GET", f"/repos/{self.repo}", {}).json().get("private") is True
+
     def post(self, path: str, body: Mapping[str, Any]) -> Any:
         return self._send("POST", self._at(path), {}, body).json()
 

@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from functools import partial
 
 from pushtrain.control import Control
-from pushtrain.errors import GitHubUnavailable, PushtrainError
+from pushtrain.errors import GitHubError, GitHubUnavailable, PushtrainError
 from pushtrain.github.client import MOST_PAGES, GitHub, connect
 from pushtrain.github.markdown import fitted
 from pushtrain.github.posting import summarize
@@ -94,6 +94,7 @@ class Live:
         self._statuses: dict[str, dict[str, tuple[str, str]]] = {}
         self._quiet_until_s: dict[str, float] = {}
         self._busy_until_s = float("-inf")
+        self._private: bool | None = None
         self._said: set[tuple[str, str]] = set()
         server, run = environ.get("GITHUB_SERVER_URL", ""), environ.get("GITHUB_RUN_ID", "")
         self._page = f"{server}/{github.repo}/actions/runs/{run}" if server.startswith("https://") and run else ""
@@ -231,12 +232,22 @@ class Live:
 
     def _text(self, title: str, members: list[_Followed]) -> str:
         now_s = self._control.clock()
-        sections = [section(it.record, it.progress, now_s, self._hub_url) for it in members]
+        is_private = any(it.record.is_over for it in members) and self._is_private()
+        sections = [section(it.record, it.progress, now_s, self._hub_url, is_private=is_private) for it in members]
         active = sum(not it.record.is_over for it in members)
         tail = f"<sub>{_clock(now_s)}" + (
             ", anew every few minutes while a run is active</sub>" if active else "</sub>"
         )
         return redact(fitted(f"## pushtrain: {title}", sections, tail), self._environ)
+
+    def _is_private(self) -> bool:
+        """Asked once; while GitHub does not say, the repository counts as public."""
+        if self._private is None:
+            try:
+                self._private = self._github.is_private()
+            except GitHubError as failure:
+                self._step_back("comments", failure)
+        return bool(self._private)
 
     def _step_back(self, what: str, failure: PushtrainError) -> None:
         quiet_s = max(QUIET_S, failure.retry_s) if isinstance(failure, GitHubUnavailable) else QUIET_S

@@ -9,10 +9,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from pushtrain.budget import cap_usd
+from pushtrain.errors import SpecError
 from pushtrain.github.markdown import block, code, details, plain, table
 from pushtrain.ledger import RunRecord
 from pushtrain.progress import Progress, spent_usd
 from pushtrain.receipt import cost
+from pushtrain.spec import CommandSpec, TrainingSpec
+from pushtrain.spec.file import loads
 from pushtrain.view import spark
 
 _SIGNS = {"succeeded": "✅", "failed": "❌", "cancelled": "⏹️"}
@@ -22,10 +25,11 @@ MOST_SAMPLES = 5
 MOST_POINTS = 60
 
 
-def section(record: RunRecord, progress: Progress, now_s: float, hub_url: str) -> str:
-    """What is told about a run now: how far it is and what it costs, or how it ended."""
+def section(record: RunRecord, progress: Progress, now_s: float, hub_url: str, *, is_private: bool = False) -> str:
+    """What is told about a run now: how far it is and what it costs, or how it ended. `is_private`: only people who
+    may read the repository read this, so that samples of private data may stand in it."""
     if record.is_over:
-        return _ended(record, progress, hub_url)
+        return _ended(record, progress, hub_url, is_private)
     return f"### {code(_job(record))} · {plain(record.last.state, 40)}\n\n{table(_rows(record, progress, now_s))}"
 
 
@@ -54,10 +58,11 @@ def chart(progress: Progress) -> str:
     values = [value for _, value in points]
     low, high = min(values), max(values)
     room = (high - low) * 0.05 or max(abs(high) * 0.05, 0.1)
+    bottom = low - room if low < 0 else max(0.0, low - room)
     lines = [
         "xychart-beta",
         f'  x-axis "step" {points[0][0]} --> {points[-1][0]}',
-        f'  y-axis "loss" {low - room:.4g} --> {high + room:.4g}',
+        f'  y-axis "loss" {bottom:.4g} --> {high + room:.4g}',
         f"  line [{', '.join(f'{value:.4g}' for value in values)}]",
     ]
     return block("\n".join(lines), 8000, "mermaid")
@@ -83,10 +88,10 @@ def _rows(record: RunRecord, progress: Progress, now_s: float) -> list[tuple[str
     if place is not None:
         where = f"{place.get('gpu')}, {place.get('data_center') or 'community'}"
         rows.append(("on", f"{plain(where)}, ${float(place.get('usd_per_hour') or 0.0):.2f}/h"))
-    return [*rows, ("last word", said or "–"), ("run", code(record.run_id))]
+    return [*rows, *([("last word", said)] if said else []), ("run", code(record.run_id))]
 
 
-def _ended(record: RunRecord, progress: Progress, hub_url: str) -> str:
+def _ended(record: RunRecord, progress: Progress, hub_url: str, is_private: bool) -> str:
     receipt, result = dict(record.receipt or {}), dict(record.result or {})
     outcome = str(receipt.get("outcome"))
     usd, source = cost(record) or (0.0, "")
@@ -106,8 +111,13 @@ def _ended(record: RunRecord, progress: Progress, hub_url: str) -> str:
     parts = [f"### {_SIGNS.get(outcome, '•')} {code(_job(record))} {plain(outcome)}", table(rows)]
     if drawing := chart(progress):
         parts.append(details("loss by step", drawing))
-    if samples := _samples(result):
-        parts.append(details(f"{len(samples)} sample outputs", "\n\n".join(samples)))
+    samples = _samples(result)
+    if samples and (is_private or _is_open(record)):
+        parts.append(
+            details("1 sample output" if len(samples) == 1 else f"{len(samples)} sample outputs", "\n\n".join(samples))
+        )
+    elif samples:
+        parts.append("Sample outputs stand in the ledger alone: the result is private, and this repository is not.")
     if history := receipt.get("history"):
         parts.append(details("receipt", "\n\n".join(table(_attempt(row)) for row in history[:10])))
     return "\n\n".join(parts)
@@ -143,6 +153,18 @@ def _samples(result: Mapping[str, Any]) -> list[str]:
             told = ((key, sample.get(key)) for key in ("prompt", "expected", "base", "adapter", "trained"))
             shown.append("\n\n".join(f"**{key}**\n\n{block(str(text), 800)}" for key, text in told if text))
     return [text for text in shown if text]
+
+
+def _is_open(record: RunRecord) -> bool:
+    """Whether samples show nothing that a reader of a public repository could not read: public results, or data of the
+    commit itself."""
+    try:
+        spec = loads(record.spec, str(record.run.get("spec_path")), check_name=False)
+    except SpecError:
+        return False
+    publish = spec.publish if isinstance(spec, TrainingSpec | CommandSpec) else None
+    is_public = publish is not None and not publish.private
+    return is_public or (isinstance(spec, TrainingSpec) and spec.data.path is not None)
 
 
 def _attempt(row: Mapping[str, Any]) -> list[tuple[str, str]]:
