@@ -87,6 +87,12 @@ def test_a_card_without_figures_has_no_estimate_and_more_cards_are_faster() -> N
     assert short and long and short.tokens_per_s < long.tokens_per_s / 10, "kernels have to be started"
 
 
+def test_a_narrow_model_reaches_less_of_the_card() -> None:
+    shapes = [known_shape(name) for name in ("google/flan-t5-base", "google/flan-t5-xl")]
+    small, large = (speed(found[0], Recipe(task="seq2seq"), A100) for found in shapes if found)
+    assert small and large and small.share < 0.7 * large.share
+
+
 def test_steps_and_tokens_of_padded_and_of_packed_rows() -> None:
     dataset = dataset_of([10, 50, 200, 40], rows=400, source="counted", how="")
     padded = work(dataset, spec({"per_device_train_batch_size": 2, "padding_free": False}))

@@ -155,6 +155,18 @@ def test_a_model_nobody_knows_and_a_command_have_no_estimate_and_say_so(root: Pa
     assert after_a_lost_pod(plan) == "the command starts again on the same volume"
 
 
+def test_an_unknown_dataset_is_bounded_by_the_steps_where_the_spec_has_them(root: Path) -> None:
+    spec = {**SPEC, "data": {"source": "hf://datasets/org/unknown"}}
+    (root / "jobs").mkdir()
+    for steps, tokens in ((None, None), (100, 100 * 16 * 2048)):
+        train = {"packing": True} if steps is None else {"packing": True, "max_steps": steps}
+        (root / "jobs" / "job.yaml").write_text(json.dumps({**spec, "train": train}))
+        plan = one(root)
+        assert (plan.work and plan.work.tokens) == tokens
+        assert (plan.places[0].money is None) == (steps is None)
+        assert any(("full rows" if steps else "at most the budget's") in note for note in plan.notes)
+
+
 def test_what_a_reviewer_must_see_is_a_caution(root: Path) -> None:
     job(
         root,

@@ -165,6 +165,14 @@ def test_the_size_of_a_dataset_is_what_its_page_says(hub: Server) -> None:
     assert (found.rows, found.text_bytes, found.licence, found.commit) == (10_000, 20e6, "cc-by-4.0", SHA)
     assert asking.dataset("org/data", "main", "test").rows is None
     assert asking.dataset("org/none", "main", "train").trouble == "not there"
+    entries = [
+        {"config_name": name, "splits": [{"name": "train", "num_examples": rows, "num_bytes": 10 * rows}]}
+        for name, rows in (("small", 5), ("large", 50))
+    ]
+    hub.put("/api/datasets/org/several/revision/main", {"cardData": {"dataset_info": entries}})
+    assert asking.dataset("org/several", "main", "train").rows == 5
+    assert asking.dataset("org/several", "main", "train", "large").rows == 50
+    assert asking.dataset("org/several", "main", "train", "none").rows is None
 
 
 def test_a_plan_of_a_gated_model_and_a_dataset_of_the_hub(

@@ -25,6 +25,9 @@ MEASURED_SHARE = {
 LAUNCH_S = 0.004
 # A mixture's experts get few tokens each; another half of the speed is lost. An assumption, too.
 MIXTURE_SHARE = 0.5
+# A narrow model keeps fewer of a card's units busy: the square root of its width over this one. An assumption; the
+# published rows are all wider.
+FULL_WIDTH = 2048
 # What DDP keeps of each further card, sharded training less: an assumption.
 PARALLEL_SHARE, SHARDED_SHARE = 0.92, 0.80
 
@@ -49,6 +52,7 @@ def speed(shape: ModelShape, recipe: Recipe, gpu: str, count: int = 1) -> Speed 
     share = measured or SHARE[kind]
     if shape.expert_parameters:
         share *= MIXTURE_SHARE
+    share *= min(1.0, shape.hidden / FULL_WIDTH) ** 0.5
     flops = flops_per_token(shape, recipe)
     tokens = recipe.micro_batch * recipe.length * (2 if recipe.task == "dpo" else 1)
     busy_s = tokens * flops / (known.bf16_tflops * 1e12 * share)

@@ -77,6 +77,16 @@ def work(dataset: Dataset, spec: TrainingSpec) -> Work:
     )
 
 
+def bounded_work(spec: TrainingSpec) -> Work | None:
+    """The most that `train.max_steps` can be, where nobody knows the dataset: every row full. None without it."""
+    train = spec.train
+    if train.max_steps is None:
+        return None
+    rows = train.max_steps * train.per_device_train_batch_size * train.gradient_accumulation_steps * spec.compute.count
+    both = 2 if spec.task == "dpo" else 1
+    return Work(steps=train.max_steps, tokens=float(both * rows * train.max_length), eval_tokens=0.0, share_cut=0.0)
+
+
 def packs(spec: TrainingSpec) -> bool:
     """Whether rows fill whole sequences, by the spec or by the trainer's choice (trainer/data/layout.py)."""
     train = spec.train

@@ -83,13 +83,19 @@ def plan_of(spec: JobSpec, sources: Sources, base: Base | None) -> Plan:
     dataset, why_none, facts = sources.dataset(spec)
     training = Training.of(spec, model.shape, dataset, model.stored_bytes) if model.shape else None
     plan = bare_plan(spec, path, sources, training)
-    notes = [f"model: {model.how}", f"data: {dataset.how if dataset else why_none}"]
+    notes = [f"model: {model.how}", f"data: {dataset.how if dataset else _without_data(why_none, plan)}"]
     notes += [f"training time: {plan.first.correction}; {plan.first.basis}"] if plan.first and plan.first.basis else []
     notes += [sources.past_trouble] if sources.past_trouble else []
     plan = replace(plan, notes=(*plan.notes, *notes), revisions=revisions(spec, model, facts), facts=tuple(told(spec)))
     if plan.fits is False:
         plan = replace(plan, suggestions=suggestions(plan, model, dataset, sources))
     return _compared(replace(plan, cautions=cautions(plan, model, facts)), base, sources.root)
+
+
+def _without_data(why: str, plan: Plan) -> str:
+    if plan.work is None:
+        return f"{why}: hours and dollars are at most the budget's"
+    return f"{why}: {plan.work.steps} steps of full rows are reckoned with, evaluation left out"
 
 
 def _compared(plan: Plan, base: Base | None, root: Path) -> Plan:

@@ -11,7 +11,7 @@ from pushtrain.estimate.memory import GIB, MemoryEstimate, Verdict, memory
 from pushtrain.estimate.recipe import Recipe, recipe_of, trained_parameters
 from pushtrain.estimate.shape import ModelShape
 from pushtrain.estimate.speed import kind_of, speed
-from pushtrain.estimate.tokens import Dataset, Work, work
+from pushtrain.estimate.tokens import Dataset, Work, bounded_work, work
 from pushtrain.gpus import memory_gb
 from pushtrain.placement import Candidate, candidate_of, cap, hourly_usd, ladder
 from pushtrain.plan.model import Money, Place, Plan, Resource
@@ -41,7 +41,7 @@ class Training:
             shape=shape,
             recipe=recipe,
             memory=memory(shape, recipe),
-            work=work(dataset, spec) if dataset else None,
+            work=work(dataset, spec) if dataset else bounded_work(spec),
             stored_bytes=stored_bytes or shape.parameters * shape.stored_bits / 8,
         )
 

@@ -72,14 +72,15 @@ def with_tokenizer(dataset: Dataset, spec: TrainingSpec, root: Path, tokenizer: 
 def hub_dataset(spec: TrainingSpec, facts: DatasetFacts) -> tuple[Dataset | None, str]:
     """The dataset at `data.source`, or None and why not."""
     name = str(spec.data.source).removeprefix("hf://datasets/")
-    if facts.rows and facts.text_bytes:
-        how = f"{facts.rows} rows as the dataset's page says, {_RATIO}"
-        return Dataset(rows=facts.rows, tokens=facts.text_bytes / BYTES_PER_TOKEN, source="known", how=how), ""
-    known = _table().get(name, {}).get("splits", {}).get(spec.data.split)
-    if known is None:
-        return None, f"nobody says how many tokens {name} ({spec.data.split}) has: hours and dollars are the budget's"
-    how = f"{known['rows']} rows as pushtrain's table says, {_RATIO}"
-    return Dataset(rows=known["rows"], tokens=known["text_bytes"] / BYTES_PER_TOKEN, source="known", how=how), ""
+    rows, size, who = facts.rows, facts.text_bytes, "the dataset's page"
+    if not rows or not size:
+        known = _table().get(name, {}).get("splits", {}).get(spec.data.split, {})
+        rows, size, who = known.get("rows"), known.get("text_bytes"), "pushtrain's table"
+    if not rows or not size:
+        return None, f"nobody says how many tokens {name} ({spec.data.split}) has"
+    # A row of preferences has two answers, each with its prompt: one of them is a sequence.
+    tokens = size / BYTES_PER_TOKEN / (2 if spec.task == "dpo" else 1)
+    return Dataset(rows=rows, tokens=tokens, source="known", how=f"{rows} rows as {who} says, {_RATIO}"), ""
 
 
 def row_tokens(row: Row) -> int:

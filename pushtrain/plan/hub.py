@@ -58,7 +58,7 @@ class Hub:
         home = environ.get("HF_HOME") or (f"{environ['HOME']}/.cache/huggingface" if environ.get("HOME") else None)
         self._cache = environ.get("HF_HUB_CACHE") or (f"{home}/hub" if home else None)
         self._models: dict[tuple[str, str], ModelFacts] = {}
-        self._datasets: dict[tuple[str, str, str], DatasetFacts] = {}
+        self._datasets: dict[tuple[str, str, str, str | None], DatasetFacts] = {}
 
     def model(self, model_id: str, revision: str) -> ModelFacts:
         key = (model_id, revision)
@@ -66,10 +66,10 @@ class Hub:
             self._models[key] = self._ask_model(model_id, revision)
         return self._models[key]
 
-    def dataset(self, name: str, revision: str, split: str) -> DatasetFacts:
-        key = (name, revision, split)
+    def dataset(self, name: str, revision: str, split: str, config: str | None = None) -> DatasetFacts:
+        key = (name, revision, split, config)
         if key not in self._datasets:
-            self._datasets[key] = self._ask_dataset(name, revision, split)
+            self._datasets[key] = self._ask_dataset(*key)
         return self._datasets[key]
 
     def tokenizer(self, model_id: str, revision: str) -> Path | None:
@@ -110,11 +110,11 @@ class Hub:
             found, shape=shape, how="; ".join(it for it in (f"config.json of {model_id}{at}", shape.note) if it)
         )
 
-    def _ask_dataset(self, name: str, revision: str, split: str) -> DatasetFacts:
+    def _ask_dataset(self, name: str, revision: str, split: str, config: str | None) -> DatasetFacts:
         info, trouble = self._json(f"/api/datasets/{name}/revision/{quote(revision, safe='')}")
         if info is None:
             return DatasetFacts(trouble=trouble)
-        rows, size = _split_size(info.get("cardData"), split)
+        rows, size = _split_size(info.get("cardData"), split, config)
         return DatasetFacts(
             rows=rows,
             text_bytes=size,
@@ -187,11 +187,13 @@ def _stored_bytes(info: Mapping[str, Any]) -> float | None:
     return next((size for size in sizes.values() if size), None)
 
 
-def _split_size(card: object, split: str) -> tuple[int | None, float | None]:
-    """Rows and bytes of a split as the dataset's README says them in its head, of the first configuration."""
+def _split_size(card: object, split: str, config: str | None) -> tuple[int | None, float | None]:
+    """Rows and bytes of a split as the dataset's README says them in its head; of the first configuration where the
+    spec names none."""
     found = card.get("dataset_info") if isinstance(card, Mapping) else None
-    first = found[0] if isinstance(found, list) and found else found
-    splits = first.get("splits") if isinstance(first, Mapping) else None
+    entries = [it for it in (found if isinstance(found, list) else [found]) if isinstance(it, Mapping)]
+    named = [it for it in entries if config is None or it.get("config_name", config) == config]
+    splits = named[0].get("splits") if named else None
     for entry in splits if isinstance(splits, list) else ():
         if isinstance(entry, Mapping) and entry.get("name") == split:
             rows, size = entry.get("num_examples"), entry.get("num_bytes")

@@ -94,8 +94,9 @@ class Sources:
                 self._datasets[key] = (counted, why)
             return (*self._datasets[key], DatasetFacts())
         if not data.is_on_hub:
-            return None, f"{data.place} is not read here: hours and dollars are the budget's", DatasetFacts()
-        facts = self.hub.dataset(data.source.removeprefix("hf://datasets/"), data.revision, data.split)
+            return None, f"{data.place} is not read here", DatasetFacts()
+        name = str(data.source).removeprefix("hf://datasets/")
+        facts = self.hub.dataset(name, data.revision, data.split, data.config)
         return (*hub_dataset(spec, facts), facts)
 
     def past(self) -> list[Past]:
