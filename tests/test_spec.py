@@ -163,7 +163,7 @@ def test_a_key_of_a_command_that_would_do_nothing_is_refused() -> None:
 
 def test_a_command_without_steps_is_held_to_none() -> None:
     silent = job_spec(COMMAND).watched
-    assert silent["first_step_minutes"] == silent["step_gap_minutes"] == 6 * 60
+    assert silent["first_step_minutes"] == silent["step_gap_minutes"] == 720 * 60
     assert "max_attempts" not in silent
     assert job_spec({**COMMAND, "command": {"run": ["true"], "restart": False}}).watched["max_attempts"] == 1
     told = job_spec({**COMMAND, "command": {"run": ["true"], "progress": {"step": r"(\d+)"}}}).watched

@@ -241,7 +241,7 @@ def test_a_commands_pod_knows_its_task_its_ports_and_its_limits() -> None:
     pod = launched({"silence_minutes": 5})
     assert pod.ports == ("8888/http", "22/tcp") and pod.env["PUSHTRAIN_PORTS"] == "8888/http,22/tcp"
     assert (pod.env["PUSHTRAIN_TASK"], pod.env["PUSHTRAIN_STALL_S"]) == ("command", "300")
-    assert pod.env["PUSHTRAIN_LIMIT_FIRST_STEP_S"] == pod.env["PUSHTRAIN_LIMIT_STEP_GAP_S"] == "7200"
+    assert pod.env["PUSHTRAIN_LIMIT_FIRST_STEP_S"] == pod.env["PUSHTRAIN_LIMIT_STEP_GAP_S"] == str(720 * 3600)
 
 
 def test_a_commands_pod_has_the_secrets_it_needs_by_name_and_no_other() -> None:

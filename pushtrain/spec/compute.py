@@ -80,10 +80,13 @@ class Compute(Part):
         return tiers
 
 
+MOST_HOURS = 720
+
+
 class Budget(Part):
     """Hard limits over all attempts of a run; the pod and the control plane each enforce them alone."""
 
-    max_hours: Annotated[float, Field(gt=0, le=720)]
+    max_hours: Annotated[float, Field(gt=0, le=MOST_HOURS)]
     """Hours a pod may run, all attempts together."""
     max_usd: Annotated[float, Field(gt=0, le=100_000)]
     """US dollars, storage included."""

@@ -10,7 +10,7 @@ from pushtrain.errors import SpecError
 from pushtrain.rows import TASK_FORMS, Reading
 from pushtrain.run import spec_digest
 from pushtrain.spec.command import Command
-from pushtrain.spec.compute import Budget, Compute, Limits
+from pushtrain.spec.compute import MOST_HOURS, Budget, Compute, Limits
 from pushtrain.spec.inputs import Data, Model
 from pushtrain.spec.names import Part
 from pushtrain.spec.publish import Destination, Publish
@@ -234,7 +234,8 @@ class CommandSpec(JobSpec):
 
     @property
     def watched(self) -> dict[str, float]:
-        whole = {name: self.budget.max_hours * 60 for name in ("first_step_minutes", "step_gap_minutes")}
+        # Longer than any deadline, also one that `extend` moved: the deadline alone ends it.
+        whole = {name: MOST_HOURS * 60.0 for name in ("first_step_minutes", "step_gap_minutes")}
         once = {} if self.command.restart else {"max_attempts": 1.0}
         return super().watched | (whole if self.command.progress is None else {}) | once
 
