@@ -58,6 +58,7 @@ def test_a_method_follows_its_golden_curve_resumes_to_the_same_bytes_and_loads_w
     [weights] = (bench.run_dir / "adapter").glob("*.safetensors")
     unbroken = file_sha256(weights)
     shutil.rmtree(bench.run_dir / "checkpoints" / "checkpoint-4")
+    shutil.rmtree(bench.run_dir / "adapter")
     assert bench.run(attempt=2) == 0
     resumed = bench.file("result.json", attempt=2)
     assert resumed["metrics"] == {**metrics, "resumed_from_step": 2}

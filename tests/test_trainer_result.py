@@ -18,6 +18,7 @@ from trainer.gates import judged
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
+DIVIDED: dict[str, Any] = {"train": {"parallel": "fsdp2"}, "compute": {"count": 2}}
 CARD = "---\nlicense: apache-2.0\n---\n# Tiny\n"
 
 
@@ -145,6 +146,8 @@ def test_a_figure_nobody_has_opens_no_gate() -> None:
         ({"publish": {"promote": {"eval_loss_below": 2.0}}, "data": {"eval_fraction": 0}}, "no gate could hold"),
         ({"publish": {"merge": True}, "method": {"kind": "full"}}, "no adapter to merge"),
         ({"publish": {"merge": True, "merge_base": "original"}}, "is for method qlora"),
+        ({"publish": {"merge": True}, **DIVIDED}, "without publish.merge"),
+        ({"task": "dpo", **DIVIDED}, "is for task sft"),
     ],
 )
 def test_what_could_never_be_done_is_refused(changes: dict[str, Any], said: str) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import threading
@@ -16,8 +15,6 @@ import pytest
 from hub_server import ALICE, Hub
 from huggingface_hub import CommitOperationAdd, HfApi
 from tiny_model import MODEL_ID, Bench, hub_with_model, rows
-
-from trainer.job import file_sha256
 
 # httpx2 deprecates how huggingface_hub 2.4 hands it the bytes of an LFS file.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -192,26 +189,6 @@ def test_a_full_disk_is_a_failure_with_a_name(bench: Bench) -> None:
         subprocess.run(["umount", str(bench.run_dir)], check=True)
     assert failure["reason"] == "DiskFull"
     assert "compute.volume.size_gb" in failure["message"]
-
-
-@pytest.mark.parametrize("kind", ["qlora", "full"])
-def test_the_other_methods_train_stop_and_resume_to_the_same_bytes(bench: Bench, kind: str) -> None:
-    repo = {"repo": f"demo/{kind}"}
-    bench.write(method={"kind": kind}, train={"max_steps": 4}, publish=repo)
-    assert bench.run() == 0
-    metrics = bench.file("result.json")["metrics"]
-    assert metrics["eval_loss"] < metrics["base_eval_loss"]
-    [weights] = (bench.run_dir / "adapter").glob("*.safetensors")
-    unbroken = file_sha256(weights)
-    for name in ("checkpoint-4", "../adapter"):
-        shutil.rmtree(bench.run_dir / "checkpoints" / name)
-    assert bench.run(attempt=2) == 0
-    resumed = bench.file("result.json", attempt=2)
-    assert resumed["metrics"]["resumed_from_step"] == 2
-    assert resumed["metrics"]["base_eval_loss"] == metrics["base_eval_loss"]
-    assert file_sha256(weights) == unbroken
-    assert bench.run(attempt=3) == 0
-    assert bench.file("result.json", attempt=3)["adapter"] == resumed["adapter"]
 
 
 @pytest.mark.parametrize("kind", ["lora", "full"])

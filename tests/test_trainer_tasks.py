@@ -19,6 +19,7 @@ from tiny_model import (
     rows,
     spec,
     summaries,
+    write_bart_like_model,
     write_seq2seq_model,
 )
 
@@ -45,6 +46,9 @@ RUNS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "seq2seq-lora": (SEQ2SEQ, {}),
 }
 
+# Of the others it is the same code: what is kept beside the checkpoints, and the reference, is theirs alone.
+RESUMED = ("dpo-qlora", "dpo-pissa", "dpo-full", "seq2seq-full")
+
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
@@ -66,7 +70,9 @@ def bench(hub: Hub, home: Path, tmp_path: Path) -> Bench:
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_task_follows_its_golden_curve_and_resumes_to_the_same_bytes(bench: Bench, name: str) -> None:
+def test_a_task_follows_its_golden_curve_and_where_it_could_differ_resumes_to_the_same_bytes(
+    bench: Bench, name: str
+) -> None:
     changes, method = RUNS[name]
     lines = pairs() if changes["task"] == "dpo" else summaries()
     bench.write(lines, **changes, method=method, publish={"repo": f"demo/{name}"})
@@ -78,12 +84,28 @@ def test_a_task_follows_its_golden_curve_and_resumes_to_the_same_bytes(bench: Be
         assert metrics["reward_accuracy"] > 0.5 and metrics["reward_margin"] > 0
     if changes["task"] == "dpo" and "dpo" not in changes:
         assert metrics["base_eval_loss"] == pytest.approx(math.log(2), abs=1e-3), "the reference is the base"
+    if name not in RESUMED:
+        return
     [weights] = (bench.run_dir / "adapter").glob("*.safetensors")
     unbroken = file_sha256(weights)
     shutil.rmtree(bench.run_dir / "checkpoints" / "checkpoint-6")
     assert bench.run(attempt=2) == 0
     assert bench.file("result.json", attempt=2)["metrics"] == {**metrics, "resumed_from_step": 4}
     assert file_sha256(weights) == unbroken
+
+
+@pytest.mark.parametrize(("kind", "method"), [("bart", {}), ("pegasus", {"kind": "full"})])
+def test_the_other_encoder_decoders_train_and_are_scored_too(
+    bench: Bench, hub: Hub, tmp_path: Path, kind: str, method: dict[str, Any]
+) -> None:
+    write_bart_like_model(tmp_path / kind, kind)
+    publish_model(hub.alice, tmp_path / kind, f"demo/tiny-{kind}")
+    changes = {**SEQ2SEQ, "model": {"id": f"demo/tiny-{kind}"}, "train": {"max_steps": 4, "learning_rate": 0.02}}
+    bench.write(summaries(), **changes, method=method, publish={"repo": f"demo/{kind}"})
+    assert bench.run() == 0
+    metrics = bench.file("result.json")["metrics"]
+    assert metrics["eval_loss"] < metrics["base_eval_loss"]
+    assert {"rouge_1", "rouge_2", "rouge_l", "base_rouge_l"} <= metrics.keys()
 
 
 def test_rouge_is_what_google_s_scorer_says() -> None:

@@ -106,6 +106,25 @@ def write_seq2seq_model(folder: Path) -> None:
     words.save_pretrained(folder)
 
 
+def write_bart_like_model(folder: Path, kind: str) -> None:
+    """`bart` or `pegasus`, of one layer each side; the tokenizer ends every text."""
+    import torch
+    from tokenizers.processors import TemplateProcessing
+    from transformers import AutoConfig, AutoModelForSeq2SeqLM
+
+    words = tokenizer(chat_template=None)
+    end = TemplateProcessing(single=f"$A {END}", special_tokens=[(END, words.eos_token_id)])
+    words.backend_tokenizer.post_processor = end
+    torch.manual_seed(7)
+    size = {"encoder_layers": 1, "decoder_layers": 1, "d_model": 48, "encoder_ffn_dim": 96, "decoder_ffn_dim": 96}
+    heads = {"encoder_attention_heads": 4, "decoder_attention_heads": 4, "max_position_embeddings": 64}
+    ends = {"eos_token_id": words.eos_token_id, "pad_token_id": words.pad_token_id, "bos_token_id": None}
+    start = {"decoder_start_token_id": words.eos_token_id, "forced_eos_token_id": words.eos_token_id}
+    config = AutoConfig.for_model(kind, vocab_size=len(words), **size, **heads, **ends, **start)
+    AutoModelForSeq2SeqLM.from_config(config).save_pretrained(folder)
+    words.save_pretrained(folder)
+
+
 def publish_model(api: HfApi, folder: Path, model_id: str = MODEL_ID) -> str:
     """The commit that holds the model on the Hub `api` speaks to."""
     api.create_repo(model_id, exist_ok=True)
