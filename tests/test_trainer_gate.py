@@ -1,5 +1,6 @@
 """The estimate beside the card that is there: what is let through, what is said, what is refused."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from hub_server import Hub
 from test_trainer_gpu import path_with_smi
 from tiny_model import Bench, hub_with_model
 
+from pushtrain.estimate.config import shape_of
 from pushtrain.estimate.known import known_shape
 from pushtrain.estimate.memory import GIB, memory
 from pushtrain.estimate.recipe import recipe_of
@@ -128,3 +130,35 @@ def test_it_is_refused_before_torch_is_imported(bench: Bench) -> None:
     failure = bench.file("failure.json")
     assert failure["reason"] == "OutOfMemory"
     assert "RTX 3070 has 0.6 GB free" in failure["message"]
+
+
+def small(**changes: object) -> dict[str, object]:
+    sizes = {"hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 3, "vocab_size": 40_000}
+    heads = {"num_attention_heads": 8, "num_key_value_heads": 4, "max_position_embeddings": 4096}
+    return {"model_type": "llama", **sizes, **heads, "tie_word_embeddings": False, **changes}
+
+
+@pytest.mark.parametrize(("kind", "checkpointing"), [("lora", True), ("qlora", False), ("full", True)])
+def test_the_dry_run_of_the_real_step_agrees_with_the_closed_form(bench: Bench, kind: str, checkpointing: bool) -> None:
+    from trainer.fit.dry_run import dry_run
+
+    train = {"per_device_train_batch_size": 1, "max_length": 1024, "gradient_checkpointing": checkpointing}
+    bench.write(method={"kind": kind}, train=train)
+    job = bench.job()
+    found = dry_run(job, small()).peak_bytes
+    closed = memory(shape_of(small()), recipe_of(job.spec)).closed_bytes
+    print(f"{kind} {checkpointing}: dry run {found / GIB:.3f}, closed form {closed / GIB:.3f}, {closed / found:.3f}")
+    assert 0.85 < closed / found < 1.15
+
+
+def test_the_flag_counts_and_trains_nothing(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    from trainer.__main__ import main
+
+    bench.write()
+    with pytest.MonkeyPatch.context() as patch, contextlib.chdir(bench.root):
+        for name, value in bench.environ().items():
+            patch.setenv(name, value)
+        assert main([*bench.command(), "--dry-run-memory"]) == 0
+    assert "dry run of the real step" in capsys.readouterr().out
+    assert not (bench.run_dir / "checkpoints").exists()
+    assert bench.file("result.json") is None

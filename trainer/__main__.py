@@ -93,7 +93,14 @@ def _attempt(arguments: argparse.Namespace, given: list[str], report: Report, st
     from trainer import data, preflight, upload
     from trainer.fit.gate import check_memory
 
+<<<<<<< HEAD
     uploads = upload.uploads()
+=======
+    if arguments.dry_run_memory:
+        return _count_memory(spec, arguments.run_dir)
+
+    uploads = preflight.uploads()
+>>>>>>> c7f9750 (The memory of the real step on tensors without data, beside the closed form; benchmarks of speed, second start and watch)
     if not uploads and not is_worker:
         say("publishing: there is no token for the Hub here, so nothing will be uploaded")
     elif not is_worker:
@@ -128,6 +135,18 @@ def _attempt(arguments: argparse.Namespace, given: list[str], report: Report, st
     set_environment(spec.train.determinism)
     report.phases.ended("checks")
     carry_out_as_it_fits(remembered(job), rows, report, stop, download)
+
+
+def _count_memory(spec: TrainingSpec, run_dir: Path) -> None:
+    """Downloads the model's config.json and nothing else."""
+    from trainer import data, preflight
+
+    inputs = preflight.pin_inputs(spec, Path.cwd(), run_dir)
+    job = Job(spec=spec, root=Path.cwd(), run_dir=run_dir, processes=1, run_id=run_dir.name, commit=None, inputs=inputs)
+    config = data.model_config(job)
+    from trainer.fit.dry_run import say_dry_run
+
+    say_dry_run(job, config)
 
 
 def _run_all(given: list[str], job: Job, stop: Stop) -> None:
@@ -190,6 +209,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m trainer", description="Train, evaluate and publish one job spec.")
     parser.add_argument("spec", help="job spec, relative to the current folder, which is the root of the checkout")
     parser.add_argument("--run-dir", type=Path, help="folder of the run, kept over its attempts (runs/NAME-DIGEST)")
+    parser.add_argument(
+        "--dry-run-memory", action="store_true", help="only count what the real step would hold, without weights or GPU"
+    )
     parser.add_argument("--attempt", type=int, default=1, help="from 1; each attempt reports into its own folder")
     return parser.parse_args(argv)
 

@@ -9,13 +9,15 @@ import contextlib
 import json
 import os
 import random
-import resource
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 os.environ.setdefault("HF_HUB_DISABLE_XET", "1")  # read when huggingface_hub is imported; the loopback Hub has none
@@ -83,7 +85,7 @@ class World:
     rows: list[dict[str, str]]
     train: dict[str, Any] = field(default_factory=dict)
 
-    def ours(self, run_dir: Path, **train: Any) -> list[str]:
+    def ours(self, run_dir: Path, track: Sequence[str] = (), **train: Any) -> list[str]:
         """The command of our trainer; `train` changes what the world says."""
         spec = {
             "version": 1,
@@ -95,6 +97,7 @@ class World:
             "compute": {"gpus": ["NVIDIA A40"]},
             "budget": {"max_hours": 1.0, "max_usd": 1.0},
             "publish": {"repo": REPO},
+            "track": list(track),
         }
         jobs = self.folder / "jobs"
         jobs.mkdir(exist_ok=True)
@@ -181,9 +184,10 @@ def world(folder: Path, rows: list[dict[str, str]], model: str | None, shape: Sh
 
 
 def rows_of(count: int, least: int, most: int, seed: int = 7) -> list[dict[str, str]]:
-    """Prompts and completions of `least` to `most` words in all, each a letter: two tokens at most."""
+    """Prompts and completions of `least` to `most` words in all, each a letter; short ones are more frequent."""
     chance = random.Random(seed)
-    texts = [" ".join(chance.choices(WORDS, k=chance.randint(least, most))) for _ in range(count)]
+    sizes = [round(least * (most / least) ** chance.random()) for _ in range(count)]
+    texts = [" ".join(chance.choices(WORDS, k=size)) for size in sizes]
     return [{"prompt": text[: len(text) // 2], "completion": text[len(text) // 2 :]} for text in texts]
 
 
@@ -199,26 +203,54 @@ def seconds_to(line_has: str, command: Sequence[str], world: World) -> Took:
 
     Raises RuntimeError with its last lines when it ends without one.
     """
-    began, before = time.perf_counter(), _cpu_s()
+    began = time.perf_counter()
     seen: list[str] = []
-    wall_s = 0.0
-    with subprocess.Popen(
-        command, cwd=world.folder, env=dict(world.environ), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
-        assert process.stdout is not None
-        try:
-            for line in process.stdout:
-                seen.append(line)
-                if line_has in line:
-                    wall_s = time.perf_counter() - began
-                    break
-                if time.perf_counter() - began > LIMIT_S:
-                    break
-        finally:
-            process.kill()
-    if not wall_s:
+    with started(command, world) as process:
+        for line in process.stdout or ():
+            seen.append(line)
+            if line_has in line:
+                return Took(time.perf_counter() - began, _cpu_s(process.pid))
+    raise RuntimeError("".join(seen[-30:]))
+
+
+def seconds_between(line_has: str, command: Sequence[str], world: World) -> tuple[float, int]:
+    """From the first line that holds a text to the last, and how many lie between: the steps without the start.
+
+    Raises RuntimeError with the last lines when there are less than three.
+    """
+    at: list[float] = []
+    seen: list[str] = []
+    with started(command, world) as process:
+        for line in process.stdout or ():
+            seen.append(line)
+            if line_has in line:
+                at.append(time.perf_counter())
+    if len(at) < 3:
         raise RuntimeError("".join(seen[-30:]))
-    return Took(wall_s, _cpu_s() - before)
+    return at[-1] - at[0], len(at) - 1
+
+
+@contextlib.contextmanager
+def started(command: Sequence[str], world: World) -> Iterator["subprocess.Popen[str]"]:
+    """A command in a session of its own, which is gone when the block is left: `trl` starts a process, too."""
+    process = subprocess.Popen(
+        command,
+        cwd=world.folder,
+        env=dict(world.environ),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    timer = threading.Timer(LIMIT_S, os.killpg, (process.pid, signal.SIGKILL))
+    timer.start()
+    try:
+        yield process
+    finally:
+        timer.cancel()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def ran(command: Sequence[str], world: World) -> str:
@@ -231,10 +263,10 @@ def ran(command: Sequence[str], world: World) -> str:
     return done.stdout
 
 
-def spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float], digits: int = 2) -> str:
     """The median, and least to most."""
-    ordered = sorted(values)
-    return f"{ordered[len(ordered) // 2]:.2f} ({ordered[0]:.2f} to {ordered[-1]:.2f})"
+    middle, least, most = (f"{value:.{digits}f}" for value in (median(values), min(values), max(values)))
+    return f"{middle} ({least} to {most})"
 
 
 def machine() -> str:
@@ -247,10 +279,15 @@ def machine() -> str:
     return f"{os.cpu_count()} cores, {gpu or 'no GPU'}, load {load:.1f}"
 
 
-def _cpu_s() -> float:
-    """Of children that have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+def _cpu_s(session: int) -> float:
+    """Of every process of a session, those that have ended in it included (fields 14 to 17 of proc_pid_stat(5))."""
+    ticks = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = path.read_text().rpartition(")")[2].split()
+            if int(fields[3]) == session:
+                ticks += sum(int(field) for field in fields[11:15])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _has_gpu() -> bool:
