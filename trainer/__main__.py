@@ -93,14 +93,10 @@ def _attempt(arguments: argparse.Namespace, given: list[str], report: Report, st
     from trainer import data, preflight, upload
     from trainer.fit.gate import check_memory
 
-<<<<<<< HEAD
-    uploads = upload.uploads()
-=======
     if arguments.dry_run_memory:
         return _count_memory(spec, arguments.run_dir)
 
-    uploads = preflight.uploads()
->>>>>>> c7f9750 (The memory of the real step on tensors without data, beside the closed form; benchmarks of speed, second start and watch)
+    uploads = upload.uploads()
     if not uploads and not is_worker:
         say("publishing: there is no token for the Hub here, so nothing will be uploaded")
     elif not is_worker:

@@ -78,9 +78,7 @@ def say_dry_run(job: Job, config: Mapping[str, Any]) -> None:
     estimate = memory(shape, recipe_of(job.spec))
     found = dry_run(job, config)
     dry, closed = found.peak_bytes, estimate.closed_bytes
-    say(
-        f"memory: dry run of the real step {dry / GIB:.2f} GiB, closed form {closed / GIB:.2f}: {closed / dry:.3f} of it"
-    )
+    say(f"memory: dry run of the real step {dry / GIB:.2f} GiB, closed form {closed / GIB:.2f}, ×{closed / dry:.3f}")
     say(f"memory: a card should have {estimate.need_gb:.1f} GB, and must have {estimate.floor_gb:.1f}")
 
 
