@@ -1,27 +1,21 @@
-"""Process start → first optimizer step: the second start on a volume beside the first.
+"""A second start on the same volume beside the first: process start → first optimizer step, the rows being tokens.
 
-<<<<<<< HEAD
 Before each first start the tokens are removed; model and page cache are warm in both, so that the ratio is of reading,
 checking and tokenising the rows alone. It falls with their number: goal at most 0.5 for a dataset worth a GPU. A start
 that also downloads the model is not measured here. `--rows 2000 40000 …` for other sizes.
-=======
-The first downloads the model and makes tokens of the rows, the second finds both on the volume, as the next attempt of
-a run does. How much that is depends on the job; here 60,000 rows and a model of 60 MB from a Hub on loopback. Every
-turn has a new volume. Goal: at most 0.5.
->>>>>>> c7f9750 (The memory of the real step on tensors without data, beside the closed form; benchmarks of speed, second start and watch)
 """
 
+import argparse
 import shutil
 import tempfile
 from pathlib import Path
 
-from support.training import Shape, arguments, machine, rows_of, seconds_to, spread, world
+from support.training import Took, World, machine, rows_of, seconds_to, spread, world
 
-ROWS = 60_000
+GOAL = 0.5
 
 
 def main() -> None:
-<<<<<<< HEAD
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="a model of the real Hub; else a small random one on loopback")
     parser.add_argument("--rows", type=int, nargs="+", default=[20_000])
@@ -60,32 +54,6 @@ def report(count: int, turns: list[tuple[Took, Took]]) -> None:
     wall = spread([second.wall_s / first.wall_s for first, second in turns])
     cpu = spread([second.cpu_s / first.cpu_s for first, second in turns])
     print(f"  {count} rows, second / first {wall}, of processors {cpu}   goal {GOAL:.2f} where rows are many")
-=======
-    asked = arguments(__doc__ or "", repeats=2)
-    first, second = [], []
-    rows, shape = rows_of(ROWS, 30, 90), Shape(hidden=512, layers=8)
-    with tempfile.TemporaryDirectory() as scratch, world(Path(scratch), rows, asked.model, shape) as job:
-        job.train = {
-            "max_steps": 2,
-            "per_device_train_batch_size": 1,
-            "gradient_accumulation_steps": 1,
-            "max_length": 256,
-            "packing": False,
-            "gradient_checkpointing": False,
-        }
-        for turn in range(asked.repeats):
-            run_dir = job.folder / "volume" / "runs" / f"run-{turn}"
-            first.append(seconds_to("step 1/", job.ours(run_dir), job))
-            second.append(seconds_to("step 1/", job.ours(run_dir), job))
-            shutil.rmtree(job.folder / "volume")
-    print(f"{machine()}; {asked.model or 'a random Llama'}; {ROWS} rows; {asked.repeats} turns")
-    for name, values in (("first", first), ("second", second)):
-        wall, cpu = spread([it.wall_s for it in values]), spread([it.cpu_s for it in values])
-        print(f"  {name:6} {wall} s, {cpu} s of processors")
-    pairs = list(zip(second, first, strict=True))
-    wall, cpu = (spread([later[which] / earlier[which] for later, earlier in pairs]) for which in (0, 1))
-    print(f"  second / first {wall}, of processors {cpu}   goal 0.50")
->>>>>>> c7f9750 (The memory of the real step on tensors without data, beside the closed form; benchmarks of speed, second start and watch)
 
 
 if __name__ == "__main__":
