@@ -116,7 +116,8 @@ def test_a_job_that_fits_nowhere_fails_with_the_smallest_changes_and_their_price
     (plan,) = plans.plans
     assert plan.fits is False and [problem.exit_code for problem in problems] == [2]
     assert "fits on none of its GPUs" in str(problems[0]) and problems[0].reason == "DoesNotFit"
-    assert problems[0].where == "jobs/job.yaml"
+    line = (root / "jobs" / "job.yaml").read_text().partition('"gpus": ')[0]
+    assert problems[0].where == f"jobs/job.yaml:1:{len(line) + 9}", "an annotation stands at the cards"
     by_change = {suggestion.change: suggestion for suggestion in plan.suggestions}
     together = next(it for it in by_change if len(it) > 2)
     assert "train.gradient_checkpointing: true" in together and "method.kind: qlora" in together

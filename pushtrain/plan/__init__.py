@@ -24,6 +24,7 @@ from pushtrain.plan.model import Plan, Plans
 from pushtrain.plan.sources import Sources, open_sources
 from pushtrain.prices import STORAGE_LINE
 from pushtrain.spec import CommandSpec, JobSpec, TrainingSpec
+from pushtrain.spec.file import read
 from pushtrain.spec.told import told
 
 __all__ = ["Plan", "Plans", "plan_specs", "plans"]
@@ -46,7 +47,7 @@ def plan_specs(
     kept = [plan for plan in made if paths or plan.status != "unchanged"]
     gone = _deleted(before, {plan.path for plan in made}, root) if before and not paths else []
     together = Plans(plans=(*kept, *gone), prices=sources.prices, storage=STORAGE_LINE, unchanged=len(made) - len(kept))
-    return together, [*found.problems, *problems_of(kept)]
+    return together, [*found.problems, *problems_of(kept, root)]
 
 
 def plans(
@@ -56,12 +57,13 @@ def plans(
     before = read_base(root, base) if base else None
     sources = open_sources(root, environ, before.prices if before else None)
     made = [plan_of(spec, sources, before) for spec in specs]
-    return made, problems_of(made)
+    return made, problems_of(made, root)
 
 
-def problems_of(made: Sequence[Plan]) -> list[SpecError]:
+def problems_of(made: Sequence[Plan], root: Path) -> list[SpecError]:
     """A job that starts and fits on none of its cards would fail on the first of them, billed."""
-    return [_too_large(plan) for plan in made if plan.fits is False and plan.starts and not _is_tried_anyway(plan)]
+    refused = [plan for plan in made if plan.fits is False and plan.starts and not _is_tried_anyway(plan)]
+    return [_too_large(plan, read(root / plan.path, root).where("compute", "gpus")) for plan in refused]
 
 
 def _is_tried_anyway(plan: Plan) -> bool:
@@ -123,14 +125,14 @@ def _path(spec: JobSpec, root: Path) -> str:
     return next((path for path in endings if (root / path).exists()), f"jobs/{spec.name}.yaml")
 
 
-def _too_large(plan: Plan) -> SpecError:
+def _too_large(plan: Plan, where: str) -> SpecError:
     assert plan.memory is not None
     cards = ", ".join(f"{place.gpu} ({place.usable_gb:.1f} GB)" for place in plan.places)
     fits = "; or ".join(" with ".join(it.change) for it in plan.suggestions)
     return SpecError(
         f"{plan.spec.name} fits on none of its GPUs: it needs {plan.memory.need_gb:.1f} GB, at the very least "
         f"{plan.memory.floor_gb:.1f}; there are {cards}",
-        where=plan.path,
+        where=where,
         hint=f"what would fit: {fits}" if fits else "a smaller model, or more of its weights frozen",
         reason=DOES_NOT_FIT,
     )
