@@ -124,6 +124,8 @@ def test_the_trainer_gets_the_hub_token_and_no_other_secret() -> None:
     env = trainer_env(context_of(), dict.fromkeys(secrets, "canary-secret") | {"CUDA_VERSION": "13"})
     assert {name for name, value in env.items() if value == "canary-secret"} == {"HF_TOKEN"}
     assert env["HF_HOME"] == "/workspace/.cache/huggingface" and env["CUDA_VERSION"] == "13"
+    caches = ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "CUDA_CACHE_PATH")
+    assert all(env[name].startswith("/workspace/.cache/") for name in caches), "what is compiled is compiled once"
 
 
 def test_nothing_of_a_child_is_left_and_its_output_is_redacted(tmp_path: Path) -> None:

@@ -63,6 +63,10 @@ def trainer_env(context: Context, environ: Mapping[str, str]) -> dict[str, str]:
         "PYTHONHASHSEED": "0",
         "PYTHONUNBUFFERED": "1",
         "HF_HOME": str(context.workspace / ".cache" / "huggingface"),
+        # Kernels that are compiled on the pod: the next attempt finds them.
+        "TRITON_CACHE_DIR": str(context.workspace / ".cache" / "triton"),
+        "TORCHINDUCTOR_CACHE_DIR": str(context.workspace / ".cache" / "inductor"),
+        "CUDA_CACHE_PATH": str(context.workspace / ".cache" / "cuda"),
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     }
