@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -55,6 +56,7 @@ class Server:
     url: str = ""
     answers: dict[str, tuple[int, bytes]] = field(default_factory=dict)
     seen: list[tuple[str, str | None]] = field(default_factory=list)
+    drip: int = 0
 
     def put(self, path: str, value: Any, status: int = 200) -> None:
         self.answers[path] = (status, value if isinstance(value, bytes) else json.dumps(value).encode())
@@ -76,7 +78,9 @@ def hub() -> Iterator[Server]:
             self.send_response(status)
             self.send_header("content-length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body)
+            for start in range(0, len(body), server.drip or len(body) or 1):
+                self.wfile.write(body[start : start + (server.drip or len(body))])
+                time.sleep(0.05 if server.drip else 0)
 
         def log_message(self, *_: Any) -> None:
             pass
@@ -141,6 +145,15 @@ def test_a_hub_that_is_away_is_not_asked_again(hub: Server, status: int) -> None
         asking.model(name, "main")
     assert len(hub.seen) == 1 and str(status) in asking.away
     assert asking.model("Qwen/Qwen3-8B", "main").shape is not None
+
+
+def test_a_hub_that_drips_is_given_up(hub: Server) -> None:
+    put_model(hub)
+    hub.drip = 20
+    asking = Hub(hub.environ, answer_s=0.3)
+    began_s = time.monotonic()
+    assert asking.model("org/model", "main").shape is None and "longer than" in asking.away
+    assert time.monotonic() - began_s < 3
 
 
 def test_nobody_listening_and_offline_are_no_failure() -> None:

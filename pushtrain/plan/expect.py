@@ -44,7 +44,7 @@ class Expectations:
         training = Training.of(spec, model.shape, dataset, model.stored_bytes)
         known: dict[str, Any] = {"gpu": first.gpu, "kind": kind_of(training.recipe)}
         known["need_gb"] = round(training.memory.need_gb, 2)
-        sources.learn(past_runs(self._ledger))
+        sources.learn(past_runs(self._ledger, spec.name))
         hours, tokens_per_s, how, _ = expectation(spec, first.gpu, training, sources)
         if hours is None or tokens_per_s is None:
             return known

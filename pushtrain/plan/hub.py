@@ -5,6 +5,7 @@ plan then goes by the table of known models and says so.
 """
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,8 @@ from pushtrain.estimate.config import shape_of
 from pushtrain.estimate.known import known_shape
 from pushtrain.estimate.shape import ModelShape, ShapeUnknown
 
-TIMEOUT_S = 8.0
+# Seconds without a byte, and of one answer in all: a Hub that drips holds no reviewer up.
+TIMEOUT_S, ANSWER_S = 8.0, 20.0
 MAX_BYTES = 4_000_000
 _WEIGHTS = (".safetensors", ".bin")
 
@@ -50,7 +52,8 @@ class DatasetFacts:
 class Hub:
     """Reads from `environ`'s HF_ENDPOINT, with HF_TOKEN where there is one; nothing at all with HF_HUB_OFFLINE=1."""
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
+    def __init__(self, environ: Mapping[str, str], answer_s: float = ANSWER_S) -> None:
+        self._answer_s = answer_s
         self._url = (environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
         token = environ.get("HF_TOKEN", "").strip()
         self._headers = {"user-agent": "pushtrain", **({"authorization": f"Bearer {token}"} if token else {})}
@@ -127,6 +130,7 @@ class Hub:
         """An object, or None and why not; the latter is empty where the Hub is away."""
         if self.away:
             return None, ""
+        began_s = time.monotonic()
         try:
             with (
                 httpx.Client(timeout=TIMEOUT_S, follow_redirects=True, headers=self._headers) as client,
@@ -142,6 +146,9 @@ class Hub:
                     raw += chunk
                     if len(raw) > MAX_BYTES:
                         return None, "the answer is too large"
+                    if time.monotonic() - began_s > self._answer_s:
+                        self.away = f"it took longer than {self._answer_s:g} s"
+                        return None, ""
             value = json.loads(raw)
         except httpx.HTTPError as error:
             self.away = f"it cannot be reached ({type(error).__name__})"

@@ -20,7 +20,8 @@ from pushtrain.plan.hub import DatasetFacts, Hub
 from pushtrain.prices.snapshot import OLD_DAYS, Snapshot, of_repository
 from pushtrain.spec import JobSpec, TrainingSpec
 
-# Runs of the ledger that are looked at for a correction, newest branches first.
+# Runs of the ledger that are looked at for a correction; a branch's name has no date, so those of the same job go
+# first.
 MOST_RUNS = 60
 
 
@@ -121,10 +122,10 @@ def open_sources(root: Path, environ: Mapping[str, str], snapshot: Snapshot | No
     return Sources(root=root, environ=environ, snapshot=prices, hub=Hub(environ), now_s=time.time())
 
 
-def past_runs(ledger: Ledger) -> list[Past]:
-    """Raises LedgerError."""
-    refs = ledger.refs()
-    records = ledger.read_all(dict(list(refs.items())[-MOST_RUNS:])).values()
+def past_runs(ledger: Ledger, job: str = "") -> list[Past]:
+    """What runs of `job`, and of others, teach. Raises LedgerError."""
+    refs = sorted(ledger.refs().items(), key=lambda ref: (not ref[0].startswith(f"{job}-"), ref[0]))
+    records = ledger.read_all(dict(refs[:MOST_RUNS])).values()
     newest = sorted(records, key=lambda record: record.events[0].epoch_s, reverse=True)
     return [found for record in newest if (found := past(record.run, record.receipt)) is not None]
 
