@@ -11,6 +11,7 @@ that were written, is thrown away and made again.
 import fcntl
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -95,10 +96,9 @@ def finish(folder: Path, meta: dict[str, Any]) -> None:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def alone() -> Iterator[None]:
     """Of several processes on this machine one at a time: the first makes the entry, the others find it."""
-    name = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
-    with (Path(tempfile.gettempdir()) / f"pushtrain-tokens-{name}.lock").open("w") as lock:
+    with (Path(tempfile.gettempdir()) / f"pushtrain-tokens-{os.getuid()}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

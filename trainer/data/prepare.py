@@ -70,7 +70,7 @@ def prepare(job: Job, rows: Rows | None, encode: Encoder) -> Prepared:
     if job.spec.data.streaming:
         return _streamed(job, encode)
     folder = cache.entry(job)
-    with cache.alone(folder):
+    with cache.alone():
         known = cache.read(folder)
         if known is None:
             with cache.making(folder) as part:
