@@ -50,6 +50,7 @@ def test_a_qlora_adapter_is_merged_onto_the_base_it_learned_beside(bench: Bench,
     assert 0 < merged["tolerance"] <= 1e-4 and merged["from_trained"] <= merged["tolerance"]
     files = result["adapter"]["files"]
     assert {"config.json", "model.safetensors", "adapter/adapter_model.safetensors", "README.md"} <= files.keys()
+    assert "adapter/README.md" not in files, "PEFT's card says that more information is needed"
     assert "adapter_config.json" not in files, "transformers would look for an adapter beside the model"
     assert set(hub.alice.list_repo_files("demo/merged")) - {".gitattributes"} == files.keys()
     assert answers(bench.run_dir / "merged", result) == [sample["adapter"] for sample in result["samples"]]
@@ -65,14 +66,16 @@ def test_onto_the_original_base_it_says_something_else_and_how_much(bench: Bench
     assert f"within {merged['from_trained']:.2%} of the model as it was trained" in card(bench)
 
 
-def test_a_merged_model_that_says_something_else_is_not_published(
+def test_of_a_merged_model_that_says_something_else_the_adapter_alone_is_published(
     bench: Bench, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trainer.merge.MAX_DIFFERENCE", -1.0)
     bench.write(train={"max_steps": 1}, publish={"repo": "demo/broken-merge", "merge": True})
     assert bench.run() == 1
     failure = bench.file("failure.json")
-    assert failure["reason"] == AdapterBroken.reason and "the adapter is whole in" in failure["message"]
+    assert failure["reason"] == AdapterBroken.reason and "run/run, in adapter/" in failure["message"]
+    kept = hub.alice.list_repo_files("demo/broken-merge", revision="run/run")
+    assert "adapter/adapter_model.safetensors" in kept and "model.safetensors" not in kept
     assert hub.alice.list_repo_files("demo/broken-merge") == [".gitattributes"]
 
 

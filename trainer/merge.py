@@ -81,5 +81,5 @@ def _check(job: Job, merged: Merged) -> None:
         raise AdapterBroken(
             f"the merged model is not what was trained: logits differ by {worst:.2%} of the largest, "
             f"{merged.tolerance:.2%} are allowed",
-            hint=f"the adapter is whole in {job.adapter}; publish.merge: false publishes it",
+            hint=f"the adapter is at revision run/{job.run_id}, in adapter/; publish.merge: false publishes it alone",
         )

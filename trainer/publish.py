@@ -17,13 +17,13 @@ from trainer.upload import RETRY_DELAYS_S, Target, commit_files
 
 # Nothing else leaves the pod: a stray file in the folder may hold a log, a path or a token.
 _ALLOWED = re.compile(
-    r"""(adapter/)?
+    r"""README\.md | (adapter/)?
       ( adapter_config\.json | adapter_model\.safetensors
       | config\.json | generation_config\.json
       | model(-\d{5}-of-\d{5})?\.safetensors | model\.safetensors\.index\.json
       | tokenizer\.json | tokenizer\.model | tokenizer_config\.json | special_tokens_map\.json | added_tokens\.json
       | vocab\.json | vocab\.txt | merges\.txt | spiece\.model | sentencepiece\.bpe\.model
-      | chat_template\.jinja | README\.md )""",
+      | chat_template\.jinja )""",
     re.VERBOSE,
 )
 
@@ -61,6 +61,16 @@ def publish(job: Job, gates: Sequence[Gate]) -> Published:
         hint = f"the adapter is whole in {job.adapter} on the volume; run the job again, or upload the folder by hand"
         raise HubUnreachable(str(error), hint=hint) from error
     return Published(repo=repo, revision=revision, files=hashes, promoted=promoted)
+
+
+def keep_adapter(job: Job) -> None:
+    """The adapter alone to the run's revision, where the model it was to become cannot be made. Raises as `publish`."""
+    if not job.uploads:
+        return
+    files = {f"adapter/{path.name}": path for path in sorted(job.adapter.iterdir())}
+    allowed = {name: path for name, path in files.items() if _ALLOWED.fullmatch(name)}
+    revision = _commit(job, allowed, f"run/{job.run_id}")
+    say(f"publishing: only the adapter, {job.spec.publish.repo}@{revision[:8]}, revision run/{job.run_id}")
 
 
 def _may_promote(gates: Sequence[Gate]) -> bool:

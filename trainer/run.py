@@ -19,7 +19,7 @@ from trainer.job import Job, rank, read_json
 from trainer.lock import run_lock, write_lock
 from trainer.merge import Merged, merge
 from trainer.model import check_gpu, load_model, load_tokenizer
-from trainer.publish import Published, publish
+from trainer.publish import Published, keep_adapter, publish
 from trainer.report import Report, write_whole
 from trainer.save import finish_model, save_adapter, save_divided
 from trainer.sharding import prepare_loading
@@ -103,9 +103,18 @@ def _evaluate(job: Job, trainer: Any, data: Prepared, trained: Trained) -> Outco
     base = remembered_base(job) if base_comes_first(job) else measure(job, trainer, data.questions, base=True)
     if rank() == 0 and not job.is_divided:
         check_saved(job, trainer, data.questions)
-    merged = merge(job, trainer, data.questions) if rank() == 0 and job.spec.publish.merge else None
+    merged = _merged(job, trainer, data) if rank() == 0 and job.spec.publish.merge else None
     shown = samples(data.questions, base, adapter) if rank() == 0 else []
     return Outcome(trained=trained, base=base, adapter=adapter, samples=shown, merged=merged)
+
+
+def _merged(job: Job, trainer: Any, data: Prepared) -> Merged:
+    """A merge that fails must not take the adapter with it: the volume goes with a failed run."""
+    try:
+        return merge(job, trainer, data.questions)
+    except Exception:
+        keep_adapter(job)
+        raise
 
 
 def _metrics(outcome: Outcome) -> dict[str, Any]:
