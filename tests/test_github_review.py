@@ -115,14 +115,18 @@ def test_problems_are_said_in_the_comment_with_place_rule_and_hint(scene: Scene)
 
 
 def test_the_verb_writes_annotations_and_exits_by_the_plan(scene: Scene) -> None:
-    """The whole way once, as a process: the rest of this file calls the function below it."""
+    """The whole way once, as a process: the rest of this file calls the function below it. As the installed command, so
+    that nothing of the pull request is imported, whatever it brings along."""
     scene.spec("dear", usd=500)
+    for name in ("pushtrain/__init__.py", "pushtrain/cli.py", "sitecustomize.py", "git.py", "yaml.py", "conftest.py"):
+        scene.write(name, "open('owned', 'w').close()\nraise SystemExit(0)\n")
     scene.commit()
-    env = scene.env() | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    env = scene.env() | {"HF_HUB_OFFLINE": "1"}
     scene.server.refuse("POST", 403, times=9, body={"message": "Resource not accessible by integration"})
-    command = [sys.executable, "-m", "pushtrain", "review", "--base", "main"]
+    command = [str(Path(sys.executable).with_name("pushtrain")), "review", "--base", "main"]
     done = subprocess.run(command, cwd=scene.root, env=env, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2, done.stderr
+    assert not (scene.root / "owned").exists()
     assert "::error file=jobs/dear.yaml,line=6,col=33::" in done.stderr
     assert "no comment: " in done.stderr and "permissions" in done.stderr
     assert "$500" in scene.summary.read_text() and TOKEN not in done.stdout + done.stderr + scene.summary.read_text()
