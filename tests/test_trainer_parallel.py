@@ -1,4 +1,4 @@
-"""Several processes train what one does: DDP, and weights divided by FSDP2; here on the CPU, over gloo.
+"""Several processes train what one does: DDP, and weights divided by FSDP2 or ZeRO-3; here on the CPU, over gloo.
 
 Equal means equal to rounding: the sums of gradients are taken in another order. One process imports torch, the rest are
 forks of it.
@@ -6,6 +6,7 @@ forks of it.
 
 import shutil
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,22 @@ def alone(hub: Hub, home: Path, forks: Zygote, tmp_path_factory: pytest.TempPath
     return bench
 
 
-@pytest.mark.parametrize(("parallel", "kind"), [("ddp", "lora"), ("fsdp2", "lora"), ("fsdp2", "full")])
+with_deepspeed = pytest.mark.skipif(
+    find_spec("deepspeed") is None,
+    reason="deepspeed is not installed (uv sync --all-extras; it compiles for minutes)",
+)
+
+
+@pytest.mark.parametrize(
+    ("parallel", "kind"),
+    [
+        ("ddp", "lora"),
+        ("fsdp2", "lora"),
+        ("fsdp2", "full"),
+        pytest.param("deepspeed_zero3", "lora", marks=with_deepspeed),
+        pytest.param("deepspeed_zero3", "full", marks=with_deepspeed),
+    ],
+)
 def test_two_processes_train_as_one_does_and_resume_to_the_same_bytes(
     parallel: str, kind: str, hub: Hub, home: Path, forks: Zygote, alone: Callable[[str], Bench], tmp_path: Path
 ) -> None:

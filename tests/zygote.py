@@ -49,6 +49,11 @@ def gloo_as_gpu():
     import accelerate.state as state
     os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
     state.PartialState._prepare_backend = lambda *_: ("gloo", state.DistributedType.MULTI_GPU)
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    of_deepspeed = state.AcceleratorState.__init__
+    state.AcceleratorState.__init__ = lambda self, mixed_precision=None, cpu=False, *more, **options: of_deepspeed(
+        self, mixed_precision, False, *more, **options
+    )
     whole = state.PartialState.__init__
     state.PartialState.__init__ = lambda self, cpu=False, **options: whole(self, **options)
 
