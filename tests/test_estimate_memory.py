@@ -31,6 +31,7 @@ LLAMA = {
     "tie_word_embeddings": False,
 }
 MIXTRAL = {**LLAMA, "model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2, "eos_token_id": 2}
+GEMMA2 = {**LLAMA, "model_type": "gemma2", "head_dim": 32, "pad_token_id": 0, "tie_word_embeddings": True}
 T5 = {
     "model_type": "t5",
     "d_model": 256,
@@ -105,6 +106,7 @@ STEPS = [
     (LLAMA, Recipe(length=256, is_dora=True, rank=8), -0.05, 0.10),
     ({**LLAMA, "model_type": "qwen3", "head_dim": 64}, Recipe(length=256), -0.03, 0.12),
     (MIXTRAL, Recipe(length=256, checkpointing=False), -0.03, 0.12),
+    (GEMMA2, Recipe(length=256), -0.05, 0.12),
     (T5, Recipe(task="seq2seq", length=256, target_length=64), -0.10, 0.25),
 ]
 
@@ -247,7 +249,8 @@ def test_a_spec_says_the_recipe() -> None:
         bits=4, rank=8, dropout=0.1, target_modules=("q_proj",), micro_batch=3, length=512, is_packed=True
     )
     other = {**document, "task": "seq2seq", "method": {"kind": "full"}, "seq2seq": {"max_target_length": 64}}
-    other |= {"train": {"optim": "adafactor", "parallel": "fsdp2"}, "compute": {"gpus": ["NVIDIA A40"], "count": 4}}
-    found = recipe_of(TrainingSpec.model_validate(other))
-    assert (found.task, found.target_length, found.optimizer, found.shards) == ("seq2seq", 64, "adafactor", 4)
-    assert found.is_full
+    found = recipe_of(TrainingSpec.model_validate({**other, "train": {"optim": "adafactor"}}))
+    assert (found.task, found.target_length, found.optimizer, found.is_full) == ("seq2seq", 64, "adafactor", True)
+    several = {"train": {"parallel": "fsdp2"}, "compute": {"gpus": ["NVIDIA A40"], "count": 4}}
+    divided = recipe_of(TrainingSpec.model_validate({**document, "method": {"kind": "lora"}, **several}))
+    assert divided.shards == 4

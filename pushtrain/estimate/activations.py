@@ -24,6 +24,8 @@ def activations(shape: ModelShape, recipe: Recipe) -> tuple[float, float]:
         tokens = _tokens(stack, recipe)
         kept = tokens * _kept_bytes(stack, shape, recipe)
         merged, recomputed = _merged_expert_bytes(stack, recipe)
+        scores = _score_bytes(shape, recipe)
+        kept, recomputed = kept + scores, recomputed - 0.3 * scores
         inputs += stack.layers * tokens * residual * shape.hidden
         everything += stack.layers * (kept + merged)
         largest = max(largest, RECOMPUTED * kept + recomputed if recipe.checkpointing else 0.5 * kept + recomputed)
@@ -85,6 +87,16 @@ def _head_bytes(shape: ModelShape, recipe: Recipe) -> float:
         return LOGIT_BYTES * shape.vocabulary * tokens + weight_gradient
     tile = min(tokens, TILE_TOKENS) * min(shape.vocabulary, TILE_WORDS) * TILE_BYTES
     return tile + 4.0 * tokens * shape.hidden + weight_gradient
+
+
+def _score_bytes(shape: ModelShape, recipe: Recipe) -> float:
+    """Scores of one layer without sdpa, for each pair of tokens and head: bf16, fp32 softmax, bf16 again (8 bytes kept
+    and a quarter more while a layer is recomputed, measured)."""
+    if not shape.has_eager_attention:
+        return 0.0
+    rows = recipe.micro_batch * (2 if recipe.task == "dpo" else 1)
+    pairs = float(rows * recipe.length) ** 2 if recipe.is_packed else rows * float(recipe.length) ** 2
+    return 8.0 * shape.heads * pairs
 
 
 def _mask_bytes(shape: ModelShape, recipe: Recipe) -> float:

@@ -28,6 +28,8 @@ _KNOWN_MIXTURES = _ADAPTED_MIXTURES | {"gpt_oss", "granitemoe"}
 _FOUR_NORMS = {"gemma2", "gemma3", "gemma3_text", "glm4"}
 _QK_NORM = {"gemma3", "gemma3_text", "olmo2", "olmo3", "olmoe", "qwen3", "qwen3_moe"}
 _SEQ2SEQ = {"bart", "marian", "mbart", "mt5", "pegasus", "t5", "umt5"}
+# Without `_supports_sdpa` in transformers 5.23.
+_EAGER = {"bloom", "gemma2", "gpt_oss"}
 # Activations that transformers writes as several operations, each of which keeps its own tensors.
 _COMPOSED = ("gelu_new", "gelu_fast", "quick_gelu")
 # Layers that are no attention: their memory is another formula.
@@ -75,6 +77,7 @@ def _decoder(family: str, config: Mapping[str, Any]) -> ModelShape:
         stacks=stacks,
         max_length=positions,
         stored_bits=stored_bits(config),
+        has_eager_attention=family in _EAGER,
         extra_parameters=hidden + sum(stack.layers * stack.norms * hidden for stack in stacks) + biases + learned,
         heads=heads,
         note="" if known else f"model_type {family!r} is not known here and taken for a Llama by its keys",

@@ -94,8 +94,9 @@ class ModelShape:
     """Sizes of a decoder, or of an encoder and a decoder (`stacks` in the order a token meets them).
 
     `stored_bits` are those of a linear weight in the checkpoint on the Hub: 16, or less where it is quantised already.
-    `extra_parameters` lie in no layer named here (norms, biases, positions, a vision tower). `note` says what was
-    assumed.
+    `has_eager_attention`: the family's attention holds the scores of every pair of tokens (no sdpa in transformers
+    5.23). `extra_parameters` lie in no layer named here (norms, biases, positions, a vision tower). `note` says what
+    was assumed.
     """
 
     model_type: str
@@ -106,6 +107,7 @@ class ModelShape:
     heads: int
     max_length: int | None = None
     stored_bits: int = 16
+    has_eager_attention: bool = False
     extra_parameters: int = 0
     note: str = ""
 
