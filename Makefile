@@ -22,11 +22,15 @@ faults: sync ## The proof that no money leaks: N=10000 fault schedules, or one b
 faults-real: sync ## N=50 schedules with real processes: kill -9, the simulator over HTTP, real git
 	@PYTHONPATH=tests $(RUN) python -m faults.real --n $(or $(N),50) --first $(or $(SEED),0)
 
-lint: sync ## ruff, mypy, and zizmor over the workflows
+# Go runs actionlint from its module proxy; on PyPI it is a download at install.
+ACTIONLINT := $(or $(shell command -v actionlint 2>/dev/null),$(if $(shell command -v go 2>/dev/null),go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.12))
+
+lint: sync ## ruff, mypy, and over the workflows zizmor and, where it or Go is on PATH, actionlint
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) mypy
-	$(RUN) zizmor --offline --quiet .github/workflows
+	$(RUN) zizmor --offline --no-config --quiet --persona=auditor .github/workflows
+	@$(if $(ACTIONLINT),$(ACTIONLINT),echo "actionlint was not run: neither it nor go is on PATH" >&2)
 
 golden: sync ## Write the golden loss curves anew, after a change that is meant to move them
 	PUSHTRAIN_UPDATE_GOLDEN=1 $(RUN) pytest -q -k golden tests/test_trainer_tasks.py tests/test_trainer_methods.py

@@ -17,7 +17,7 @@ from pushtrain.cli_plan import plan, prices, review
 from pushtrain.cli_setup import doctor
 from pushtrain.errors import PushtrainError
 from pushtrain.redact import redact
-from pushtrain.terminal import out, print_json, report, report_tick, say, tick_reporter
+from pushtrain.terminal import out, print_json, report, report_tick, say, tick_reporter, workflow_output
 
 app = typer.Typer(
     name="pushtrain",
@@ -84,23 +84,33 @@ app.command()(doctor)
 def reconcile(
     follow: Annotated[bool, typer.Option(help="Keep ticking until no run is active.")] = False,
     max_minutes: Annotated[float, typer.Option(min=0, help="Time box of --follow.")] = 330.0,
+    end_only: Annotated[bool, typer.Option("--end-only", help="End and sweep what has to go; rent nothing.")] = False,
 ) -> None:
     """Make the world match HEAD: claim, provision, watch, collect, destroy, receipt, sweep. Safe to repeat."""
     from pushtrain.follow import follow as keep_on
     from pushtrain.github.live import told
-    from pushtrain.reconcile import tick
+    from pushtrain.reconcile import Tick, tick
     from pushtrain.signals import INTERRUPTED, Stopped, stoppable
     from pushtrain.wiring import open_control
 
     try:
         with stoppable():
             control = open_control(Path.cwd(), say)
-            with told(control, os.environ, tick_reporter()) as once:
+            control.may_rent = not end_only
+            last = Tick()
+            with told(control, os.environ, tick_reporter()) as tell:
+
+                def once(done: Tick) -> None:
+                    nonlocal last
+                    last = done
+                    tell(done)
+
                 if follow:
                     code = keep_on(control, max_minutes=max_minutes, once=once)
                 else:
                     once(done := tick(control))
                     code = done.exit_code
+            workflow_output("active", "true" if last.is_worth_following else "false")
             raise typer.Exit(code)
     except Stopped as stopped:
         say(f"{stopped.name}: stopped; the pods go on and look after themselves, the next reconcile goes on with them")

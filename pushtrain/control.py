@@ -72,6 +72,9 @@ class Control:
     outside: Outside = field(default_factory=Outside)
     """What the policy asks of the Hub and of GitHub."""
 
+    may_rent: bool = True
+    """False: what is at its end is ended, what nobody owns is swept, and nothing is claimed or created."""
+
     refusals: dict[str, Refusal] = field(default_factory=dict)
     """What the policy did not let through, by job."""
 

@@ -56,6 +56,11 @@ class Tick:
     failures: list[PushtrainError] = field(default_factory=list)
 
     @property
+    def is_worth_following(self) -> bool:
+        """Some active run does more than wait for a place."""
+        return bool(set(self.active) - set(self.waiting))
+
+    @property
     def exit_code(self) -> int:
         failed_run = any(outcome == "failed" for outcome in self.closed.values())
         return max([failure.exit_code for failure in self.failures] + [1 if failed_run else 0])
@@ -74,7 +79,7 @@ def tick(control: Control, *, only: str | None = None, may_claim: bool = True) -
     try:
         look = control.ledger.look()
         tips = look.open_runs
-        if may_claim:
+        if may_claim and control.may_rent:
             tips |= claim_new(control, wanted, look, report.failures, only)
         records, unreadable = read_each(control.ledger, tips)
         report.records = records
@@ -202,6 +207,8 @@ def _next(control: Control, run: Run, record: RunRecord, wanted: Desired, live: 
 
 def _try_to_provision(control: Control, run: Run, record: RunRecord, live: Live, step: Step) -> bool:
     now_s = control.clock()
+    if not control.may_rent:
+        return False
     if record.last.state == "waiting" and now_s < control.tried_s.get(run.id, 0.0) + TRY_EVERY_S:
         return False
     control.tried_s[run.id] = now_s

@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from rich.console import Console, RenderableType
 
@@ -57,6 +58,14 @@ def _property(text: str) -> str:
     for special in "%\r\n:,":
         text = text.replace(special, f"%{ord(special):02X}")
     return text
+
+
+def workflow_output(name: str, value: str) -> None:
+    """An output of a workflow's step, `steps.ID.outputs.NAME`; nothing elsewhere. One line, no secret."""
+    path = os.environ.get("GITHUB_OUTPUT")
+    if path:
+        with Path(path).open("a", encoding="utf-8") as file:
+            file.write(f"{name}={value}\n")
 
 
 def tick_reporter() -> Callable[[object], None]:

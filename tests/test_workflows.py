@@ -37,7 +37,15 @@ def steps(name: str) -> Iterator[dict[str, Any]]:
 
 
 # Beside reading: the one job that proposes new prices, which sees no secret.
-WRITES = {"propose": {"contents": "write", "pull-requests": "write"}}
+WRITES = {
+    "propose": {"contents": "write", "pull-requests": "write"},
+    "plan": {"contents": "read", "pull-requests": "write"},
+    "reconcile": {"actions": "read", "contents": "read", "pull-requests": "write", "statuses": "write"},
+    "by-hand": {"actions": "read", "contents": "read", "pull-requests": "read"},
+    "again": {"actions": "write"},
+}
+# The jobs of train.yml that have secrets, each in one step.
+KEYS = {"reconcile": "Reconcile", "by-hand": "Do it", "end": "End what is at its end"}
 
 
 def test_there_are_four() -> None:
@@ -54,7 +62,7 @@ def test_nothing_is_permitted_that_a_job_did_not_ask_for(name: str) -> None:
 @every_workflow
 def test_every_action_is_pinned_to_a_commit_with_its_version_beside_it(name: str) -> None:
     text = (FOLDER / f"{name}.yml").read_text(encoding="utf-8")
-    used = re.findall(r"uses: (.+)", text)
+    used = re.findall(r"\buses: (.+)", text)
     assert used
     assert len(used) == len([step for step in steps(name) if "uses" in step])
     for action in used:
@@ -77,7 +85,7 @@ def test_no_expression_reaches_a_shell(name: str) -> None:
 def test_a_checkout_leaves_no_credentials_behind(name: str) -> None:
     checkouts = [step for step in steps(name) if step.get("uses", "").startswith("actions/checkout@")]
     assert {step["with"]["persist-credentials"] for step in checkouts} == {False}
-    assert len(checkouts) == len(WORKFLOWS[name]["jobs"])
+    assert checkouts
 
 
 @every_workflow
@@ -87,16 +95,26 @@ def test_every_job_has_an_end(name: str) -> None:
 
 def test_secrets_are_seen_by_one_step_of_two_workflows_only() -> None:
     seeing = [(name, step.get("name")) for name in WORKFLOWS for step in steps(name) if "secrets." in str(step)]
-    assert seeing == [("prices", "Ask the catalogue"), ("train", "Reconcile")]
+    assert seeing == [("prices", "Ask the catalogue"), *(("train", step) for step in KEYS.values())]
     assert not [name for name in ("ci", "review") if "secrets." in (FOLDER / f"{name}.yml").read_text()]
     assert "secrets." not in str(WORKFLOWS["prices"]["jobs"]["propose"]), "who writes sees no key"
-    step = next(step for step in steps("train") if step.get("name") == "Reconcile")
-    assert "secrets." not in str({key: value for key, value in step.items() if key != "env"})
+    for job, named in KEYS.items():
+        (step,) = (step for step in WORKFLOWS["train"]["jobs"][job]["steps"] if step.get("name") == named)
+        assert "secrets." not in str({key: value for key, value in step.items() if key != "env"})
+        assert WORKFLOWS["train"]["jobs"][job]["environment"] == "gpu"
+    assert not {"environment", "env"} & set(WORKFLOWS["train"]["jobs"]["again"]), "who dispatches sees no key"
 
 
-def test_the_review_runs_on_the_pull_request_without_any_right() -> None:
+def test_the_review_is_the_base_s_tool_over_the_change_as_data() -> None:
     assert list(WORKFLOWS["review"]["on"]) == ["pull_request"]
-    assert "environment" not in WORKFLOWS["review"]["jobs"]["plan"]
+    job = WORKFLOWS["review"]["jobs"]["plan"]
+    assert "environment" not in job
+    tool, change = (step["with"] for step in job["steps"][:2])
+    base = "${{ github.event.pull_request.base.sha }}"
+    assert (tool["ref"], tool["path"], change["path"], "ref" in change) == (base, "tool", "change", False)
+    install, review = job["steps"][-2:]
+    assert (install["working-directory"], review["working-directory"]) == ("tool", "change")
+    assert review["run"].startswith("exec ../tool/.venv/bin/pushtrain review --base ")
 
 
 def test_prices_are_asked_on_main_in_the_environment_that_only_main_may_use() -> None:
@@ -146,21 +164,32 @@ def test_new_prices_become_one_branch_and_one_pull_request(tmp_path: Path) -> No
     assert "the prices are the same" in sh(run["Open or renew the pull request"], clone, PRICES=handed)
 
 
-def test_train_is_one_reconcile_of_main_at_a_time() -> None:
+def test_train_reconciles_main_one_at_a_time_and_nothing_that_waits_is_cancelled() -> None:
     train = WORKFLOWS["train"]
-    assert train["on"]["push"] == {"branches": ["main"], "paths": ["jobs/**"]}
-    assert set(train["on"]) == {"push", "schedule", "workflow_dispatch"}
-    assert train["concurrency"] == {"group": "pushtrain-reconcile", "cancel-in-progress": False}
-    job = train["jobs"]["reconcile"]
-    assert (job["environment"], job["if"]) == ("gpu", "${{ vars.PUSHTRAIN_ENABLED == 'true' }}")
-    assert job["steps"][0]["with"]["ref"] == "main"
+    assert train["on"]["push"] == {"branches": ["main"], "paths": ["jobs/**", "pushtrain-policy.yaml"]}
+    assert set(train["on"]) == {"push", "schedule", "workflow_dispatch"} and "concurrency" not in train
+    groups = [job["concurrency"] for job in train["jobs"].values()]
+    assert all(it["queue"] == "max" and not it.get("cancel-in-progress") for it in groups)
+    assert len({it["group"] for it in groups}) == len(groups), "what is asked for by hand does not wait for a follower"
+    enabled = "vars.PUSHTRAIN_ENABLED == 'true' && "
+    for name in KEYS:
+        job = train["jobs"][name]
+        assert job["environment"] == "gpu" and job["steps"][0]["with"]["ref"] == "main"
+        assert enabled.rstrip("& ") in job["if"]
+    assert train["jobs"]["end"]["if"].startswith("${{ always() && ") and train["jobs"]["end"]["needs"]
 
 
 def test_the_time_box_of_the_reconcile_ends_before_its_job_does() -> None:
     job = WORKFLOWS["train"]["jobs"]["reconcile"]
     run = job["steps"][-1]["run"]
-    assert run.startswith("exec ")
     assert int(run.rsplit("--max-minutes ", 1)[1]) + 15 <= job["timeout-minutes"]
+
+
+def test_what_has_keys_is_the_step_s_own_process_so_that_a_cancel_reaches_it() -> None:
+    for job, named in KEYS.items():
+        (run,) = (it["run"] for it in WORKFLOWS["train"]["jobs"][job]["steps"] if it.get("name") == named)
+        calls = [line for line in run.splitlines() if "pushtrain" in line]
+        assert calls and all("exec uv run --no-sync pushtrain" in line for line in calls), run
 
 
 def test_the_hourly_tick_is_off_the_full_hour() -> None:
