@@ -26,7 +26,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch, world(Path(scratch), trained, asked.model) as job:
         job.train = {
             "max_steps": STEPS,
-            "learning_rate": 1e-2,
+            "learning_rate": 3e-3,
             "per_device_train_batch_size": 4,
             "gradient_accumulation_steps": 2,
             "max_length": 128,

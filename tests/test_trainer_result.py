@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hub_server import Hub
 from huggingface_hub import CommitOperationAdd
-from tiny_model import Bench, hub_with_model, pairs, publish_model, spec
+from tiny_model import Bench, hub_with_model, pairs, publish_model, spec, write_model
 
 from pushtrain.errors import SpecError
 from pushtrain.spec.file import loads
@@ -55,6 +55,23 @@ def test_a_qlora_adapter_is_merged_onto_the_base_it_learned_beside(bench: Bench,
     assert set(hub.alice.list_repo_files("demo/merged")) - {".gitattributes"} == files.keys()
     assert answers(bench.run_dir / "merged", result) == [sample["adapter"] for sample in result["samples"]]
     assert "quantization_config" not in json.loads((bench.run_dir / "merged" / "config.json").read_text())
+
+
+def test_in_bf16_a_merge_is_rounded_and_within_what_is_allowed(
+    bench: Bench, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a GPU does, with bf16 autocast on the CPU."""
+    for module in ("model", "arguments", "evaluate"):
+        monkeypatch.setattr(f"trainer.{module}.uses_bf16", lambda: True)
+    write_model(bench.root / "half", dtype="bfloat16")
+    publish_model(hub.alice, bench.root / "half", "demo/half")
+    bench.write(
+        model={"id": "demo/half"}, method={"kind": "qlora"}, publish={"repo": "demo/half-merged", "merge": True}
+    )
+    assert bench.run() == 0
+    merged = bench.file("result.json")["merged"]
+    assert merged["dtype"] == "bfloat16"
+    assert max(merged["difference"], merged["from_trained"]) <= merged["tolerance"] == 2**-4
 
 
 def test_onto_the_original_base_it_says_something_else_and_how_much(bench: Bench) -> None:
