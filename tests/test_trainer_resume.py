@@ -65,13 +65,12 @@ CASES = {
     "qlora, killed between weights and optimizer": Case(dies=IN_THE_WEIGHTS, resumes=2, method={"kind": "qlora"}),
     "full, killed in the middle of the state": Case(dies=IN_THE_STATE, resumes=2, method={"kind": "full"}),
     "lora, packed, killed before the marker": Case(dies=BEFORE_THE_MARKER, resumes=2, train={"packing": True}),
-    "lora, killed right after the marker": Case(dies=AFTER_THE_MARKER, resumes=4),
     "dpo, killed between weights and optimizer": Case(
         dies=IN_THE_WEIGHTS, resumes=2, more={"task": "dpo"}, lines=pairs, method={"dropout": 0.1}
     ),
-    "seq2seq, dropout of the model itself, killed in a step": Case(
-        dies=point("transformers:Trainer.training_step", call=7),
-        resumes=2,
+    "seq2seq, dropout of the model itself, killed right after the marker": Case(
+        dies=AFTER_THE_MARKER,
+        resumes=4,
         method={"kind": "full"},
         more={"task": "seq2seq", "model": {"id": SEQ2SEQ_ID}, "seq2seq": {"max_target_length": 12}},
         lines=summaries,
