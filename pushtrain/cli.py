@@ -14,7 +14,7 @@ import typer
 from pushtrain import __version__
 from pushtrain.cli_again import extend, replay, retry
 from pushtrain.cli_plan import plan, prices, review
-from pushtrain.cli_setup import doctor
+from pushtrain.cli_setup import doctor, init
 from pushtrain.errors import PushtrainError
 from pushtrain.redact import redact
 from pushtrain.terminal import out, print_json, report, report_tick, say, tick_reporter, workflow_output
@@ -78,6 +78,7 @@ app.command()(plan)
 app.command()(prices)
 app.command()(review)
 app.command()(doctor)
+app.command()(init)
 
 
 @app.command()

@@ -29,6 +29,7 @@ VERBS = [
     "demo",
     "doctor",
     "extend",
+    "init",
     "logs",
     "plan",
     "prices",
