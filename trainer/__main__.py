@@ -88,7 +88,7 @@ def _attempt(arguments: argparse.Namespace, given: list[str], report: Report, st
     is_worker = "RANK" in os.environ
     if not is_worker:
         report.event("preparing", f"{spec.name}: {spec.method.kind} on {spec.model.id}")
-    _check_tracking(spec)
+    _check_tracking(spec, arguments.run_dir.resolve())
     check_parallel(spec.train.parallel)
     from trainer import data, preflight, upload
     from trainer.fit.gate import check_memory
@@ -185,7 +185,8 @@ def _quiet_libraries() -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
-def _check_tracking(spec: TrainingSpec) -> None:
+def _check_tracking(spec: TrainingSpec, run_dir: Path) -> None:
+    os.environ.setdefault("TRACKIO_DIR", str(run_dir / "trackio"))  # read when transformers imports trackio
     missing = [name for name in spec.track if not find_spec(name)]
     if missing:
         hint = f"leave it out of track, or install it: uv sync --extra trainer --extra {missing[0]}"

@@ -124,10 +124,9 @@ class Wandb:
 
 
 class Trackio:
-    """A SQLite file in `trackio/`, which `trackio show` opens."""
+    """A SQLite file in `trackio/`, which `trackio show` opens; TRACKIO_DIR says where, read at the first import."""
 
     def __init__(self, job: Job) -> None:
-        os.environ.setdefault("TRACKIO_DIR", str(job.run_dir / "trackio"))
         import trackio
 
         self._trackio: Any = trackio
