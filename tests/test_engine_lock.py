@@ -55,6 +55,7 @@ def test_a_process_of_ours_is_dead_when_it_is_gone_and_never_before(
     process.send_signal(signal.SIGKILL)
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     assert calls.is_dead("s", owner(process.pid)), "a zombie works no more"
+    assert not calls.may_work(owner(process.pid), now_s=0.0)
     process.wait()
     assert calls.is_dead("s", owner(process.pid))
     assert not calls.is_dead("s", owner(process.pid, host="another"))
