@@ -35,7 +35,7 @@ def main() -> None:
             "max_length": 128,
             "gradient_checkpointing": False,
         }
-        ran(job.ours(job.folder / "warm", max_steps=1), job)  # fills the page cache, and the volume with the model
+        ran(job.ours(job.folder / "warm"), job)  # fills the page cache, and the volume with the model and the tokens
         for turn in range(asked.repeats):
             killed_at = KILLED_AT[turn % len(KILLED_AT)]
             whole, broken = job.folder / f"whole-{turn}", job.folder / f"broken-{turn}"
