@@ -4,7 +4,7 @@ RUN := $(UV) run --no-sync
 # The control plane's and the trainer's locked environment. Bytecode is compiled once, or every process pays 11 s for it.
 SYNC := $(UV) sync --frozen --quiet --all-extras --no-extra deepspeed --compile-bytecode
 
-.PHONY: help demo test faults faults-real lint benchmarks sync
+.PHONY: help demo test test-long faults faults-real lint benchmarks sync
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -13,8 +13,13 @@ demo: sync ## The main job on loopback: git push a job spec, a LoRA is trained, 
 	$(RUN) pushtrain demo
 
 # Two workers: much of a test with real processes is waiting. A file stays together, since it shares its simulator.
-test: sync ## Every test (the suite prints how many ran, and why any was skipped)
-	$(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST := $(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test: sync ## The tests, in ten minutes on two cores (prints how many ran, and why any was skipped)
+	$(PYTEST)
+
+test-long: sync ## The tests that make test leaves out: several GPUs, replays, each method's curve, each limit of a run
+	$(PYTEST) -m long
 
 faults: sync ## The proof that no money leaks: N=10000 fault schedules, or one by SEED=17 or REPLAY='{…}'
 	@PYTHONPATH=tests $(RUN) python -m faults --n $(or $(N),1000) $(if $(SEED),--seed $(SEED)) $(if $(REPLAY),--replay '$(REPLAY)')
@@ -33,7 +38,7 @@ lint: sync ## ruff, mypy, and over the workflows zizmor and, where it or Go is o
 	@$(if $(ACTIONLINT),$(ACTIONLINT),echo "actionlint was not run: neither it nor go is on PATH" >&2)
 
 golden: sync ## Write the golden loss curves anew, after a change that is meant to move them
-	PUSHTRAIN_UPDATE_GOLDEN=1 $(RUN) pytest -q -k golden tests/test_trainer_tasks.py tests/test_trainer_methods.py
+	PUSHTRAIN_UPDATE_GOLDEN=1 $(RUN) pytest -q -m "long or not long" -k golden tests/test_trainer_tasks.py tests/test_trainer_methods.py
 
 benchmarks: sync ## Every script in benchmarks/; each prints its ratio
 	@for script in benchmarks/*.py; do echo "== $$script"; $(RUN) python $$script || exit 1; done

@@ -3,9 +3,40 @@
 import os
 import signal
 
+import pytest
+
+# What `make test` leaves to `make test-long`, so that it ends within ten minutes on two cores: each of these
+# files looks at one part from many sides, and that part is also in a whole run of the others.
+LONG = frozenset(
+    f"test_{name}"
+    for name in (
+        "faults_real",
+        "pod_kills",
+        "pod_network",
+        "replay",
+        "trainer_fit",
+        "trainer_methods",
+        "trainer_parallel",
+        "trainer_result",
+        "trainer_resume",
+        "trainer_stream",
+        "trainer_watch",
+        "whole_command",
+        "whole_limits",
+        "workflow_steps",
+    )
+)
+
 # Workers side by side share the cores: threads that wait for each other by spinning take ten times as long there.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A shell that runs the suite in the background ignores SIGINT, and every process inherits that; Ctrl-C is tested here.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.stem in LONG:
+            item.add_marker(pytest.mark.long)

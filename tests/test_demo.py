@@ -103,6 +103,7 @@ def test_the_demo_trains_publishes_proves_and_leaves_nothing(folder: Path, tmp_p
     wait_until_nothing_lives(folder)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(200)
 def test_ctrl_c_while_it_trains_leaves_no_pod_no_volume_no_process(folder: Path, tmp_path: Path) -> None:
     demo = start_demo(folder, tmp_path)
@@ -128,6 +129,7 @@ def test_ctrl_c_before_it_trains_leaves_nothing_either(folder: Path, tmp_path: P
     wait_until_nothing_lives(folder)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_after_sigkill_a_reconcile_against_the_same_simulator_and_ledger_closes_the_run(
     folder: Path, tmp_path: Path
