@@ -60,13 +60,25 @@ def attempt_hours(record: RunRecord, start: Event) -> float:
     return max(0.0, (_end_s(record.events, start.attempt, start) - start.epoch_s) / 3600)
 
 
-def left(spec: JobSpec, record: RunRecord, now_s: float, billed_usd: float = 0.0) -> Left:
-    """A volume that waits between attempts spends, too. `billed_usd` is what the cloud's bill says by now."""
+def left(spec: JobSpec, record: RunRecord, now_s: float, billed_usd: float = 0.0, late_h: float = 0.0) -> Left:
+    """A volume that waits between attempts spends, too. `billed_usd` is what the cloud's bill says by now, `late_h`
+    what `late_hours` makes of it."""
     hours, usd = used(record, now_s)
     more = extended(record)
     return Left(
-        hours=spec.budget.max_hours + more.hours - hours, usd=spec.budget.max_usd + more.usd - max(usd, billed_usd)
+        hours=spec.budget.max_hours + more.hours - hours - late_h,
+        usd=spec.budget.max_usd + more.usd - max(usd, billed_usd),
     )
+
+
+def late_hours(record: RunRecord, pods_usd: float) -> float:
+    """Hours of pods that are on the bill (`pods_usd`) and in no event: one that had said its last word and could not be
+    ended. At the price of the last attempt."""
+    starts = {event.attempt: event for event in reversed(record.events) if event.state == "provisioned"}
+    if not starts:
+        return 0.0
+    known_usd = beside_usd(record) + sum(attempt_hours(record, start) * _pod_rate(start) for start in starts.values())
+    return max(0.0, pods_usd - known_usd) / _pod_rate(starts[max(starts)])
 
 
 def extended(record: RunRecord) -> Left:
@@ -108,3 +120,8 @@ def _end_s(events: Sequence[Event], attempt: int, start: Event) -> float:
     if word is not None and word.writer == "pod" and start.epoch_s <= word.epoch_s <= latest_s:
         return word.epoch_s
     return latest_s
+
+
+def _pod_rate(start: Event) -> float:
+    """Dollars an hour of the pod alone, with its disk."""
+    return float(start.data["usd_per_hour"]) - float(start.data.get("volume_usd_per_hour", 0.0))

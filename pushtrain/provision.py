@@ -1,14 +1,14 @@
 """From a claimed run to a pod: the ladder is climbed, or the run waits, or it ends; and a pod whose creator died is
 taken over."""
 
-from pushtrain.budget import left
+from pushtrain.budget import late_hours, left
 from pushtrain.climb import LEAST_USEFUL_S, climb, end_unnamed, record_pod, volume_of
 from pushtrain.cloud import Live
 from pushtrain.control import Control
 from pushtrain.errors import CloudAuthFailed, CloudError, NoBalance, NoCapacity, RequestRejected, SpecError
 from pushtrain.events import EventDraft, now_text, parse_time
 from pushtrain.ledger import RunRecord
-from pushtrain.receipt import billed_usd
+from pushtrain.receipt import billed
 from pushtrain.run import Run
 from pushtrain.rungs import rung_of, rungs_in
 from pushtrain.spec import JobSpec
@@ -21,8 +21,9 @@ def provision(control: Control, run: Run, spec: JobSpec, record: RunRecord, *, l
     No capacity, no balance and a refused key leave the run waiting and are tried again by the next tick; a request the
     cloud will never accept ends it. Raises NoBalance, CloudAuthFailed, RequestRejected, SpecError once it is written.
     """
-    spent_usd = max(billed_usd(control, record), left_behind_usd(run, record, live, control.clock()))
-    rest = left(spec, record, control.clock(), spent_usd)
+    bill = billed(control, record)
+    spent_usd = max(bill.total_usd, left_behind_usd(run, record, live, control.clock()))
+    rest = left(spec, record, control.clock(), spent_usd, late_hours(record, bill.pods_usd))
     if rest.hours * 3600 < LEAST_USEFUL_S or rest.usd <= 0:
         return _budget_spent(control, run, attempt)
     try:

@@ -82,10 +82,10 @@ def settle(control: Control, record: RunRecord) -> None:
         control.say(f"{record.run_id}: {BILL} is not in the ledger yet: {failure}")
 
 
-def billed_usd(control: Control, record: RunRecord) -> float:
-    """The bill of what the run had so far; 0 before it had anything, and while nobody can say."""
+def billed(control: Control, record: RunRecord) -> Bill:
+    """The bill of what the run had so far; nothing before it had anything, and while nobody can say."""
     bill = _bill(control, record) if any(rented(record)) else None
-    return 0.0 if bill is None else bill.total_usd
+    return Bill(pods_usd=0.0, volumes_usd=0.0) if bill is None else bill
 
 
 def cost(record: RunRecord) -> tuple[float, str] | None:

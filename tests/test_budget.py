@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from test_lifecycle import record
 
-from pushtrain.budget import RESERVE_S, Left, left, pod_seconds, used
+from pushtrain.budget import RESERVE_S, Left, late_hours, left, pod_seconds, used
 from pushtrain.events import now_text
 from pushtrain.ledger import RunRecord
 from pushtrain.spec.file import loads
@@ -49,6 +49,15 @@ def test_between_attempts_and_afterwards_the_volume_is_paid_for() -> None:
     rest = left(SPEC, priced(*TWO, volume_usd_per_hour=0.5), until_s)
     assert (rest.hours, rest.usd) == (pytest.approx(2 - hours), pytest.approx(3.0 - usd))
     assert left(SPEC, priced(*TWO), until_s, billed_usd=2.5).usd == pytest.approx(0.5)
+
+
+def test_a_pod_that_could_not_be_ended_after_its_last_word_spent_the_hours_that_are_billed() -> None:
+    made = priced(*TWO, volume_usd_per_hour=0.5)
+    known_usd = (20 + 10) / 3600 * 3.1
+    assert late_hours(made, 0.0) == 0.0 == late_hours(record("claimed", "waiting"), 0.0)
+    assert late_hours(made, known_usd) == pytest.approx(0.0)
+    assert late_hours(made, known_usd + 3.1) == pytest.approx(1.0)
+    assert left(SPEC, made, 80.0, late_h=1.0).hours == pytest.approx(left(SPEC, made, 80.0).hours - 1.0)
 
 
 @pytest.mark.parametrize("off_s", [-36_000.0, 36_000.0])
