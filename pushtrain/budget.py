@@ -32,8 +32,7 @@ def used(record: RunRecord, now_s: float | None = None) -> tuple[float, float]:
     An attempt lasts from its `provisioned` event to its end; between attempts, and until `now_s` (None: the last
     event), only the volume costs.
     """
-    # Two reconciles at once may both have said it: an attempt counts once.
-    starts = {event.attempt: event for event in reversed(record.events) if event.state == "provisioned"}
+    starts = _starts(record)
     hours = usd = 0.0
     for start in starts.values():
         spent_h = attempt_hours(record, start)
@@ -74,7 +73,7 @@ def left(spec: JobSpec, record: RunRecord, now_s: float, billed_usd: float = 0.0
 def late_hours(record: RunRecord, pods_usd: float) -> float:
     """Hours of pods that are on the bill (`pods_usd`) and in no event: one that had said its last word and could not be
     ended. At the price of the last attempt."""
-    starts = {event.attempt: event for event in reversed(record.events) if event.state == "provisioned"}
+    starts = _starts(record)
     if not starts:
         return 0.0
     known_usd = beside_usd(record) + sum(attempt_hours(record, start) * _pod_rate(start) for start in starts.values())
@@ -120,6 +119,11 @@ def _end_s(events: Sequence[Event], attempt: int, start: Event) -> float:
     if word is not None and word.writer == "pod" and start.epoch_s <= word.epoch_s <= latest_s:
         return word.epoch_s
     return latest_s
+
+
+def _starts(record: RunRecord) -> dict[int, Event]:
+    """`provisioned` of each attempt. Two reconciles at once may both have said it: an attempt counts once."""
+    return {event.attempt: event for event in reversed(record.events) if event.state == "provisioned"}
 
 
 def _pod_rate(start: Event) -> float:

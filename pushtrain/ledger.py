@@ -19,7 +19,7 @@ from pushtrain.events import EVENT_FILE, EventDraft
 from pushtrain.gitcache import CacheBroken
 from pushtrain.gitcmd import failure, refused
 from pushtrain.gitstore import GitStore, Store
-from pushtrain.record import RECEIPT, RENTED, ROOT_FILES, Evidence, decoded
+from pushtrain.record import RECEIPT, Evidence, decoded, is_beside
 from pushtrain.record import RunRecord as RunRecord
 from pushtrain.redact import redact
 from pushtrain.refs import CLAIMS, RUNS, Look, claim_of, look
@@ -233,7 +233,7 @@ class Ledger:
 
     def _told(self, trees: Sequence[Mapping[str, str]]) -> list[dict[str, bytes]]:
         """The root files, events and notes of each tree, in the order of their paths; one process for all."""
-        wanted = [[path for path in sorted(tree) if _is_told(path)] for tree in trees]
+        wanted = [[path for path in sorted(tree) if is_beside(path) or EVENT_FILE.match(path)] for tree in trees]
         raws = iter(
             self._store.objects([tree[path] for tree, paths in zip(trees, wanted, strict=True) for path in paths])
         )
@@ -283,7 +283,3 @@ def _is_race(done: subprocess.CompletedProcess[bytes]) -> bool:
 
 def _subject(run_id: str, events: Sequence[EventDraft]) -> str:
     return f"{run_id}: {', '.join(event.state for event in events) or 'logs'}"
-
-
-def _is_told(path: str) -> bool:
-    return path in ROOT_FILES or path.startswith(RENTED) or bool(EVENT_FILE.match(path))

@@ -43,6 +43,11 @@ class RunRecord:
         return next((event for event in reversed(self.events) if event.state not in NOTES), self.events[-1])
 
 
+def is_beside(path: str) -> bool:
+    """Whether a file of a branch is told with its events: a root file, or a note of what was rented."""
+    return path in ROOT_FILES or path.startswith(RENTED)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
     """All that a remote can show of one run, undecoded. `files` are its root files and events (path → bytes), `paths`
@@ -67,7 +72,7 @@ def decoded(run_id: str, tip: str, tree: Mapping[str, str], read: Mapping[str, b
             tip=tip,
             spec=spec or b"",
             run=dict(json.loads(run or b"{}")),
-            events=tuple(decode(raw) for path, raw in read.items() if not _is_beside(path)),
+            events=tuple(decode(raw) for path, raw in read.items() if not is_beside(path)),
             result=dict(json.loads(result)) if result else None,
             receipt=dict(json.loads(receipt)) if receipt else None,
             paths=tree,
@@ -82,7 +87,3 @@ def decoded(run_id: str, tip: str, tree: Mapping[str, str], read: Mapping[str, b
             hint=f"look at it with git log runs/{run_id}; delete the branch if no run of pushtrain wrote it",
         ) from None
     return record
-
-
-def _is_beside(path: str) -> bool:
-    return path in ROOT_FILES or path.startswith(RENTED)

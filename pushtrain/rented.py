@@ -6,11 +6,11 @@ seconds, "usd": what it cost by then}`, which the budget counts.
 """
 
 from collections.abc import Iterable
-from datetime import datetime
 
 from pushtrain.cloud import Pod
 from pushtrain.control import Control
 from pushtrain.errors import LedgerError
+from pushtrain.events import parse_time
 from pushtrain.jsontext import json_bytes
 from pushtrain.ledger import RunRecord
 from pushtrain.record import RENTED
@@ -37,8 +37,7 @@ def cost_usd(pod: Pod, now_s: float) -> float:
     """Dollars since the cloud says that it was created; 0 where it does not say."""
     if pod.created_at is None:
         return 0.0
-    created_s = datetime.fromisoformat(pod.created_at.replace("Z", "+00:00")).timestamp()
-    return round(max(0.0, now_s - created_s) / 3600 * pod.usd_per_hour, 6)
+    return round(max(0.0, now_s - parse_time(pod.created_at)) / 3600 * pod.usd_per_hour, 6)
 
 
 def rented(record: RunRecord) -> tuple[list[str], list[str]]:

@@ -25,25 +25,7 @@ def destroy(control: Control, run: Run, record: RunRecord, step: Step) -> str:
     if record.is_over:
         return str((record.receipt or {}).get("outcome", ""))
     if not any(event.state == "destroying" for event in record.events):
-        there = control.cloud.find(run.resource_prefix + "-")
-        draft = EventDraft(
-            state="destroying",
-            writer="control",
-            attempt=step.attempt,
-            reason=step.reason,
-            message=step.message,
-            data={
-                "outcome": outcome,
-                "pods": [pod.id for pod in there.pods],
-                "volumes": [volume.id for volume in there.volumes],
-            },
-        )
-        files = _deployment(control, run, record)
-        try:
-            control.ledger.append(run.id, events=[draft], files=files)
-        except LedgerError:
-            remove(control, there)  # the decision stands: what is billed does not wait for a ledger that is away
-            raise
+        _announce(control, run, record, step, outcome)
     complaint = _destroy_stack(control, run)
     proof = _prove_empty(control, run, step, complaint)
     if complaint:  # nothing is left that could refuse: now the engine may forget the stack, too
@@ -74,6 +56,30 @@ def remove_late(control: Control, run: Run) -> None:
     """What came into being while another reconcile closed the run: gone again, or the next sweep finds it."""
     _destroy_stack(control, run)
     remove(control, control.cloud.find(run.resource_prefix + "-"))
+
+
+def _announce(control: Control, run: Run, record: RunRecord, step: Step, outcome: str) -> None:
+    """Write `destroying` with what is there. Where the ledger takes no push, that is removed all the same: the decision
+    stands, and what is billed does not wait. Then raises LedgerError."""
+    there = control.cloud.find(run.resource_prefix + "-")
+    draft = EventDraft(
+        state="destroying",
+        writer="control",
+        attempt=step.attempt,
+        reason=step.reason,
+        message=step.message,
+        data={
+            "outcome": outcome,
+            "pods": [pod.id for pod in there.pods],
+            "volumes": [volume.id for volume in there.volumes],
+        },
+    )
+    files = _deployment(control, run, record)
+    try:
+        control.ledger.append(run.id, events=[draft], files=files)
+    except LedgerError:
+        remove(control, there)
+        raise
 
 
 def _deployment(control: Control, run: Run, record: RunRecord) -> dict[str, bytes]:

@@ -4,47 +4,15 @@ Sizes do not depend on the device, so small models on a CPU tell what a formula 
 workspaces of kernels, fragmentation) is not here.
 """
 
-import weakref
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from pushtrain.estimate.recipe import Recipe
-
-
-class Storages(TorchDispatchMode):
-    """Adds each new storage's bytes while it lives; `peak` is the largest sum."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self._known: set[int] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for value in tree_iter(out):
-            if isinstance(value, torch.Tensor):
-                self.hold(value)
-        return out
-
-    def hold(self, tensor: torch.Tensor) -> None:
-        storage = tensor.untyped_storage()
-        key, size = storage._cdata, storage.nbytes()
-        if key in self._known:
-            return
-        self._known.add(key)
-        self.now += size
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._drop, key, size)
-
-    def _drop(self, key: int, size: int) -> None:
-        self._known.discard(key)
-        self.now -= size
+from trainer.fit.dry_run import Storages
 
 
 def peak_bytes(config: Mapping[str, Any], recipe: Recipe) -> int:
