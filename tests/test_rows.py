@@ -122,6 +122,32 @@ def test_rows_are_read_as_they_are_asked_for(tmp_path: Path) -> None:
         next(rows)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "kept", "skipped"),
+    [
+        ("x.jsonl", b'{"text": "a"}\nbroken\n[1]\n{"text": "\xe9"}\n{"text": ""}\n{"text": "b"}', [1, 6], [2, 3, 4, 5]),
+        ("x.jsonl", b"broken\n" + b'{"text": "' + b"a" * 3000 + b'"}\n{"text": "b"}', [3], [1, 2]),
+        ("x.csv", b'prompt,completion\na,b\nc\na"b,"c"d\nd,\ne,f\n', [2, 6], [3, 4, 5]),
+    ],
+)
+def test_what_cannot_be_read_is_skipped_like_what_cannot_be_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes, kept: list[int], skipped: list[int]
+) -> None:
+    monkeypatch.setattr("pushtrain.rows.files.MAX_RECORD_BYTES", 1000)
+    told: list[SpecError] = []
+    (tmp_path / name).write_bytes(content)
+    rows = read_rows(tmp_path / name, name, Reading(skipped=told.append))
+    assert [row.number for row in rows] == kept
+    assert [error.where for error in told] == [f"{name}:{number}" for number in skipped]
+    with pytest.raises(SpecError, match=rf"^{name}:{skipped[0]}: row {skipped[0]}: "):
+        list(read_rows(tmp_path / name, name))
+
+
+def test_where_every_line_is_broken_the_first_is_named_though_they_are_to_be_skipped(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"^x.jsonl:1: row 1: is not JSON"):
+        list(read_rows(written(tmp_path, b"{", b"}"), "x.jsonl", Reading(skipped=lambda _: None)))
+
+
 def test_a_row_of_the_hub_is_judged_by_the_same_rules() -> None:
     assert form_of(INSTRUCTION) == "instruction/output"
     assert fault(INSTRUCTION, "instruction/output") is None

@@ -123,7 +123,8 @@ def test_the_keys_of_method_reach_the_layers_they_name(hub: Hub, home: Path, tmp
         ({"kind": "qlora", "init_lora_weights": "pissa"}, "16-bit base"),
         ({"use_dora": True, "init_lora_weights": "olora"}, "no plain base could load"),
         ({"init_lora_weights": "orthogonal", "rank": 3}, "even rank"),
-        ({"init_lora_weights": "loftq"}, "must match"),
+        ({"init_lora_weights": "loftq"}, "must be default, gaussian, .*PEFT's loftq is not offered"),
+        ({"init_lora_weights": "eva"}, "PEFT's eva is not offered, it passes over the data"),
         ({"init_lora_weights": "pissa_niter_0"}, "must match"),
     ],
 )

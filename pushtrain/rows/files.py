@@ -19,7 +19,8 @@ PYARROW_MISSING = "PyarrowMissing"
 ENDINGS = (".jsonl", ".csv", ".tsv", ".parquet")
 MAX_RECORD_BYTES = 64 * 1024 * 1024
 
-Records = Iterator[tuple[int, dict[str, Any]]]
+# In place of a record that cannot be read stands the error that says why.
+Records = Iterator[tuple[int, dict[str, Any] | SpecError]]
 
 _PARQUET_MAGIC = b"PAR1"
 _PARQUET_BATCH = 1024
@@ -48,9 +49,9 @@ def data_file(path: str, root: Path, key: str = "data.path") -> Path:
 
 
 def records(path: Path, shown: str) -> Records:
-    """Every record of a file and its number, from 1.
+    """Every record of a file and its number, from 1; for one that is broken a SpecError with `where` = `shown:number`.
 
-    Raises SpecError, with `where` = `shown` or `shown:number`, at the first one that cannot be read.
+    Raises SpecError, with `where` = `shown`, for a file in which no next record can be found.
     """
     with path.open("rb") as file:
         if file.read(40).startswith(b"version https://git-lfs"):
@@ -73,8 +74,15 @@ def _jsonl(path: Path, shown: str) -> Records:
         while line := file.readline(MAX_RECORD_BYTES + 1):
             number += 1
             if len(line) > MAX_RECORD_BYTES:
-                raise row_error(f"is longer than {MAX_RECORD_BYTES >> 20} MiB", number, shown)
-            record = _decode(line, number, shown)
+                while line and not line.endswith(b"\n"):
+                    line = file.readline(MAX_RECORD_BYTES)
+                yield number, row_error(f"is longer than {MAX_RECORD_BYTES >> 20} MiB", number, shown)
+                continue
+            try:
+                record = _decode(line, number, shown)
+            except SpecError as error:
+                yield number, error
+                continue
             if record is not None:
                 yield number, record
 
@@ -115,16 +123,25 @@ def _csv(path: Path, shown: str, delimiter: str) -> Records:
             except UnicodeDecodeError as error:
                 raise row_error(f"or one soon after it is not UTF-8: {error.reason}", number, shown) from None
             except csv.Error as error:
-                raise row_error(f"is not CSV: {error}", number, shown) from None
+                broken = row_error(f"is not CSV: {error}", number, shown)
+                if names is None:  # nobody knows the columns then
+                    raise broken from None
+                yield number, broken
+                number = lines.line_num + 1
+                continue
             if cells is None:
                 return
             if names is None:
                 names = _header(cells, shown)
             elif cells:
-                if len(cells) != len(names):
-                    raise row_error(f"has {len(cells)} cells, the header has {len(names)}", number, shown)
-                yield number, dict(zip(names, cells, strict=True))
+                yield number, _named(names, cells, number, shown)
             number = lines.line_num + 1
+
+
+def _named(names: list[str], cells: list[str], number: int, shown: str) -> dict[str, Any] | SpecError:
+    if len(cells) != len(names):
+        return row_error(f"has {len(cells)} cells, the header has {len(names)}", number, shown)
+    return dict(zip(names, cells, strict=True))
 
 
 def _header(cells: list[str], shown: str) -> list[str]:

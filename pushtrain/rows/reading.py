@@ -23,8 +23,8 @@ class Row(NamedTuple):
 class Reading:
     """What a spec says about rows: its task, the form it insists on, and the file's name for a field of the form.
 
-    `skipped` is told of each row that cannot be trained on, which then is passed over; without it the first one ends
-    the reading.
+    `skipped` is told of each row that cannot be read or trained on, which then is passed over; without it the first one
+    ends the reading.
     """
 
     task: str = "sft"
@@ -56,7 +56,7 @@ def read_rows(
     return judged(islice(records(path, shown), head), shown, reading)
 
 
-def judged(found: Iterable[tuple[int, dict[str, Any]]], shown: str, reading: Reading) -> Iterator[Row]:
+def judged(found: Iterable[tuple[int, dict[str, Any] | SpecError]], shown: str, reading: Reading) -> Iterator[Row]:
     """The records as rows. Raises as `read_rows` does; with `reading.skipped` only where no row is left."""
     form: Form | None = None
     empty = SpecError("the dataset is empty: not one row", where=shown, hint=FORMS_HINT, reason="EmptyDataset")
@@ -75,8 +75,10 @@ def judged(found: Iterable[tuple[int, dict[str, Any]]], shown: str, reading: Rea
         raise empty
 
 
-def _judged(raw: dict[str, Any], number: int, form: Form | None, shown: str, reading: Reading) -> Row:
+def _judged(raw: dict[str, Any] | SpecError, number: int, form: Form | None, shown: str, reading: Reading) -> Row:
     """`form` is that of the rows before; None for the first one."""
+    if isinstance(raw, SpecError):
+        raise raw
     record = with_messages(_renamed(raw, reading.columns, number, shown) if reading.columns else raw)
     form = form or _recognised(record, reading, number, shown)
     what = fault(record, form)

@@ -62,7 +62,7 @@ class Data(Part):
     columns: dict[RowField, ColumnName] = {}
     """The dataset's name for a field of the form, where it has another: {prompt: question, completion: answer}."""
     bad_rows: Literal["refuse", "skip"] = "refuse"
-    """A row that can be read but not trained on: refuse ends the run at the first, skip leaves them out, counted."""
+    """A row that cannot be read or trained on: refuse ends the run at the first, skip leaves them out, counted."""
     eval_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.02
     """Share of the rows held out, chosen by `train.seed`."""
 

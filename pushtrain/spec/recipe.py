@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from pushtrain.spec.names import CommitPath, Part, Positive
 
@@ -10,10 +10,13 @@ TemplatePath = Annotated[CommitPath, StringConstraints(pattern=r"\.jinja$")]
 ModuleName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.]{1,200}$")]
 # `*` and `?` as in file names; brackets would need quotes in YAML.
 ParameterPattern = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.*?]{1,200}$")]
-# Not PEFT's eva, corda and lora_ga, which pass over the data before the training, nor loftq, which makes another base.
 AdapterInit = Annotated[
     str, StringConstraints(pattern=r"^(default|gaussian|orthogonal|olora|pissa(_niter_[1-9][0-9]?)?)$")
 ]
+INITS = "default, gaussian, orthogonal, olora, pissa or pissa_niter_N"
+# What PEFT has besides, and why it is not here.
+_OTHER_INITS = dict.fromkeys(("eva", "corda", "lora_ga"), "it passes over the data before the training")
+_OTHER_INITS |= {"loftq": "it makes another base, which would have to be published with the adapter"}
 
 
 Parallel = Literal["ddp", "fsdp2", "deepspeed_zero3"]
@@ -46,6 +49,13 @@ class Method(Part):
     """How adapters begin: default, gaussian, orthogonal, olora, pissa or pissa_niter_N (a fast SVD in N rounds)."""
     trainable_parameters: list[ParameterPattern] = []
     """full only: names of the weights to train, with * and ?, e.g. model.layers.3?.*; empty: every weight."""
+
+    @field_validator("init_lora_weights", mode="before")
+    @classmethod
+    def _is_offered(cls, value: object) -> object:
+        if (why := _OTHER_INITS.get(str(value))) is not None:
+            raise ValueError(f"must be {INITS}: PEFT's {value} is not offered, {why}")
+        return value
 
     @property
     def takes_from_base(self) -> bool:
