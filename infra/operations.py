@@ -145,7 +145,7 @@ def _pod_request(wanted: Properties) -> PodRequest:
     """Numbers cross Pulumi's wire as floats, tuples as lists, and None not at all."""
     return PodRequest(
         name=wanted["name"],
-        image=wanted["image"],
+        image=wanted.get("image"),
         gpu=wanted["gpu"],
         gpu_count=int(wanted["gpu_count"]),
         tier=wanted["tier"],
@@ -159,4 +159,5 @@ def _pod_request(wanted: Properties) -> PodRequest:
         secret_env=tuple(wanted.get("secret_env") or ()),
         ports=tuple(wanted.get("ports") or ()),
         min_cuda_version=wanted.get("min_cuda_version"),
+        template=wanted.get("template"),
     )

@@ -16,6 +16,7 @@ from pushtrain.errors import (
     ACCESS_DENIED,
     API_RETIRED,
     INVALID_REQUEST,
+    UNKNOWN_TEMPLATE,
     CloudAuthFailed,
     CloudError,
     CloudUnavailable,
@@ -202,7 +203,7 @@ def _ask(
 def _is_for_all(refusal: CloudError) -> bool:
     """RunPod's table: 400 and 403 may be about one candidate; 402, 422 and a wrong key are the same for all of them."""
     if isinstance(refusal, RequestRejected):
-        return refusal.reason in (INVALID_REQUEST, API_RETIRED)
+        return refusal.reason in (INVALID_REQUEST, API_RETIRED, UNKNOWN_TEMPLATE)
     return not isinstance(refusal, NoCapacity) and refusal.reason != ACCESS_DENIED
 
 

@@ -48,16 +48,35 @@ class VolumeRequest:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Template:
+    """A pod template of the account, as far as it says what a pod made from it would be.
+
+    `variables` are the names of its environment variables; a pod's own win over them, one by one.
+    """
+
+    id: str
+    name: str
+    image: str
+    disk_gb: int
+    args: str
+    variables: tuple[str, ...]
+    ports: tuple[str, ...]
+    cuda_versions: tuple[str, ...]
+    is_serverless: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PodRequest:
     """A pod to create. `env` holds no secret; `secret_env` holds only the NAMES of variables whose values the
     cloud client reads from its own process environment at the moment of the create, so that no value enters
     Pulumi inputs or state. A named variable that is not set is left out.
 
     At `mount_path` is the network volume `volume_id`, or a disk of the pod's own of `persistent_gb` (10 at least) that
-    is gone with the pod; never both. A community pod takes no network volume."""
+    is gone with the pod; never both. A community pod takes no network volume. `template` is a template's id, resolved
+    once, at the create: what the request says itself wins, and without an `image` the template's is used."""
 
     name: str
-    image: str
+    image: str | None
     gpu: str
     gpu_count: int
     tier: Tier
@@ -71,14 +90,18 @@ class PodRequest:
     secret_env: tuple[str, ...] = ()
     ports: tuple[str, ...] = ()
     min_cuda_version: str | None = None
+    template: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Volume:
+    """A network volume the cloud lists. `kind` is None where the cloud does not say."""
+
     id: str
     name: str
     size_gb: int
     data_center: str
+    kind: VolumeKind | None = None
 
 
 # A pod in one of these never runs again by itself, whatever it still costs.
@@ -87,7 +110,8 @@ ENDED = ("EXITED", "ERROR", "TERMINATED")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pod:
-    """A pod the cloud lists. `uptime_s` is None until the container really runs: RUNNING alone means nothing."""
+    """A pod the cloud lists. `uptime_s` is None until the container really runs: RUNNING alone means nothing.
+    `volume_id` is the network volume it mounts."""
 
     id: str
     name: str
@@ -100,6 +124,7 @@ class Pod:
     created_at: str | None
     tier: Tier = "SECURE"
     ports: tuple[str, ...] = ()
+    volume_id: str | None = None
 
     @property
     def is_alive(self) -> bool:
@@ -158,7 +183,23 @@ class Cloud(Protocol):
         ...
 
     def create_volume(self, request: VolumeRequest) -> Volume:
-        """Create or adopt by name. Raises CloudError; then nothing new exists, or the same name finds it."""
+        """Create or adopt by name. Raises CloudError; then nothing new exists, or the same name finds it.
+
+        Of several with the name one is left. Of a kept volume's name (`pushtrain.run.is_kept`) only the one this very
+        call made is ever removed again."""
+        ...
+
+    def grow_volume(self, volume_id: str, size_gb: int) -> Volume:
+        """Make it at least so large; one that already is stays as it is. Raises RequestRejected where the cloud does
+        not take the size, and where the volume is gone."""
+        ...
+
+    def volumes(self) -> list[Volume]:
+        """Every network volume of the account, whoever made it; every page."""
+        ...
+
+    def read_template(self, template_id: str) -> Template | None:
+        """One of the account's own or a public one; None where there is none that the account may read."""
         ...
 
     def read_volume(self, volume_id: str) -> Volume | None:

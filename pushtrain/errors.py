@@ -28,6 +28,7 @@ Only the outermost function of a process prints one of these and exits.
 ACCESS_DENIED = "AccessDenied"  # CloudAuthFailed: the key is right, but not for this pool
 INVALID_REQUEST = "InvalidRequest"  # RequestRejected: the body breaks the API's contract, whatever the candidate
 API_RETIRED = "ApiRetired"  # RequestRejected: this generation of the API is gone
+UNKNOWN_TEMPLATE = "UnknownTemplate"  # RequestRejected: compute.template names none that a pod can be made from
 
 
 class PushtrainError(Exception):

@@ -7,6 +7,10 @@ import re
 from dataclasses import dataclass
 
 RESOURCE_PREFIX = "pt-"
+# A kept volume's name begins with this, then its ledger's mark. It never begins with what a run's do (six hexadecimal
+# digits come there), so nothing that looks for a run's or a ledger's leftovers by name can see it.
+KEPT_PREFIX = "pt-keep-"
+KEPT_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
 # Always with fullmatch: these names reach git and URLs, and `$` would let a newline through at the end.
 RUN_ID = re.compile(
     r"(?P<job>[a-z0-9][a-z0-9-]{0,40})-(?P<commit>[0-9a-f]{8})-(?P<spec>[0-9a-f]{8})(-r(?P<retry>[2-9]|[1-9][0-9]))?"
@@ -63,6 +67,23 @@ def ledger_prefix(ledger_url: str) -> str:
     mark, however a machine writes its URL: a laptop with ssh and an Action with https look after the same pods.
     """
     return f"{RESOURCE_PREFIX}{hashlib.sha256(_place(ledger_url).encode()).hexdigest()[:6]}-"
+
+
+def kept_prefix(ledger_url: str) -> str:
+    """First characters of every kept volume of this ledger."""
+    return KEPT_PREFIX + ledger_prefix(ledger_url).removeprefix(RESOURCE_PREFIX)
+
+
+def kept_volume_name(name: str, ledger_url: str) -> str:
+    """What the cloud calls the kept volume that specs call `name`."""
+    if not KEPT_NAME.fullmatch(name):
+        raise ValueError(f"not the name of a kept volume: {name!r}")
+    return kept_prefix(ledger_url) + name
+
+
+def is_kept(resource_name: str) -> bool:
+    """Whether a volume is kept on purpose, whatever ledger it belongs to: no machine ever removes it."""
+    return resource_name.startswith(KEPT_PREFIX)
 
 
 @functools.lru_cache(maxsize=4096)

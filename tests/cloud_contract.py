@@ -34,7 +34,8 @@ from typing import Protocol, TypeVar
 import pytest
 
 from pushtrain.cloud import Cloud, Live, PodRequest, VolumeRequest
-from pushtrain.errors import CloudError, CloudUnavailable, NoCapacity
+from pushtrain.errors import CloudError, CloudUnavailable, NoCapacity, RequestRejected
+from pushtrain.run import KEPT_PREFIX
 
 T = TypeVar("T")
 
@@ -45,6 +46,7 @@ class Facts:
 
     `sold_out`: (gpu, data center) that the cloud knows and cannot place now. `absent_id` was never given to anything.
     `community_gpu`: a GPU type that can be had on a community machine now.
+    `elsewhere`: another data center with network volumes. `template`: id of a template that a pod can be made from.
     `settle_s`: how long a volume may stay busy, or a pod visible, after its pod was terminated.
     """
 
@@ -56,6 +58,8 @@ class Facts:
     community_gpu: str | None = None
     absent_id: str = "absent0000000"
     settle_s: float = 15.0
+    elsewhere: str | None = None
+    template: str | None = None
 
 
 class Trouble(Protocol):
@@ -219,6 +223,66 @@ class CloudContract:
         cloud.delete_volume(sorted(made)[0])
         assert len(cloud.find(prefix).volumes) == 4
 
+    def test_a_volume_grows_and_never_shrinks(self, cloud: Cloud, volume: VolumeRequest, facts: Facts):
+        made = cloud.create_volume(volume)
+        assert cloud.grow_volume(made.id, 20).size_gb == 20
+        assert cloud.grow_volume(made.id, 15).size_gb == 20, "it is large enough already"
+        assert cloud.grow_volume(made.id, 20) == cloud.read_volume(made.id) == replace(made, size_gb=20)
+        for wrong in (made.id, facts.absent_id):
+            with pytest.raises(RequestRejected):
+                cloud.grow_volume(wrong, 5000)
+        assert cloud.read_volume(made.id) == replace(made, size_gb=20)
+
+    def test_every_volume_of_the_account_is_listed_and_a_pod_says_which_it_mounts(
+        self, cloud: Cloud, pod: PodRequest, volume: VolumeRequest, prefix: str
+    ):
+        made = [cloud.create_volume(replace(volume, name=f"{prefix}{number}")) for number in range(4)]
+        assert set(made) <= set(cloud.volumes())
+        holder = cloud.create_pod(replace(pod, volume_id=made[0].id))
+        bare = cloud.create_pod(replace(pod, name=f"{prefix}a2"))
+        assert {it.id: it.volume_id for it in cloud.find(prefix).pods} == {holder.id: made[0].id, bare.id: None}
+
+    def test_two_who_make_a_kept_volume_at_once_leave_the_same_one_wherever_they_wanted_it(
+        self, cloud: Cloud, twin: Cloud, facts: Facts
+    ):
+        name = f"{KEPT_PREFIX}{uuid.uuid4().hex[:12]}-models"
+        here = VolumeRequest(name=name, size_gb=10, data_center=facts.data_center)
+        there = replace(here, data_center=facts.elsewhere or facts.data_center)
+        try:
+            at_once(
+                lambda: outcome(lambda: cloud.create_volume(here)), lambda: outcome(lambda: twin.create_volume(there))
+            )
+            (left,) = cloud.find(name).volumes
+            assert left.data_center in (here.data_center, there.data_center)
+            assert cloud.create_volume(replace(here, data_center=left.data_center)) == left
+            if facts.elsewhere is not None:
+                (other,) = {here.data_center, there.data_center} - {left.data_center}
+                with pytest.raises(NoCapacity, match=left.data_center):
+                    cloud.create_volume(replace(here, data_center=other))
+            assert cloud.find(name).volumes == (left,)
+        finally:
+            sweep(cloud, name, facts.settle_s)
+
+    def test_a_pod_made_from_a_template_is_what_the_request_says_over_what_the_template_says(
+        self, cloud: Cloud, pod: PodRequest, prefix: str, facts: Facts
+    ):
+        if facts.template is None:
+            pytest.skip("this account has no template for sure")
+        found = cloud.read_template(facts.template)
+        assert found is not None and found.id == facts.template and found.image and not found.is_serverless
+        made = cloud.create_pod(replace(pod, image=None, template=facts.template, ports=()))
+        assert (made.gpu, made.ports) == (pod.gpu, ()), "the template's ports would be open"
+        assert [it.id for it in cloud.find(prefix).pods] == [made.id]
+
+    def test_a_template_nobody_has_is_refused_for_good_and_leaves_nothing(
+        self, cloud: Cloud, pod: PodRequest, prefix: str, facts: Facts
+    ):
+        assert cloud.read_template(facts.absent_id) is None
+        with pytest.raises(RequestRejected, match=facts.absent_id) as caught:
+            cloud.create_pod(replace(pod, image=None, template=facts.absent_id))
+        assert caught.value.reason == "UnknownTemplate"
+        assert not cloud.find(prefix)
+
     def test_a_limit_on_requests_is_waited_for(self, cloud: Cloud, pod: PodRequest, prefix: str, trouble: Trouble):
         begun = time.monotonic()
         trouble.limit("create_pod", 1.0)
@@ -329,6 +393,13 @@ class CloudContract:
         now_s, until = time.time(), since
         assert not bill.final and not cloud.bill([made.id], [], since, until=until, now_s=now_s).final
         assert cloud.bill([made.id], [], since, until=until, now_s=now_s + 2 * 3600).final
+
+
+def outcome(call: Callable[[], T]) -> T | CloudError:
+    try:
+        return call()
+    except CloudError as refusal:
+        return refusal
 
 
 def at_once(*calls: Callable[[], T]) -> list[T]:

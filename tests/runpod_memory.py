@@ -69,7 +69,7 @@ class MemoryRunPod(httpx.BaseTransport):
             if method == "GET" and not resource_id:
                 return 200, {"pods": [pod_document(pod, None, now_s) for pod in self._seen(account.live_pods())]}
             if method == "POST" and not resource_id:
-                pod = account.create_pod(CreatePod.model_validate(body).order(), now_s)
+                pod = account.create_pod(CreatePod.model_validate(body).resolved(account.templates).order(), now_s)
                 self._made_at[pod.id] = self.requests()
                 return 201, pod_document(pod, None, now_s)
             if method == "GET":
@@ -87,11 +87,20 @@ class MemoryRunPod(httpx.BaseTransport):
                 return 201, volume_document(volume)
             if method == "GET":
                 return 200, volume_document(account.volume(resource_id))
+            if method == "PATCH":
+                return 200, volume_document(account.update_volume(resource_id, now_s, size_gb=body["size"]))
             account.delete_volume(resource_id, now_s)
             return 204, None
+        return self._read(collection, resource_id)
+
+    def _read(self, collection: str, resource_id: str) -> tuple[int, Any]:
+        if collection == "templates":
+            if resource_id not in self.account.templates:
+                raise Refused("not_found", "template not found")
+            return 200, self.account.templates[resource_id].document()
         if collection == "billing":
             return 200, {"records": [], "metadata": {}}
-        return 200, _catalogue(account, f"{collection}/{resource_id}")
+        return 200, _catalogue(self.account, f"{collection}/{resource_id}")
 
     def _seen(self, items: Sequence[Any]) -> list[Any]:
         return [item for item in items if self.requests() > self._made_at.get(item.id, 0) + self.lag]
@@ -105,6 +114,16 @@ class Turns:
         self._gate = threading.Condition()
         self._waiting: set[int] = set()
         self._turn: int | None = None
+        self._asleep: set[int] = set()
+        self._running: set[int] = set()
+
+    def sleep(self, number: int) -> None:
+        """A pause that lasts longer than anything the others do meanwhile."""
+        with self._gate:
+            self._asleep.add(number)
+            self._gate.notify_all()
+            assert self._gate.wait_for(lambda: self._running <= self._asleep, timeout=30)
+            self._asleep.discard(number)
 
     def transport(self, number: int) -> httpx.BaseTransport:
         turns = self
@@ -124,7 +143,7 @@ class Turns:
     def run(self, calls: Sequence[Callable[[], Any]], order: Sequence[int]) -> tuple[list[Any], list[int], list[int]]:
         """What each call returned (or raised), the choices made, and how many there were to choose from."""
         results: list[Any] = [None] * len(calls)
-        running = set(range(len(calls)))
+        running = self._running = set(range(len(calls)))
 
         def body(number: int) -> None:
             try:
@@ -142,7 +161,7 @@ class Turns:
         offered: list[int] = []
         with self._gate:
             while True:
-                assert self._gate.wait_for(lambda: self._turn is None and self._waiting >= running, timeout=30)
+                assert self._gate.wait_for(lambda: self._is_quiet(running), timeout=30)
                 if not running:
                     break
                 choices = sorted(self._waiting)
@@ -158,8 +177,12 @@ class Turns:
             thread.join(30)
         return results, chosen, offered
 
+    def _is_quiet(self, running: set[int]) -> bool:
+        awake = running - self._asleep
+        return self._turn is None and self._waiting >= awake and (bool(self._waiting) or not running)
+
     def _moved_on(self, number: int, running: set[int]) -> bool:
-        return self._turn is None and (number in self._waiting or number not in running)
+        return self._turn is None and (number in self._waiting | self._asleep or number not in running)
 
 
 def every_order(run: Callable[[Sequence[int]], tuple[Any, list[int], list[int]]]) -> Iterator[Any]:

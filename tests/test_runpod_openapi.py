@@ -93,6 +93,9 @@ def test_everything_the_client_can_ask_is_in_the_document(client: RunPod, examin
     assert [line.line for line in client.logs("7h9k2m4n6p", "2026-06-01T12:02:02Z/000000000009")] == ["Model loaded."]
     assert [line.line for line in client.logs("7h9k2m4n6p")] == ["Model loaded."]
     client.bill(["7h9k2m4n6p"], ["2q9m7x4c"], "2026-06-01T00:00:00Z")
+    assert client.volumes() and client.read_template("tpl_abc")
+    client.grow_volume("2q9m7x4c", 200)
+    client.create_pod(request(image=None, template="tpl_abc"))
     client.delete_volume("2q9m7x4c")
     client.terminate("7h9k2m4n6p")
     examiner.refuse[("POST", "/v2/pods/{id}/action")] = 409
@@ -109,7 +112,9 @@ def test_everything_the_client_can_ask_is_in_the_document(client: RunPod, examin
         ("GET", "/v2/network-volumes"),
         ("POST", "/v2/network-volumes"),
         ("GET", "/v2/network-volumes/{id}"),
+        ("PATCH", "/v2/network-volumes/{id}"),
         ("DELETE", "/v2/network-volumes/{id}"),
+        ("GET", "/v2/templates/{id}"),
         ("GET", "/v2/billing/pods"),
         ("GET", "/v2/billing/network-volumes"),
     }

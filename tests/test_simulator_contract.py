@@ -62,4 +62,6 @@ class TestRunPodOnTheSimulator(CloudContract):
             image="acme/train:1",
             sold_out=("NVIDIA B200", "US-CA-2"),
             community_gpu="NVIDIA RTX A6000",
+            elsewhere="EU-RO-1",
+            template="simtorch280",
         )

@@ -17,8 +17,9 @@ from infra.clouds.runpod_answers import Answer, expected_shape, failure, says_no
 from infra.clouds.runpod_http import Call, Limits, RunPodHttp
 from infra.clouds.runpod_logs import follow
 from infra.clouds.runpod_reads import PODS, VOLUMES, Reads
-from pushtrain.cloud import Bill, Live, LogLine, Offer, Pod, PodRequest, Volume, VolumeRequest
-from pushtrain.errors import CloudError, CloudUnavailable, NoCapacity, RequestRejected
+from pushtrain.cloud import Bill, Live, LogLine, Offer, Pod, PodRequest, Template, Volume, VolumeRequest
+from pushtrain.errors import UNKNOWN_TEMPLATE, CloudError, CloudUnavailable, NoCapacity, RequestRejected
+from pushtrain.run import is_kept
 
 BASE_URL = "https://api.runpod.io"
 T = TypeVar("T")
@@ -60,14 +61,36 @@ class RunPod:
     def create_volume(self, request: VolumeRequest) -> Volume:
         """Create or adopt by name. Raises NoCapacity (reason VolumeElsewhere) while another data center has the name.
 
-        Of several with the name, the one a pod mounts is kept (volumes carry no creation time), else the first by id.
+        Of several with the name, the one a pod mounts is left (volumes carry no creation time), else the first by id.
+        Kept volumes: always the first by id, and nothing is deleted but what this call made.
         """
+        adopt_volume = self._adopt_kept if is_kept(request.name) else self._adopt_volume
         doing = f"creating network volume {request.name} in {request.data_center}"
         call = self._create_call(VOLUMES, shapes.volume_body(request))
-        return self._create(doing, call, shapes.volume, lambda created: self._adopt_volume(request, created))
+        return self._create(doing, call, shapes.volume, lambda created: adopt_volume(request, created))
 
     def read_volume(self, volume_id: str) -> Volume | None:
         return self._reads.volume(volume_id)
+
+    def grow_volume(self, volume_id: str, size_gb: int) -> Volume:
+        """PATCH with the size; RunPod takes no smaller one, so one that is large enough is not asked about."""
+        doing = f"growing network volume {volume_id} to {size_gb} GB"
+        known = self.read_volume(volume_id)
+        if known is not None and known.size_gb >= size_gb:
+            return known
+        answer = self._reads.send("PATCH", shapes.path(VOLUMES, volume_id), body={"size": size_gb})
+        if known is None or answer.absent:
+            raise RequestRejected(f"{doing}: it is gone", hint="`pushtrain volumes` lists what there is")
+        if not answer.ok:
+            raise failure(answer, doing)
+        with expected_shape(doing):
+            return shapes.volume(answer.json)
+
+    def volumes(self) -> list[Volume]:
+        return self._reads.volumes()
+
+    def read_template(self, template_id: str) -> Template | None:
+        return self._reads.template(template_id)
 
     def delete_volume(self, volume_id: str) -> None:
         """Absent is success. A refusal can only mean that it is held: a bare DELETE has no other rule to break."""
@@ -95,6 +118,8 @@ class RunPod:
         secrets = {name: self._environ[name] for name in request.secret_env if self._environ.get(name)}
         self._http.keep_secret(secrets.values())
         call = self._create_call(PODS, shapes.pod_body(request, secrets))
+        if request.template is not None:
+            self._check_template(request.template, doing)
         return self._create(doing, call, shapes.pod, lambda created: self._adopt_pod(request.name, created))
 
     def read_pod(self, pod_id: str) -> Pod | None:
@@ -211,6 +236,55 @@ class RunPod:
             if volume is not keep:
                 self.delete_volume(volume.id)
         return keep
+
+    def _adopt_kept(self, request: VolumeRequest, created: Volume | None) -> Volume | None:
+        """The first of that name by id. What this call made beside another one goes again: nobody was told of it.
+
+        Raises NoCapacity (reason VolumeElsewhere) where the first is in another data center.
+        """
+        others = self._of_name(request.name, created)
+        if created is not None and others and (others[0].id < created.id or self._stays(request.name, created)):
+            self.delete_volume(created.id)
+            created, others = None, self._of_name(request.name, created)
+            if not others:
+                raise CloudUnavailable(
+                    f"{request.name} was made twice at once, and taken back", hint="the next look makes it"
+                )
+        found = created or next(iter(others), None)
+        if found is not None and found.data_center.upper() != request.data_center.upper():
+            raise NoCapacity(
+                f"the kept volume {request.name} is in {found.data_center}, not in {request.data_center}",
+                hint="it pins whoever mounts it to its data center; `pushtrain volumes copy` makes another elsewhere",
+                reason="VolumeElsewhere",
+            )
+        return found
+
+    def _stays(self, name: str, created: Volume) -> bool:
+        """Whether the other one was there first: a creator who saw this smaller id takes its own back at once."""
+        for pause_s in self._limits.look_pauses_s:
+            self._http.sleep(pause_s)
+            if not self._of_name(name, created):
+                return False
+        return True
+
+    def _of_name(self, name: str, but: Volume | None) -> list[Volume]:
+        """By id."""
+        same = [it for it in self._reads.volumes() if it.name == name and (but is None or it.id != but.id)]
+        return sorted(same, key=lambda volume: volume.id)
+
+    def _check_template(self, template_id: str, doing: str) -> None:
+        """Raises RequestRejected (reason UnknownTemplate) for one the account may not read, or that is for serverless:
+        RunPod's own 404 to that reads like something that went away."""
+        found = self.read_template(template_id)
+        if found is None or found.is_serverless:
+            what = (
+                "this RunPod account sees no template of that id" if found is None else "it is for serverless workers"
+            )
+            raise RequestRejected(
+                f"{doing}: compute.template {template_id}: {what}",
+                hint="the id is in the address of the template's page in RunPod's console",
+                reason=UNKNOWN_TEMPLATE,
+            )
 
     def _create_call(self, path: str, body: Any) -> Call:
         return Call(method="POST", path=path, body=body, timeout_s=self._limits.create_s, repeatable=False)

@@ -6,10 +6,10 @@ from typing import Any, TypeVar
 from infra.clouds import runpod_shapes as shapes
 from infra.clouds.runpod_answers import Answer, expected_shape, failure
 from infra.clouds.runpod_http import Call, RunPodHttp
-from pushtrain.cloud import Offer, Pod, Volume
+from pushtrain.cloud import Offer, Pod, Template, Volume
 from pushtrain.errors import CloudUnavailable
 
-PODS, VOLUMES = "/v2/pods", "/v2/network-volumes"
+PODS, VOLUMES, TEMPLATES = "/v2/pods", "/v2/network-volumes", "/v2/templates"
 T = TypeVar("T")
 
 # A catalogue read reserves nothing, however fresh: all runs of a tick share one. Names of GPU types hardly change.
@@ -40,6 +40,10 @@ class Reads:
 
     def volume(self, volume_id: str) -> Volume | None:
         return self._one(f"reading network volume {volume_id}", shapes.path(VOLUMES, volume_id), shapes.volume)
+
+    def template(self, template_id: str) -> Template | None:
+        doing = f"reading template {template_id}"
+        return self._one(doing, shapes.path(TEMPLATES, template_id), shapes.template)
 
     def pods(self) -> list[Pod]:
         listed = self._list(PODS, "pods")

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, get_args
 
-from pushtrain.cloud import Offer, Pod, PodRequest, Stock, Volume, VolumeKind, VolumeRequest
+from pushtrain.cloud import Offer, Pod, PodRequest, Stock, Template, Volume, VolumeKind, VolumeRequest
 from pushtrain.errors import RequestRejected
 
 GONE = "TERMINATED"
@@ -31,13 +31,17 @@ def pod_body(request: PodRequest, secrets: Mapping[str, str]) -> dict[str, Any]:
         gpu["minCudaVersion"] = request.min_cuda_version
     body: dict[str, Any] = {
         "name": request.name,
-        "image": request.image,
         "cloud": request.tier,
         "gpu": gpu,
         "args": request.args,
         "env": {**request.env, **secrets},
         "disk": request.disk_gb,
     }
+    if request.image is not None:
+        body["image"] = request.image
+    if request.template is not None:
+        # What is said here wins over the template: without it, its ports would be open, and its Jupyter running.
+        body |= {"templateId": request.template, "ports": [], "startJupyter": False}
     if request.ports:
         body["ports"] = list(request.ports)
     if request.volume_id is not None:
@@ -70,12 +74,32 @@ def pod(raw: Any) -> Pod:
         created_at=raw.get("createdAt") or None,
         tier="COMMUNITY" if raw.get("cloud") == "COMMUNITY" else "SECURE",
         ports=tuple(str(port) for port in raw.get("ports") or ()),
+        volume_id=next(iter(sorted(mounted_volume_ids(raw))), None),
     )
 
 
 def volume(raw: Any) -> Volume:
+    known: tuple[VolumeKind, ...] = get_args(VolumeKind)
     return Volume(
-        id=str(raw["id"]), name=str(raw["name"] or ""), size_gb=int(raw["size"]), data_center=str(raw["dataCenter"])
+        id=str(raw["id"]),
+        name=str(raw["name"] or ""),
+        size_gb=int(raw["size"]),
+        data_center=str(raw["dataCenter"]),
+        kind=next((kind for kind in known if kind == raw.get("type")), None),
+    )
+
+
+def template(raw: Any) -> Template:
+    return Template(
+        id=str(raw["id"]),
+        name=str(raw["name"] or ""),
+        image=str(raw["image"] or ""),
+        disk_gb=int(raw.get("disk") or 0),
+        args=str(raw.get("args") or ""),
+        variables=tuple(sorted(raw.get("env") or {})),
+        ports=tuple(str(port) for port in raw.get("ports") or ()),
+        cuda_versions=tuple(str(version) for version in raw.get("allowedCudaVersions") or ()),
+        is_serverless=bool(raw.get("serverless")),
     )
 
 

@@ -1,6 +1,7 @@
 """Bodies the REST API accepts, as strict as RunPod's: an unknown property is refused by name."""
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -8,6 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from infra.simulator.catalog import Tier, VolumeKind
 from infra.simulator.state import PodOrder, Refused
+from infra.simulator.templates import Template
 
 Text = Annotated[str, Field(min_length=1)]
 CudaVersion = Annotated[str, Field(pattern=r"^\d+\.\d+$")]
@@ -71,14 +73,23 @@ class CreatePod(Body):
     startSsh: bool = False
     templateId: Text | None = None
 
+    def resolved(self, templates: Mapping[str, Template]) -> "CreatePod":
+        """The same without `templateId`. Raises Refused for one that is unknown, or for serverless workers."""
+        if self.templateId is None:
+            return self
+        template = templates.get(self.templateId)
+        if template is None:
+            raise Refused("not_found", "template not found")
+        if template.serverless:
+            raise Refused("rule", "a serverless template cannot be used for a pod")
+        return CreatePod.model_validate(template.under(self.model_dump(exclude_unset=True)))
+
     def order(self) -> PodOrder:
         """Raises Refused for what no schema says: RunPod answers 400 there."""
         if (self.gpu is None) == (self.cpu is None):
             raise Refused("rule", "exactly one of gpu or cpu must be set")
         if self.gpu is None:
             raise Refused("rule", "CPU pods are not part of the simulator")
-        if self.templateId is not None:
-            raise Refused("not_found", "template not found")
         if self.registry is not None:
             raise Refused("rule", "Registry auth not found")
         if self.mounts.persistent is not None and self.mounts.network:
@@ -129,6 +140,33 @@ class CreateVolume(Body):
 class UpdateVolume(Body):
     name: Text | None = None
     size: VolumeSize | None = None
+
+
+class CreateTemplate(Body):
+    name: Text
+    image: Text
+    args: str = ""
+    disk: Annotated[int, Field(ge=1)] = 50
+    env: dict[str, str] = {}
+    ports: list[str] = []
+    serverless: bool = False
+    public: bool = False
+    allowedCudaVersions: list[CudaVersion] = []
+
+    def template(self, template_id: str) -> Template:
+        check_ports(self.ports)
+        return Template(
+            id=template_id,
+            name=self.name,
+            image=self.image,
+            args=self.args,
+            disk_gb=self.disk,
+            env=self.env,
+            ports=tuple(self.ports),
+            cuda_versions=tuple(self.allowedCudaVersions),
+            serverless=self.serverless,
+            public=self.public,
+        )
 
 
 class UpdateSshKeys(Body):

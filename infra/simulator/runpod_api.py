@@ -11,7 +11,8 @@ from infra.simulator.gate import Call, Gate, Problem, invalid, rfc3339
 from infra.simulator.machine import Running
 from infra.simulator.pod_env import hostname
 from infra.simulator.service import Service
-from infra.simulator.state import Pod, Volume
+from infra.simulator.state import Pod, Refused, Volume
+from infra.simulator.templates import PUBLIC
 
 ItemT = TypeVar("ItemT", Pod, Volume)
 _ACTIONS = {"RUNNING": ["stop", "restart", "terminate"], "EXITED": ["start", "terminate"]}
@@ -30,6 +31,10 @@ def routes(gate: Gate) -> list[Route]:
         gate.route("GET", "/v2/network-volumes/{id}", "get_volume", _get_volume),
         gate.route("PATCH", "/v2/network-volumes/{id}", "update_volume", _update_volume),
         gate.route("DELETE", "/v2/network-volumes/{id}", "delete_volume", _delete_volume),
+        gate.route("GET", "/v2/templates", "list_templates", _list_templates),
+        gate.route("POST", "/v2/templates", "create_template", _create_template),
+        gate.route("GET", "/v2/templates/{id}", "get_template", _get_template),
+        gate.route("DELETE", "/v2/templates/{id}", "delete_template", _delete_template),
         gate.route("GET", "/v2/account/ssh-keys", "get_ssh_keys", _get_ssh_keys),
         gate.route("PUT", "/v2/account/ssh-keys", "put_ssh_keys", _put_ssh_keys),
     ]
@@ -116,7 +121,8 @@ async def _create_pod(call: Call) -> Response:
     body = await call.body(bodies.CreatePod)
     if body.templateId is None and body.image is None:
         raise invalid("$: missing property 'image'")
-    return JSONResponse(_show(call.service, call.service.create_pod(body.order())), 201)
+    order = body.resolved(call.service.account.templates).order()
+    return JSONResponse(_show(call.service, call.service.create_pod(order)), 201)
 
 
 async def _get_pod(call: Call) -> Response:
@@ -160,6 +166,33 @@ async def _update_volume(call: Call) -> Response:
 
 async def _delete_volume(call: Call) -> Response:
     call.service.delete_volume(call.id)
+    return Response(status_code=204)
+
+
+async def _list_templates(call: Call) -> Response:
+    """Only the account's own; public ones are in the catalogue, and read by their id."""
+    own = [it.document() for it in call.service.account.templates.values() if it.id not in PUBLIC]
+    return JSONResponse({"templates": own})
+
+
+async def _create_template(call: Call) -> Response:
+    made = (await call.body(bodies.CreateTemplate)).template(call.service.account.new_id())
+    call.service.account.templates[made.id] = made
+    call.service.save()
+    return JSONResponse(made.document(), 201)
+
+
+async def _get_template(call: Call) -> Response:
+    found = call.service.account.templates.get(call.id)
+    if found is None:
+        raise Refused("not_found", "template not found")
+    return JSONResponse(found.document())
+
+
+async def _delete_template(call: Call) -> Response:
+    if call.id in PUBLIC or call.service.account.templates.pop(call.id, None) is None:
+        raise Refused("not_found", "template not found")
+    call.service.save()
     return Response(status_code=204)
 
 

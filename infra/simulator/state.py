@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from infra.simulator.catalog import Catalog, DataCenter, GpuModel, Stock, Tier, VolumeKind, fullest, version_key
+from infra.simulator.templates import PUBLIC, Template
 
 Why = Literal["no_capacity", "no_resources", "rule", "not_found", "wrong_status", "in_use"]
 Status = Literal["RUNNING", "EXITED", "TERMINATED"]
@@ -127,7 +128,8 @@ class Account:
         self.pods: dict[str, Pod] = {}
         self.volumes: dict[str, Volume] = {}
         self.ssh_keys: list[str] = []
-        self._new_id = new_id
+        self.templates: dict[str, Template] = dict(PUBLIC)
+        self.new_id = new_id
 
     def live_pods(self) -> list[Pod]:
         return [pod for pod in self.pods.values() if pod.status != "TERMINATED"]
@@ -155,7 +157,7 @@ class Account:
         usd = gpu.usd_per_hour(order.tier)
         assert usd is not None, "placed in a tier that has no price"
         pod = Pod(
-            id=self._new_id(),
+            id=self.new_id(),
             name=order.name,
             image=order.image,
             args=order.args,
@@ -213,7 +215,7 @@ class Account:
         if not kinds or (kind is not None and kind not in kinds):
             raise Refused("rule", f"data center {data_center} has no network volumes of this type")
         span = Span(start=now, size_gb=size_gb)
-        volume = Volume(id=self._new_id(), name=name, data_center=data_center, kind=kind or kinds[0], spans=[span])
+        volume = Volume(id=self.new_id(), name=name, data_center=data_center, kind=kind or kinds[0], spans=[span])
         self.volumes[volume.id] = volume
         return volume
 

@@ -10,9 +10,11 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from infra.simulator.state import Account, Pod, Volume
+from infra.simulator.templates import Template
 
 _PODS = TypeAdapter(dict[str, Pod])
 _VOLUMES = TypeAdapter(dict[str, Volume])
+_TEMPLATES = TypeAdapter(dict[str, Template])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +33,7 @@ def save(account: Account, directory: Path) -> None:
             "pods": _PODS.dump_python(account.pods, mode="json"),
             "volumes": _VOLUMES.dump_python(account.volumes, mode="json"),
             "ssh_keys": account.ssh_keys,
+            "templates": _TEMPLATES.dump_python(account.templates, mode="json"),
         },
     )
 
@@ -43,6 +46,7 @@ def load(account: Account, directory: Path) -> None:
         account.pods.update(_PODS.validate_python(document["pods"]))
         account.volumes.update(_VOLUMES.validate_python(document["volumes"]))
         account.ssh_keys.extend(document["ssh_keys"])
+        account.templates.update(_TEMPLATES.validate_python(document.get("templates", {})))
 
 
 def keys(directory: Path, api_key: str | None = None, hf_token: str | None = None) -> Keys:
