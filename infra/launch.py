@@ -1,6 +1,7 @@
 """From a run and a candidate to the Pulumi program of one attempt: what exactly is asked of the cloud."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 
 from infra.plan import StackPlan
 from infra.program import program
@@ -15,7 +16,7 @@ from pushtrain.limits import pod_env as limits_env
 from pushtrain.placement import Candidate, hourly_usd
 from pushtrain.run import Run
 from pushtrain.settings import Settings
-from pushtrain.spec import CommandSpec, JobSpec
+from pushtrain.spec import CommandSpec, JobSpec, SessionSpec
 
 # The cloud client reads their values from its own environment at the moment of the create; Pulumi sees only the names
 # (of RunPod's own plugin, encrypted values).
@@ -39,19 +40,39 @@ def make_launch(settings: Settings, environ: Mapping[str, str]) -> Launch:
         env |= {"PUSHTRAIN_TASK": spec.task, "PUSHTRAIN_USD_PER_HOUR": f"{hourly_usd(candidate, spec):.4f}"}
         env |= {"PUSHTRAIN_EXTRAS": ",".join(spec.extras)} if spec.extras else {}
         env |= {"PUSHTRAIN_PORTS": ",".join(spec.compute.ports)} if spec.compute.ports else {}
+        env |= {"PUSHTRAIN_SESSION": session_env(spec)} if isinstance(spec, SessionSpec) else {}
         env |= limits_env(limits_of(spec.watched, settings))
         return program(stack_plan(run, spec, candidate, attempt=attempt, env=env), environ)
 
     return launch
 
 
+def session_env(spec: SessionSpec) -> str:
+    """Its settings as JSON for the pod, which looks after a session before anything that reads YAML is installed."""
+    session = spec.session
+    return json.dumps(
+        {
+            "idle_s": session.idle_minutes * 60,
+            "autosave_s": session.autosave_minutes * 60,
+            "branch": session.branch or "",
+            "start": session.start or [],
+            "tensorboard": session.tensorboard,
+            "secrets": list(session.secrets),
+        },
+        sort_keys=True,
+    )
+
+
 def _check_secrets(spec: JobSpec, environ: Mapping[str, str]) -> None:
-    """Raises SpecError where a command names a secret that is not set here: without it the pod would be billed in
-    vain."""
-    named = spec.command.secrets if isinstance(spec, CommandSpec) else []
+    """Raises SpecError where a job names a secret that is not set here: without it the pod would be billed in vain."""
+    named: Sequence[str] = ()
+    if isinstance(spec, CommandSpec):
+        named = spec.command.secrets
+    elif isinstance(spec, SessionSpec):
+        named = spec.session.secrets
     if missing := [name for name in named if not environ.get(name)]:
         hint = f"set {missing[0]} where pushtrain runs (in an Action: a secret of the environment gpu)"
-        raise SpecError(f"command.secrets: {' and '.join(missing)} is not set", hint=hint)
+        raise SpecError(f"{spec.task}.secrets: {' and '.join(missing)} is not set", hint=hint)
 
 
 def stack_plan(run: Run, spec: JobSpec, candidate: Candidate, *, attempt: int, env: Mapping[str, str]) -> StackPlan:

@@ -15,7 +15,7 @@ from pushtrain.policy.gate import admit
 from pushtrain.policy.outside import APPROVAL_MISSING, Refusal
 from pushtrain.refs import Look
 from pushtrain.run import Run
-from pushtrain.spec import CommandSpec, JobSpec, TrainingSpec
+from pushtrain.spec import CommandSpec, JobSpec, SessionSpec, TrainingSpec
 
 
 def claim_new(
@@ -146,6 +146,8 @@ def _inputs(spec: JobSpec) -> dict[str, object]:
     """What the run starts from, beside the commit."""
     if isinstance(spec, CommandSpec):
         return {"command": {"run": spec.command.run, "workdir": spec.command.workdir}}
+    if isinstance(spec, SessionSpec):
+        return {"session": {"branch": spec.session.branch, "idle_minutes": spec.session.idle_minutes}}
     assert isinstance(spec, TrainingSpec)
     data = {"path": spec.data.path} if spec.data.path else spec.data.model_dump(mode="json", exclude={"path"})
     return {"model": {"id": spec.model.id, "revision": spec.model.revision}, "data": data}

@@ -18,7 +18,15 @@ JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
 USD_PER_HOUR = {"NVIDIA A40": 0.44, "NVIDIA RTX A6000": 0.53, "NVIDIA GeForce RTX 4090": 0.74}
 USD_PER_HOUR |= {"NVIDIA H100 80GB HBM3": 2.99}
 NAMES = [
-    *("demo", "flan-t5-summarizer", "gpu-check", "jsonl-qwen3-32b-qlora", "jsonl-qwen3-8b-lora", "nanochat-speedrun"),
+    *(
+        "demo",
+        "dev-session",
+        "flan-t5-summarizer",
+        "gpu-check",
+        "jsonl-qwen3-32b-qlora",
+        "jsonl-qwen3-8b-lora",
+        "nanochat-speedrun",
+    ),
     *("qwen3-1b7-dpo", "qwen3-1b7-lora", "qwen3-8b-qlora"),
 ]
 EXAMPLES = [path for path in JOBS if path.stem in NAMES]

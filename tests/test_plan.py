@@ -25,7 +25,7 @@ from pushtrain.plan.markdown import markdown, plan_markdown
 from pushtrain.plan.model import Plans
 from pushtrain.plan.sources import open_sources
 from pushtrain.plan.text import drawn
-from pushtrain.plan.words import after_a_lost_pod
+from pushtrain.plan.words import after_a_lost_pod, headline
 from pushtrain.spec.file import load
 from pushtrain.terminal import out
 
@@ -154,6 +154,16 @@ def test_a_model_nobody_knows_and_a_command_have_no_estimate_and_say_so(root: Pa
     assert plan.memory is None and plan.places[0].cap_usd == pytest.approx(2 * 0.446, rel=0.02)
     assert any("no model of memory or time" in note for note in plan.notes)
     assert after_a_lost_pod(plan) == "the command starts again on the same volume"
+
+
+def test_a_session_has_a_price_an_hour_and_a_cap_and_says_that_it_ends_when_idle(root: Path) -> None:
+    session = {**{key: SPEC[key] for key in ("version", "name", "compute", "budget")}, "task": "session"}
+    (root / "jobs").mkdir()
+    (root / "jobs" / "job.yaml").write_text(json.dumps(session))
+    plan = one(root)
+    assert plan.fits is None and plan.places[0].cap_usd == pytest.approx(2 * 0.446, rel=0.02)
+    assert any("after 30 idle minutes" in note and "costs $0.4" in note for note in plan.notes)
+    assert headline(plan).endswith("it ends after 30 idle minutes") and "opens again" in after_a_lost_pod(plan)
 
 
 def test_an_unknown_dataset_is_bounded_by_the_steps_where_the_spec_has_them(root: Path) -> None:

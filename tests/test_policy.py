@@ -101,6 +101,8 @@ def test_a_policy_limits_nothing_that_it_does_not_name_but_code_of_others() -> N
     assert [it.rule for it in broken("version: 1\n")] == ["trust_remote_code"]
     assert broken("version: 1\ntrust_remote_code: true\n") == []
     assert [it.rule for it in broken("version: 1\ncommand: false\n", COMMAND)] == ["command"]
+    session = "version: 1\nname: job\ntask: session\ncompute: {gpus: [A]}\nbudget: {max_hours: 1, max_usd: 1}\n"
+    assert [it.value for it in broken("version: 1\ncommand: false\n", session)] == ["session"]
     file = parse(SPEC, "jobs/job.yaml")
     assert file.spec is not None and violations(NO_POLICY, file.spec, file) == []
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from pushtrain.spec import KINDS, CommandSpec, JobSpec, TrainingSpec, job_spec
+from pushtrain.spec import KINDS, CommandSpec, JobSpec, SessionSpec, TrainingSpec, job_spec
 
 SPEC: dict[str, Any] = {
     "version": 1,
@@ -112,6 +112,55 @@ def test_a_command_needs_no_model_and_a_training_no_command() -> None:
             job_spec({**COMMAND, key: SPEC.get(key, {})})
     with pytest.raises(ValidationError, match="command"):
         spec("command", {"run": ["true"]})
+
+
+SESSION: dict[str, Any] = {
+    "version": 1,
+    "name": "dev",
+    "task": "session",
+    "compute": {"gpus": ["NVIDIA A40"], "ports": ["8888/http"]},
+    "budget": {"max_hours": 8, "max_usd": 5},
+}
+
+
+def test_a_session_needs_nothing_but_a_place_and_a_budget_and_has_no_steps() -> None:
+    made = job_spec(SESSION)
+    assert isinstance(made, SessionSpec) and made.session.idle_minutes == 30
+    assert made.watched["step_gap_minutes"] > made.budget.max_hours * 60 and made.watched["closing_minutes"] > 0
+    assert made.secrets == () and made.extras == ("session",) and made.silence_s == 1800
+    named = job_spec({**SESSION, "session": {"secrets": ["HF_TOKEN"], "branch": "my-work", "start": ["make"]}})
+    assert named.secrets == ("HF_TOKEN",)
+    for key in ("model", "data", "command", "publish", "track"):
+        with pytest.raises(ValidationError, match=key):
+            job_spec({**SESSION, key: {}})
+    with pytest.raises(ValidationError, match="no steps"):
+        job_spec({**SESSION, "limits": {"step_gap_minutes": 5}})
+
+
+@pytest.mark.parametrize(
+    "session",
+    [
+        {"idle_minutes": 0},
+        {"idle_minutes": -1},
+        {"idle_minutes": float("nan")},
+        {"autosave_minutes": 0},
+        {"branch": "refs/heads/main"},
+        {"branch": "../runs/x"},
+        {"branch": "a..b"},
+        {"branch": "a.lock"},
+        {"branch": "-f"},
+        {"branch": "x."},
+        {"branch": ""},
+        {"start": []},
+        {"start": "bash setup.sh"},
+        {"secrets": ["PUSHTRAIN_LEDGER_TOKEN"]},
+        {"secrets": ["RUNPOD_API_KEY"]},
+        {"tmux": True},
+    ],
+)
+def test_a_session_that_could_not_be_meant_is_refused(session: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        job_spec({**SESSION, "session": session})
 
 
 @pytest.mark.parametrize(

@@ -312,7 +312,7 @@ budget: {max_hours: 6, max_usd: 5}
             "task: command",
             "task: comand",
             "3:7",
-            "task must be 'sft', 'dpo', 'seq2seq' or 'command', not 'comand'",
+            "task must be 'sft', 'dpo', 'seq2seq', 'command' or 'session', not 'comand'",
             None,
         ),
         ("task: command\n", "", "3:1", "command is not for task 'sft', which it is when left out", "task 'command'"),

@@ -19,7 +19,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from pushtrain.errors import SpecError
-from pushtrain.spec import CommandSpec, TrainingSpec
+from pushtrain.spec import CommandSpec, JobSpec, TrainingSpec
 from pushtrain.spec.file import load
 from trainer.checkpoint import RESUME_FROM, Stop, latest_complete, stop_on_signals
 from trainer.determinism import set_environment
@@ -84,7 +84,7 @@ def _attempt(arguments: argparse.Namespace, given: list[str], report: Report, st
     _quiet_libraries()
     if isinstance(spec, CommandSpec):
         return _run_command(spec, arguments, environ, report, stop)
-    assert isinstance(spec, TrainingSpec)
+    spec = _training(spec)
     is_worker = "RANK" in os.environ
     if not is_worker:
         report.event("preparing", f"{spec.name}: {spec.method.kind} on {spec.model.id}")
@@ -131,6 +131,12 @@ def _attempt(arguments: argparse.Namespace, given: list[str], report: Report, st
     set_environment(spec.train.determinism)
     report.phases.ended("checks")
     carry_out_as_it_fits(remembered(job), rows, report, stop, download)
+
+
+def _training(spec: JobSpec) -> TrainingSpec:
+    if not isinstance(spec, TrainingSpec):
+        raise SpecError(f"task {spec.task} is nothing to train or run here", hint="`pushtrain run` opens it on a pod")
+    return spec
 
 
 def _count_memory(spec: TrainingSpec, run_dir: Path) -> None:

@@ -18,7 +18,7 @@ def hub_findings(place: Place, check: Check) -> Iterator[Finding]:
     """Raises HubError where the Hub does not answer, or not as it should."""
     token = place.environ.get("HF_TOKEN", "").strip()
     repos = sorted(filter(None, {published(spec) for spec in place.specs}))
-    trains = any(not isinstance(spec, CommandSpec) for spec in place.specs)
+    trains = any(isinstance(spec, TrainingSpec) for spec in place.specs)
     if not token:
         if repos or trains:
             message = f"HF_TOKEN is not set, and {', '.join(repos) or 'a training'} needs it"

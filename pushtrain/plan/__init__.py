@@ -22,8 +22,9 @@ from pushtrain.plan.build import Training, bare_plan
 from pushtrain.plan.cautions import cautions, revisions
 from pushtrain.plan.model import Plan, Plans
 from pushtrain.plan.sources import Sources, open_sources
+from pushtrain.plan.words import without_model
 from pushtrain.prices import STORAGE_LINE
-from pushtrain.spec import CommandSpec, JobSpec, TrainingSpec
+from pushtrain.spec import JobSpec, TrainingSpec
 from pushtrain.spec.file import read
 from pushtrain.spec.told import told
 
@@ -75,10 +76,11 @@ def plan_of(spec: JobSpec, sources: Sources, base: Base | None) -> Plan:
     path = _path(spec, sources.root)
     if not isinstance(spec, TrainingSpec):
         plan = bare_plan(spec, path, sources, None)
-        note = "a command has no model of memory or time here: its hours are at most those of its budget"
-        notes = [note] if isinstance(spec, CommandSpec) else []
         plan = replace(
-            plan, notes=(*plan.notes, *notes), revisions=revisions(spec, None, None), facts=tuple(told(spec))
+            plan,
+            notes=(*plan.notes, without_model(plan)),
+            revisions=revisions(spec, None, None),
+            facts=tuple(told(spec)),
         )
         return _compared(replace(plan, cautions=cautions(plan, None, None)), base, sources.root)
     model = sources.hub.model(spec.model.id, spec.model.revision)

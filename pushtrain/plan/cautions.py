@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pushtrain.estimate.tokens import packs
 from pushtrain.plan.hub import DatasetFacts, ModelFacts
 from pushtrain.plan.model import Caution, Place, Plan, Revision
-from pushtrain.spec import CommandSpec, JobSpec, TrainingSpec
+from pushtrain.spec import CommandSpec, JobSpec, SessionSpec, TrainingSpec
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 # Licences that let a fine-tuned model be used and passed on without asking; others are named, not judged.
@@ -35,7 +35,7 @@ def cautions(plan: Plan, model: ModelFacts | None, dataset: DatasetFacts | None)
     found = list(_of_any(plan))
     if isinstance(spec, TrainingSpec):
         found += _of_training(spec, plan, model, dataset)
-    if isinstance(spec, CommandSpec) and spec.compute.ports:
+    if isinstance(spec, CommandSpec | SessionSpec) and spec.compute.ports:
         found.append(Caution(reason="OpenPorts", message=f"the whole internet reaches {', '.join(spec.compute.ports)}"))
     return tuple(found)
 
@@ -50,7 +50,8 @@ def _of_any(plan: Plan) -> Iterator[Caution]:
     if isinstance(spec, TrainingSpec | CommandSpec) and spec.publish is not None and not spec.publish.private:
         yield Caution(reason="PublishedOpenly", message=f"{spec.publish.repo} is created for everybody to see")
     if "COMMUNITY" in spec.compute.tiers:
-        message = "on a community machine nothing survives a lost pod: the next attempt starts from step 0"
+        goes_on = "goes on from what was pushed" if isinstance(spec, SessionSpec) else "starts from step 0"
+        message = f"on a community machine nothing survives a lost pod: the next attempt {goes_on}"
         yield Caution(reason="CommunityMachine", message=message)
     first = plan.first
     if first is not None and first.money is not None and first.hours is not None:

@@ -2,6 +2,7 @@
 
 from pushtrain.estimate.hours import Band
 from pushtrain.plan.model import Money, Place, Plan, Suggestion
+from pushtrain.spec import JobSpec, SessionSpec
 
 STATUS = {"new": "new", "changed": "changed", "unchanged": "unchanged", "deleted": "deleted", "planned": ""}
 
@@ -16,9 +17,23 @@ def headline(plan: Plan) -> str:
         return "suspended: a merge starts nothing"
     first = plan.first
     if first is None or first.money is None or first.hours is None:
-        return f"a merge starts it, for at most ${plan.spec.budget.max_usd:g} and {plan.spec.budget.max_hours:g} h"
+        at_most = f"at most ${plan.spec.budget.max_usd:g} and {plan.spec.budget.max_hours:g} h"
+        return f"a merge starts it, for {at_most}{_ends_on_idle(plan.spec)}"
     expected = f"${first.money.expected_usd:.2f} and {first.hours.total.expected:.1f} h on {first.gpu}"
     return f"a merge starts it: about {expected}, never more than ${first.money.cap_usd:.2f}"
+
+
+def without_model(plan: Plan) -> str:
+    """Why there is no estimate of a job that is no training, and what limits it."""
+    if not isinstance(plan.spec, SessionSpec):
+        return "a command has no model of memory or time here: its hours are at most those of its budget"
+    price = plan.first.usd_per_hour if plan.first else None
+    costs = f", and costs ${price:.3f} an hour while it is open" if price is not None else ""
+    return f"a session ends after {plan.spec.session.idle_minutes:g} idle minutes, or with its budget{costs}"
+
+
+def _ends_on_idle(spec: JobSpec) -> str:
+    return f"; it ends after {spec.session.idle_minutes:g} idle minutes" if isinstance(spec, SessionSpec) else ""
 
 
 def fit(place: Place) -> str:
@@ -94,6 +109,8 @@ def suggested(suggestion: Suggestion) -> str:
 
 def after_a_lost_pod(plan: Plan) -> str:
     tiers = plan.spec.compute.tiers
+    if plan.spec.task == "session":
+        return "the session opens again, with its work tree as it was; on a community machine as it was pushed last"
     goes_on, anew = "the next attempt goes on from the last checkpoint", "the next attempt starts from step 0"
     if plan.spec.task == "command":
         goes_on, anew = "the command starts again on the same volume", "the command starts again on an empty disk"

@@ -50,7 +50,7 @@ class Policy(Part):
     images: Annotated[list[Pattern], Field(min_length=1)] | None = None
     """Container images, e.g. runpod/pytorch:* or ghcr.io/acme/train@sha256:*."""
     command: bool = True
-    """False: no job may be `task: command`, which runs any program of the commit."""
+    """False: no job may be `task: command` or `session`, which run any program."""
     model_owners: Annotated[list[HubId], Field(min_length=1)] | None = None
     """Owners of base models on the Hub, or single models as OWNER/NAME."""
     dataset_owners: Annotated[list[DatasetOwner], Field(min_length=1)] | None = None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pushtrain.policy.file import PolicyFile
 from pushtrain.policy.model import Policy
-from pushtrain.spec import CommandSpec, JobSpec, TrainingSpec
+from pushtrain.spec import CommandSpec, JobSpec, SessionSpec, TrainingSpec
 from pushtrain.spec.file import SpecFile
 from pushtrain.spec.yaml_tree import Problem, shorten
 
@@ -132,9 +132,10 @@ def _compute(policy: Policy, spec: JobSpec) -> Iterator[_Broken]:
 
 
 def _task(policy: Policy, spec: JobSpec, known: Known) -> Iterator[_Broken]:
-    if isinstance(spec, CommandSpec) and not policy.command:
-        message = "task is command, which runs any program of the commit, and is not allowed here"
-        yield _Broken(rule="command", path=("task",), value="command", message=message)
+    if isinstance(spec, CommandSpec | SessionSpec) and not policy.command:
+        what = "any program of the commit" if isinstance(spec, CommandSpec) else "whatever somebody types"
+        message = f"task is {spec.task}, which runs {what}, and is not allowed here"
+        yield _Broken(rule="command", path=("task",), value=spec.task, message=message)
     if not isinstance(spec, TrainingSpec):
         return
     model = spec.model

@@ -5,6 +5,8 @@ of TRL, PEFT and transformers. Reading a file, with file:line:column in every er
 under the fields are what an editor shows (jobs/schema.json) and what an error gives as its hint.
 """
 
-from pushtrain.spec.job import KINDS, NAME, CommandSpec, JobSpec, TrainingSpec, job_spec, kind_of, tasks_of
+from pushtrain.spec.base import NAME, JobSpec
+from pushtrain.spec.job import KINDS, CommandSpec, TrainingSpec, job_spec, kind_of, tasks_of
+from pushtrain.spec.session import SessionSpec
 
-__all__ = ["KINDS", "NAME", "CommandSpec", "JobSpec", "TrainingSpec", "job_spec", "kind_of", "tasks_of"]
+__all__ = ["KINDS", "NAME", "CommandSpec", "JobSpec", "SessionSpec", "TrainingSpec", "job_spec", "kind_of", "tasks_of"]

@@ -63,7 +63,7 @@ class Compute(Part):
     """Container disk; holds the environment."""
     volume: NetworkVolume = NetworkVolume()
     ports: Annotated[list[Port], Field(max_length=10)] = []
-    """Ports of a command that the whole internet may reach, e.g. 8888/http (by RunPod's proxy) or 22/tcp."""
+    """Ports of a command or session that the whole internet may reach, e.g. 8888/http (by RunPod's proxy) or 22/tcp."""
 
     @field_validator("ports")
     @classmethod

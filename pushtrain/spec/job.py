@@ -2,78 +2,22 @@
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import ValidationInfo, field_validator, model_validator
 
 from pushtrain.errors import SpecError
 from pushtrain.rows import TASK_FORMS, Reading
-from pushtrain.run import spec_digest
+from pushtrain.spec.base import NO_STEPS, JobSpec
 from pushtrain.spec.command import Command
-from pushtrain.spec.compute import MOST_HOURS, Budget, Compute, Limits
 from pushtrain.spec.inputs import Data, Model
-from pushtrain.spec.names import Part
 from pushtrain.spec.publish import Destination, Publish
 from pushtrain.spec.recipe import Method, Train
+from pushtrain.spec.session import SessionSpec
 from pushtrain.spec.tasks import LEARNING_RATES, Dpo, Seq2Seq
-
-# Matched with fullmatch: `$` would let a newline through at the end.
-NAME = re.compile(r"^[a-z0-9][a-z0-9-]{0,40}$")
 
 # A commit of the Hub, which is git's.
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-
-
-class JobSpec(Part):
-    """A pushtrain job: desired state, run once per change. Always one of the kinds below; `job_spec` makes it."""
-
-    version: Literal[1]
-    """Version of this format."""
-    name: Annotated[str, Field(json_schema_extra={"pattern": NAME.pattern})]
-    """Equals the file name without .yaml."""
-    task: str
-    """What is done."""
-    compute: Compute
-    budget: Budget
-    limits: Limits = Limits()
-    suspend: bool = False
-    """True: no new run, and an active one is cancelled."""
-
-    @field_validator("name")
-    @classmethod
-    def _safe_name(cls, name: str) -> str:
-        if not NAME.fullmatch(name):
-            raise ValueError("must match ^[a-z0-9][a-z0-9-]{0,40}$: it becomes part of refs, pod names and URLs")
-        return name
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of what the user wrote, without defaults: a new default in pushtrain never starts a run again.
-
-        `suspend` is left out: suspending and resuming is the same run.
-        """
-        return spec_digest(self.model_dump(mode="json", exclude_unset=True, exclude={"suspend"}))
-
-    @property
-    def watched(self) -> dict[str, float]:
-        """`limits` as they are held: what has no steps is held to none between them, and `max_attempts` may be 1."""
-        return self.limits.model_dump(mode="json")
-
-    @property
-    def silence_s(self) -> float | None:
-        """Seconds without a sign of life that count as a hang; None where the control plane's own setting counts."""
-        return None
-
-    @property
-    def secrets(self) -> tuple[str, ...]:
-        """Names of the secrets that its pod needs, beside the ledger's token."""
-        return ("HF_TOKEN",)
-
-    @property
-    def extras(self) -> tuple[str, ...]:
-        """What its pod installs beside the trainer's own libraries, as pyproject.toml names it."""
-        return ()
-
 
 # What opens a bucket; a pod gets those that are set where the control plane runs. Names of their own: AWS_… and
 # GOOGLE_CREDENTIALS open Pulumi's state there, which no pod may have.
@@ -201,7 +145,9 @@ class TrainingSpec(JobSpec):
     @model_validator(mode="after")
     def _listens_to_nobody(self) -> "TrainingSpec":
         if self.compute.ports:
-            raise ValueError("has compute.ports, but nothing in a training listens: they are for task 'command'")
+            raise ValueError(
+                "has compute.ports, but nothing in a training listens: they are for task 'command' and 'session'"
+            )
         return self
 
 
@@ -234,14 +180,12 @@ class CommandSpec(JobSpec):
 
     @property
     def watched(self) -> dict[str, float]:
-        # Longer than any deadline, also one that `extend` moved: the deadline alone ends it.
-        whole = {name: MOST_HOURS * 60.0 for name in ("first_step_minutes", "step_gap_minutes")}
         once = {} if self.command.restart else {"max_attempts": 1.0}
-        return super().watched | (whole if self.command.progress is None else {}) | once
+        return super().watched | (NO_STEPS if self.command.progress is None else {}) | once
 
 
 # The kinds of jobs; where `task` is left out it is the first one's.
-KINDS: tuple[type[JobSpec], ...] = (TrainingSpec, CommandSpec)
+KINDS: tuple[type[JobSpec], ...] = (TrainingSpec, CommandSpec, SessionSpec)
 
 
 def tasks_of(kind: type[JobSpec]) -> tuple[str, ...]:

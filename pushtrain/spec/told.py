@@ -2,7 +2,7 @@
 
 import shlex
 
-from pushtrain.spec import CommandSpec, JobSpec, TrainingSpec
+from pushtrain.spec import CommandSpec, JobSpec, SessionSpec, TrainingSpec
 from pushtrain.spec.publish import Destination
 
 
@@ -13,6 +13,8 @@ def told(spec: JobSpec) -> list[tuple[str, str]]:
         run = command.run if isinstance(command.run, str) else shlex.join(command.run)
         given = [("is given", ", ".join(command.secrets))] if command.secrets else []
         return [("runs", f"{run} in {command.workdir} of the commit"), *given, ("publishes", _where_to(spec.publish))]
+    if isinstance(spec, SessionSpec):
+        return _told_of_a_session(spec)
     assert isinstance(spec, TrainingSpec)
     revisions = [spec.model.revision, *([spec.data.revision] if spec.data.is_on_hub else [])]
     return [
@@ -20,6 +22,18 @@ def told(spec: JobSpec) -> list[tuple[str, str]]:
         ("data", f"{spec.data.source} at {spec.data.revision}" if spec.data.is_on_hub else spec.data.place),
         ("publishes", _where_to(spec.publish)),
         ("revisions", "floating: pin a commit to be able to repeat it" if "main" in revisions else "pinned"),
+    ]
+
+
+def _told_of_a_session(spec: SessionSpec) -> list[tuple[str, str]]:
+    session = spec.session
+    starts = [("starts", shlex.join(session.start))] if session.start else []
+    given = [("its shells get", ", ".join(session.secrets))] if session.secrets else []
+    return [
+        ("opens", f"a session to work in by hand; it ends after {session.idle_minutes:g} idle minutes"),
+        *starts,
+        *given,
+        ("pushes", f"its work to session/{session.branch or 'RUN-ID'} of the ledger's repository"),
     ]
 
 
