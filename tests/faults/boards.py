@@ -56,6 +56,8 @@ class Boards:
         """The next request of the operation `what` is answered `amount` seconds later."""
         self.cut_pushes: list[Fault] = []
         self.late_pushes: list[Fault] = []
+        self.pushes_under_way = 0
+        """Pushes that their sender has given up, and that the remote will take nevertheless."""
         self.waiting_for_push = Windows(scheduler, hit)
         """A control plane waits for the answer to a push that is late."""
 
@@ -97,7 +99,8 @@ class LedgerLink:
             self._boards.hit(late)
             if self._who == "control":
                 self._boards.waiting_for_push.add(replace(late, amount=GIT_PATIENCE_S))
-            self._scheduler.after(late.amount, lambda: carry_out() and None)
+            self._boards.pushes_under_way += 1
+            self._scheduler.after(late.amount, lambda: self._arrive(carry_out))
             self._process.sleep(GIT_PATIENCE_S)
             raise LedgerUnavailable(f"git {verb} took longer than {GIT_PATIENCE_S:.0f} s", hint="it is tried again")
         done = carry_out()
@@ -107,3 +110,7 @@ class LedgerLink:
             self._boards.hit(self._boards.cut_pushes.pop())
             raise CutOff("the remote end hung up unexpectedly")
         return done
+
+    def _arrive(self, carry_out: Callable[[], Any]) -> None:
+        self._boards.pushes_under_way -= 1
+        carry_out()

@@ -130,7 +130,7 @@ class World:
         wanted = [CLAIMS + job.claim for job in jobs if not job.spec.suspend]
         unclaimed = [ref for ref in wanted if ref not in self.promises.remote.refs]
         open_runs = self.promises.figures.runs - len(self.promises.receipts)
-        return not (ours or self.actions.busy or unclaimed or open_runs)
+        return not (ours or self.actions.busy or unclaimed or open_runs or self.boards.pushes_under_way)
 
     def hit(self, fault: Fault) -> None:
         """This fault took effect."""
