@@ -2,19 +2,20 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from golden_curves import follows_golden_curve
 from hub_server import Hub
-from tiny_model import MODEL_ID, Bench, hub_with_model, spec
+from tiny_model import MODEL_ID, Bench, spec
 
 from pushtrain.errors import SpecError
 from pushtrain.spec.file import loads
 from trainer.failures import ModelUnsupported
 from trainer.job import file_sha256
+
+pytest_plugins = ("trainer_fixtures",)
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
@@ -28,22 +29,6 @@ RUNS: dict[str, dict[str, Any]] = {
     "qdora": {"kind": "qlora", "use_dora": True, "target_modules": ["q_proj", "down_proj"], "layers_to_transform": [1]},
     "layers": {"kind": "full", "trainable_parameters": ["model.layers.1.*", "*.norm.weight"]},
 }
-
-
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
-    with hub_with_model(tmp_path_factory.mktemp("methods")) as hub:
-        yield hub
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("home")
-
-
-@pytest.fixture
-def bench(hub: Hub, home: Path, tmp_path: Path) -> Bench:
-    return Bench(tmp_path, hub, home)
 
 
 @pytest.mark.parametrize("name", RUNS)

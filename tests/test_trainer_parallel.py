@@ -5,17 +5,19 @@ forks of it.
 """
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hub_server import Hub
-from tiny_model import Bench, hub_with_model
-from zygote import Zygote, zygote
+from tiny_model import Bench
+from zygote import Zygote
 
 from trainer.checkpoint import RESUME_FROM
+
+pytest_plugins = ("trainer_fixtures",)
 
 # httpx2 deprecates how huggingface_hub 2.4 hands it the bytes of an LFS file.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -23,23 +25,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning
 # Share of a loss, and of the largest weight: fp32 has 2⁻²⁴, and six steps of Adam blow a last bit up.
 LOSS, WEIGHT = 1e-5, 1e-3
 FOUR_ROWS = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
-
-
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
-    with hub_with_model(tmp_path_factory.mktemp("parallel")) as hub:
-        yield hub
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("home")
-
-
-@pytest.fixture(scope="module")
-def forks(hub: Hub, home: Path) -> Iterator[Zygote]:
-    with zygote(Bench(home, hub, home).environ()) as ready:
-        yield ready
 
 
 def bench_of(hub: Hub, home: Path, folder: Path, parallel: str | None, **changes: Any) -> Bench:

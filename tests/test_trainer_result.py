@@ -16,6 +16,8 @@ from pushtrain.spec.publish import Promote
 from trainer.failures import AdapterBroken, OutOfMemory
 from trainer.gates import judged
 
+pytest_plugins = ("trainer_fixtures",)
+
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 DIVIDED: dict[str, Any] = {"train": {"parallel": "fsdp2"}, "compute": {"count": 2}}
@@ -29,16 +31,6 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
         (folder / "model" / "README.md").write_text(CARD)
         publish_model(hub.alice, folder / "model")
         yield hub
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("home")
-
-
-@pytest.fixture
-def bench(hub: Hub, home: Path, tmp_path: Path) -> Bench:
-    return Bench(tmp_path, hub, home)
 
 
 def test_a_qlora_adapter_is_merged_onto_the_base_it_learned_beside(bench: Bench, hub: Hub) -> None:

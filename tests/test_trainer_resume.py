@@ -24,9 +24,11 @@ from tiny_model import (
     summaries,
     write_seq2seq_model,
 )
-from zygote import Zygote, point, zygote
+from zygote import Zygote, point
 
 from trainer.job import file_sha256
+
+pytest_plugins = ("trainer_fixtures",)
 
 # httpx2 deprecates how huggingface_hub 2.4 hands it the bytes of an LFS file.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -88,17 +90,6 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
         write_seq2seq_model(folder / "t5")
         publish_model(hub.alice, folder / "t5", SEQ2SEQ_ID)
         yield hub
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("home")
-
-
-@pytest.fixture(scope="module")
-def forks(hub: Hub, home: Path) -> Iterator[Zygote]:
-    with zygote(Bench(home, hub, home).environ()) as ready:
-        yield ready
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,26 +14,12 @@ from typing import Any
 import pytest
 from hub_server import ALICE, Hub
 from huggingface_hub import CommitOperationAdd, HfApi
-from tiny_model import MODEL_ID, Bench, hub_with_model, rows
+from tiny_model import MODEL_ID, Bench, rows
+
+pytest_plugins = ("trainer_fixtures",)
 
 # httpx2 deprecates how huggingface_hub 2.4 hands it the bytes of an LFS file.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
-
-
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
-    with hub_with_model(tmp_path_factory.mktemp("trainer")) as hub:
-        yield hub
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("home")
-
-
-@pytest.fixture
-def bench(hub: Hub, home: Path, tmp_path: Path) -> Bench:
-    return Bench(tmp_path, hub, home)
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,8 @@ from pushtrain.spec import TrainingSpec
 from pushtrain.spec.file import loads
 from trainer.job import file_sha256
 
+pytest_plugins = ("trainer_fixtures",)
+
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 DPO = {"task": "dpo", "train": {"learning_rate": 0.01}}
@@ -57,16 +59,6 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
         write_seq2seq_model(folder / "t5")
         publish_model(hub.alice, folder / "t5", SEQ2SEQ_ID)
         yield hub
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("home")
-
-
-@pytest.fixture
-def bench(hub: Hub, home: Path, tmp_path: Path) -> Bench:
-    return Bench(tmp_path, hub, home)
 
 
 @pytest.mark.parametrize("name", RUNS)
