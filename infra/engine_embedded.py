@@ -15,6 +15,7 @@ from typing import Any
 
 import pulumi
 from pulumi.runtime import mocks
+from pulumi.runtime.settings import SETTINGS
 from pulumi.runtime.stack import Stack, run_pulumi_func
 
 from infra import clouds
@@ -232,6 +233,8 @@ def _run_program(monitor: _Monitor, stack: str, program: Program, *, preview: bo
     """Runs `program` against `monitor` and returns its exports. Raises what the monitor met first, else EngineError."""
 
     async def main() -> dict[str, Any]:
+        # The mocks leave both at the whole process's default: a program would wait for another thread's outputs.
+        SETTINGS.outputs, SETTINGS.lock = set(), threading.Lock()
         mocks.set_mocks(monitor, PROJECT, stack, preview=preview)
         await run_pulumi_func(program)
         root = pulumi.runtime.get_root_resource()

@@ -7,6 +7,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -75,6 +76,22 @@ def test_a_second_process_is_told_who_works_and_a_dead_ones_lock_is_nobodys(
     engine.destroy(stack_world.stack)
     assert not stack_world.live()
     assert not list((tmp_path / "state").iterdir())
+
+
+def test_a_program_in_another_thread_waits_for_its_own_outputs_only(tmp_path: Path) -> None:
+    ended = []
+
+    def outer() -> None:
+        pulumi.export("is", pulumi.Output.from_input("not there yet"))
+        inner = threading.Thread(
+            target=EmbeddedEngine(tmp_path / "inner").up, args=("run-inner", lambda: None), daemon=True
+        )
+        inner.start()
+        inner.join(10)
+        ended.append(not inner.is_alive())
+
+    assert EmbeddedEngine(tmp_path / "outer").up("run-outer", outer) == {"is": "not there yet"}
+    assert ended == [True]
 
 
 def test_a_failed_step_prints_nothing(engine: Engine, stack_world: World, capfd: pytest.CaptureFixture[str]) -> None:
