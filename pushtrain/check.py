@@ -121,7 +121,7 @@ def _name_taken(file: SpecFile, taken: dict[str, str]) -> Iterator[Problem]:
 
 def _unknown_gpus(file: SpecFile, spec: JobSpec, gpu_names: Collection[str]) -> Iterator[Problem]:
     for index, gpu in enumerate(spec.compute.gpus):
-        if reason := unusable(gpu):
+        if reason := unusable(gpu, bf16=spec.computes_in_bf16):
             message = f"compute.gpus[{index}]: {gpu!r} cannot be used: {reason}"
             yield Problem(where=file.where("compute", "gpus", index), message=message, hint="name another GPU type")
         elif gpu not in gpu_names:

@@ -80,14 +80,20 @@ MIN_CUDA_VERSION = "13.0"
 # (pytorch/pytorch#172352 and #190385).
 _AMD = re.compile(r"\b(AMD|Instinct|MI\d{2,3}X?)\b", re.IGNORECASE)
 _TOO_OLD = re.compile(r"\b(V100|P100|P40|P4|M60|M40|K80|TITAN (V|Xp?)|GTX 10\d\d( ?Ti)?)\b", re.IGNORECASE)
+# Turing, compute capability 7.5, has no bf16: that begins with 8.0 (NVIDIA, CUDA C++ Programming Guide, table of
+# arithmetic throughput).
+_TURING = re.compile(r"\b(T4G?|T1000|T2000|TITAN RTX|Quadro RTX \d{4}|RTX 20[5-8]0|GTX 16[356]0)\b", re.IGNORECASE)
 
 
-def unusable(name: str) -> str | None:
-    """Why no run of ours can use GPUs of this type; None when they can, or when nothing is known against it."""
+def unusable(name: str, *, bf16: bool = False) -> str | None:
+    """Why no run of ours, or with `bf16` none that computes in bf16, can use GPUs of this type; None when they can, or
+    when nothing is known against it."""
     if _AMD.search(name):
         return "the trainer's torch is built for CUDA, this is an AMD GPU"
     if _TOO_OLD.search(name):
         return "the trainer's torch is built for CUDA 13, which needs compute capability 7.5 (Turing) or newer"
+    if bf16 and _TURING.search(name):
+        return "it has no bf16, in which a training computes unless train.bf16 is false"
     return None
 
 

@@ -84,7 +84,7 @@ def ladder(
 def check_gpus(spec: JobSpec, known_gpus: Collection[str] | None = None) -> None:
     """Raises SpecError for the first GPU the trainer cannot use, or that the cloud has never heard of."""
     for gpu in spec.compute.gpus:
-        if reason := unusable(gpu):
+        if reason := unusable(gpu, bf16=spec.computes_in_bf16):
             raise SpecError(f"compute.gpus: {gpu!r} cannot be used: {reason}", hint="name another GPU type")
         if known_gpus is not None and gpu not in known_gpus:
             near = nearest(gpu, [name for name in known_gpus if not unusable(name)])

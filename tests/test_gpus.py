@@ -43,6 +43,21 @@ def test_what_the_trainers_torch_cannot_use_is_known_and_not_offered() -> None:
         assert unusable(name) is None
 
 
+def test_a_gpu_without_bf16_is_refused_where_the_job_computes_in_it() -> None:
+    turing = (
+        "Tesla T4",
+        "NVIDIA GeForce GTX 1650",
+        "NVIDIA TITAN RTX",
+        "Quadro RTX 6000",
+        "NVIDIA GeForce RTX 2080 Ti",
+    )
+    for name in turing:
+        assert unusable(name) is None and "train.bf16 is false" in str(unusable(name, bf16=True))
+    assert [name for name in GPU_NAMES if unusable(name, bf16=True)] == [name for name in GPU_NAMES if unusable(name)]
+    for name in ("NVIDIA RTX 2000 Ada Generation", "NVIDIA RTX 6000 Ada Generation", "NVIDIA RTX A2000", "NVIDIA B200"):
+        assert unusable(name, bf16=True) is None
+
+
 def test_every_id_is_there_once_with_its_memory() -> None:
     assert len(set(GPU_NAMES)) == len(GPU_NAMES)
     assert all(5 < gpu.memory_gb < 300 for gpu in GPU_TYPES)

@@ -17,7 +17,7 @@ from pushtrain.estimate.config import shape_of
 from pushtrain.estimate.known import known_shape
 from pushtrain.estimate.memory import GIB, memory
 from pushtrain.estimate.recipe import recipe_of
-from trainer.failures import OutOfMemory
+from trainer.failures import GpuUnavailable, OutOfMemory
 from trainer.fit.gate import check_memory, proposals
 from trainer.gpu import Card
 from trainer.job import Job
@@ -116,7 +116,7 @@ def test_what_is_proposed_fits_by_the_same_estimate(bench: Bench) -> None:
 def test_it_is_refused_before_torch_is_imported(bench: Bench) -> None:
     bench.write()
     code = "import sys; from trainer.__main__ import main; print(main(sys.argv[1:]), 'torch' in sys.modules)"
-    path = path_with_smi(bench.root / "bin", "NVIDIA GeForce RTX 3070, 600, 0, 580.65.06")
+    path = path_with_smi(bench.root / "bin", "NVIDIA GeForce RTX 3070, 600, 0, 580.65.06, 8.6")
     done = subprocess.run(
         [sys.executable, "-c", code, *bench.command()],
         cwd=bench.root,
@@ -130,6 +130,49 @@ def test_it_is_refused_before_torch_is_imported(bench: Bench) -> None:
     failure = bench.file("failure.json")
     assert failure["reason"] == "OutOfMemory"
     assert "RTX 3070 has 0.6 GB free" in failure["message"]
+
+
+def test_a_card_without_bf16_ends_the_run_before_anything_is_asked_of_the_hub(bench: Bench) -> None:
+    bench.write(model={"id": "demo/nowhere"})
+    path = path_with_smi(bench.root / "bin", "Tesla T4, 15360, 0, 580.65.06, 7.5")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", path)
+        patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        for name, value in bench.environ().items():
+            patch.setenv(name, value)
+        with contextlib.chdir(bench.root):
+            from trainer.__main__ import main
+
+            assert main(bench.command()) == 1
+    failure = bench.file("failure.json")
+    assert failure["reason"] == "GpuUnavailable"
+    assert failure["message"].startswith("Tesla T4 has no bf16") and "train.bf16: false" in failure["message"]
+
+
+def test_fp32_is_estimated_to_need_more(bench: Bench) -> None:
+    shape = shape_of(QWEN3_8B)
+    half, whole = (memory(shape, recipe_of(job_of(bench, bf16=bf16).spec)) for bf16 in (True, False))
+    assert whole.weights == pytest.approx(2 * half.weights) and whole.activations == pytest.approx(2 * half.activations)
+    assert whole.optimizer == half.optimizer
+
+
+def test_bitsandbytes_without_kernels_is_known_before_the_model_is_loaded(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the text of the library itself, where it finds no binary for its CUDA."""
+    from bitsandbytes.cextension import ErrorHandlerMockBNBNativeLibrary
+
+    from trainer.device import check_device
+
+    missing = ErrorHandlerMockBNBNativeLibrary("Configured CUDA binary not found at libbitsandbytes_cuda140.so")
+    monkeypatch.setattr("bitsandbytes.functional.quantize_4bit", lambda *_, **__: missing.cquantize_blockwise())
+    for changes in ({"method": {"kind": "qlora"}}, {"train": {"optim": "adamw_8bit"}}):
+        bench.write(**changes)
+        with pytest.raises(GpuUnavailable, match=r"bitsandbytes has no kernels here: .*not available") as error:
+            check_device(bench.job())
+        assert "method.kind: lora" in str(error.value.hint)
+    bench.write()
+    check_device(bench.job())
 
 
 def small(**changes: object) -> dict[str, object]:

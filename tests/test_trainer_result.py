@@ -54,7 +54,7 @@ def test_in_bf16_a_merge_is_rounded_and_within_what_is_allowed(
 ) -> None:
     """What a GPU does, with bf16 autocast on the CPU."""
     for module in ("model", "arguments", "evaluate"):
-        monkeypatch.setattr(f"trainer.{module}.uses_bf16", lambda: True)
+        monkeypatch.setattr(f"trainer.{module}.uses_bf16", lambda _: True)
     write_model(bench.root / "half", dtype="bfloat16")
     publish_model(hub.alice, bench.root / "half", "demo/half")
     bench.write(

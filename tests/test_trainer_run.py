@@ -185,7 +185,7 @@ def test_in_bf16_adapters_and_masters_stay_fp32_and_the_dtype_of_the_base_is_pub
     from tiny_model import publish_model, write_model
 
     for module in ("model", "arguments", "evaluate"):
-        monkeypatch.setattr(f"trainer.{module}.uses_bf16", lambda: True)
+        monkeypatch.setattr(f"trainer.{module}.uses_bf16", lambda _: True)
     write_model(bench.root / "half", dtype="bfloat16")
     publish_model(hub.alice, bench.root / "half", "demo/half")
     bench.write(model={"id": "demo/half"}, method={"kind": kind}, publish={"repo": f"demo/half-{kind}"})

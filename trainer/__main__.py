@@ -33,7 +33,7 @@ from trainer.failures import (
     translate,
 )
 from trainer.fit.again import carry_out_as_it_fits, remembered
-from trainer.gpu import cards
+from trainer.gpu import cards, check_bf16
 from trainer.job import Job, rank
 from trainer.launch import process_count, run_workers, visible_gpus
 from trainer.report import Report, say
@@ -90,17 +90,15 @@ def _attempt(arguments: argparse.Namespace, given: list[str], report: Report, st
         report.event("preparing", f"{spec.name}: {spec.method.kind} on {spec.model.id}")
     _check_tracking(spec, arguments.run_dir.resolve())
     check_parallel(spec.train.parallel)
-    from trainer import data, preflight, upload
+    from trainer import data, preflight
     from trainer.fit.gate import check_memory
 
     if arguments.dry_run_memory:
         return _count_memory(spec, arguments.run_dir)
 
-    uploads = upload.uploads()
-    if not uploads and not is_worker:
-        say("publishing: there is no token for the Hub here, so nothing will be uploaded")
-    elif not is_worker:
-        upload.check_write_access(spec.publish)
+    found = cards() if not is_worker else []
+    check_bf16(spec, found)
+    uploads = _may_upload(spec, is_worker)
     run_dir = arguments.run_dir.resolve()
     job = Job(
         spec=spec,
@@ -118,7 +116,7 @@ def _attempt(arguments: argparse.Namespace, given: list[str], report: Report, st
     download: BaseProcess | None = None
     if not is_worker:
         job = remembered(job)
-        check_memory(job, config, cards()[: job.processes])
+        check_memory(job, config, found[: job.processes])
         preflight.check_disk(job)
         download = preflight.start_download(job)
         if job.processes > 1:
@@ -137,6 +135,20 @@ def _training(spec: JobSpec) -> TrainingSpec:
     if not isinstance(spec, TrainingSpec):
         raise SpecError(f"task {spec.task} is nothing to train or run here", hint="`pushtrain run` opens it on a pod")
     return spec
+
+
+def _may_upload(spec: TrainingSpec, is_worker: bool) -> bool:
+    """Whether the result goes to the Hub; then the repository is there by now, and may be written to."""
+    from trainer import upload
+
+    is_wanted = upload.uploads()
+    if is_worker:
+        return is_wanted
+    if is_wanted:
+        upload.check_write_access(spec.publish)
+    else:
+        say("publishing: there is no token for the Hub here, so nothing will be uploaded")
+    return is_wanted
 
 
 def _count_memory(spec: TrainingSpec, run_dir: Path) -> None:

@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
+from trainer.device import uses_bf16
 from trainer.job import Job
-from trainer.model import uses_bf16
 from trainer.sharding import parallel_arguments
 
 
@@ -36,7 +36,7 @@ def _everywhere(job: Job) -> dict[str, Any]:
         "per_device_eval_batch_size": batches.per_device_train_batch_size,
         "gradient_accumulation_steps": batches.gradient_accumulation_steps,
         "activation_checkpointing": batches.gradient_checkpointing,
-        "bf16": uses_bf16(),
+        "bf16": uses_bf16(job),
         "fp16": False,
         "use_cpu": not torch.cuda.is_available(),
         "logging_steps": train.logging_steps,

@@ -11,9 +11,10 @@ import torch
 from safetensors import safe_open
 
 from trainer.data import Question
+from trainer.device import uses_bf16
 from trainer.failures import AdapterBroken
 from trainer.job import Job, rank, read_json
-from trainer.model import load_model, uses_bf16
+from trainer.model import load_model
 from trainer.report import say, write_whole
 from trainer.tasks import task_of
 
@@ -46,7 +47,7 @@ def measure(job: Job, trainer: Any, questions: Sequence[Question], *, base: bool
             wanted = task_of(job.spec).figures
             figures = {ours: float(said[f"{prefix}_{name}"]) for name, ours in wanted.items()}
         takes_part = rank() == 0 or job.is_divided
-        answers = [_answer(trainer, question) for question in questions] if takes_part else []
+        answers = [_answer(job, trainer, question) for question in questions] if takes_part else []
     return Measured(loss, answers, figures)
 
 
@@ -88,14 +89,14 @@ def check_saved(job: Job, trainer: Any, questions: Sequence[Question]) -> None:
     """
     _check_finite(job.adapter)
     ids = [question.prompt_ids for question in questions]
-    in_memory = [next_logits(trainer.model, prompt) for prompt in ids]
+    in_memory = [next_logits(job, trainer.model, prompt) for prompt in ids]
     if not base_comes_first(job):
         with trainer.model.disable_adapter():
-            base = [next_logits(trainer.model, prompt) for prompt in ids]
+            base = [next_logits(job, trainer.model, prompt) for prompt in ids]
         if ids and largest_difference(base, in_memory) == 0:
             say("evaluation: the adapter changes nothing yet: too few steps, or too low a learning rate")
     fresh = _loaded_again(job, trainer)
-    difference = largest_difference(in_memory, [next_logits(fresh, prompt) for prompt in ids])
+    difference = largest_difference(in_memory, [next_logits(job, fresh, prompt) for prompt in ids])
     largest = max((float(logits.abs().max()) for logits in in_memory), default=1.0)
     if not difference <= largest * _allowed(job):
         raise AdapterBroken(f"what was saved is not what was trained: logits of {largest:g} differ by {difference:g}")
@@ -121,15 +122,15 @@ def _loaded_again(job: Job, trainer: Any) -> Any:
 def _allowed(job: Job) -> float:
     """Share of the largest logit by which two loads of the same weights may differ."""
     method = job.spec.method
-    is_rounded = method.kind == "qlora" or (method.takes_from_base and uses_bf16())
+    is_rounded = method.kind == "qlora" or (method.takes_from_base and uses_bf16(job))
     return MAX_ROUNDED_DIFFERENCE if is_rounded else MAX_DIFFERENCE
 
 
-def _answer(trainer: Any, question: Question) -> str:
+def _answer(job: Job, trainer: Any, question: Question) -> str:
     model, tokenizer = trainer.model, trainer.processing_class
     model.eval()
     ids = torch.tensor([question.prompt_ids], device=trainer.args.device)
-    with torch.no_grad(), _autocast():
+    with torch.no_grad(), _autocast(job):
         output = model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
@@ -141,20 +142,20 @@ def _answer(trainer: Any, question: Question) -> str:
     return str(tokenizer.decode(output[0, begins:], skip_special_tokens=True)).strip()
 
 
-def next_logits(model: Any, prompt: list[int]) -> torch.Tensor:
+def next_logits(job: Job, model: Any, prompt: list[int]) -> torch.Tensor:
     """Of the token after the prompt, fp32 on the CPU; of the first one a decoder writes."""
     model.eval()
     device = next(model.parameters()).device
     inputs = {"input_ids": torch.tensor([prompt], device=device)}
     if model.config.is_encoder_decoder:
         inputs["decoder_input_ids"] = torch.tensor([[model.config.decoder_start_token_id]], device=device)
-    with torch.inference_mode(), _autocast():
+    with torch.inference_mode(), _autocast(job):
         logits: torch.Tensor = model(**inputs).logits
     return logits[0, -1].float().cpu()
 
 
-def _autocast() -> torch.autocast:
-    return torch.autocast("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16, enabled=uses_bf16())
+def _autocast(job: Job) -> torch.autocast:
+    return torch.autocast("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16, enabled=uses_bf16(job))
 
 
 def largest_difference(one: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) -> float:

@@ -45,10 +45,10 @@ def merge(job: Job, trainer: Any, questions: Sequence[Question]) -> Merged:
     from peft import PeftModel
 
     prompts = [question.prompt_ids for question in questions]
-    trained = [next_logits(trainer.model, prompt) for prompt in prompts]
+    trained = [next_logits(job, trainer.model, prompt) for prompt in prompts]
     base, name = load_to_merge(job)
     model: Any = PeftModel.from_pretrained(base, str(job.adapter))
-    beside = [next_logits(model, prompt) for prompt in prompts]
+    beside = [next_logits(job, model, prompt) for prompt in prompts]
     whole = model.merge_and_unload(safe_merge=True)
     dtype = whole.dtype
     shutil.rmtree(job.merged, ignore_errors=True)
@@ -57,7 +57,7 @@ def merge(job: Job, trainer: Any, questions: Sequence[Question]) -> Merged:
     del base, model, whole
     gc.collect()
     again = task_of(job.spec).model_class().from_pretrained(job.merged)
-    found = [next_logits(again, prompt) for prompt in prompts]
+    found = [next_logits(job, again, prompt) for prompt in prompts]
     largest = max((float(logits.abs().max()) for logits in trained), default=1.0)
     merged = Merged(
         base=name,

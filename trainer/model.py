@@ -9,35 +9,13 @@ import torch
 from huggingface_hub import constants
 from transformers import AutoTokenizer, BitsAndBytesConfig
 
-from trainer.failures import GpuUnavailable, ModelNotFound, ModelUnsupported, TrainingFailed, hub_errors, translate
+from trainer.device import uses_bf16
+from trainer.failures import ModelNotFound, ModelUnsupported, TrainingFailed, hub_errors, translate
 from trainer.job import Job
-from trainer.launch import visible_gpus
-from trainer.report import say
 from trainer.tasks import task_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-
-def check_gpu() -> None:
-    """Raises GpuUnavailable when the machine has a GPU that this torch cannot use: hours of CPU would be billed."""
-    if torch.cuda.is_available():
-        name, memory_gb = torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory / 1e9
-        say(f"device: {name}, {memory_gb:.0f} GB, CUDA {torch.version.cuda}")
-        if not uses_bf16():
-            say("device: it has no bf16, so everything is computed and held in fp32: twice the memory, and slower")
-    elif visible_gpus() > 0:
-        hint = "a pod with a newer driver: compute.gpus or compute.data_centers"
-        raise GpuUnavailable(
-            f"there is a GPU, but torch for CUDA {torch.version.cuda} cannot use its driver", hint=hint
-        )
-    else:
-        say("device: no GPU, training on the CPU")
-
-
-def uses_bf16() -> bool:
-    """bf16 on GPUs that have it in hardware, fp32 on the others and on the CPU."""
-    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def load_tokenizer(job: Job) -> "PreTrainedTokenizerBase":
@@ -62,7 +40,7 @@ def load_model(
     Full fine-tuning holds fp32 weights and computes in bf16: an update of 1e-5 would be lost in a bf16 weight.
     """
     model, kind = job.spec.model, job.spec.method.kind
-    dtype = dtype or (torch.bfloat16 if uses_bf16() and kind != "full" else torch.float32)
+    dtype = dtype or (torch.bfloat16 if uses_bf16(job) and kind != "full" else torch.float32)
     options: dict[str, Any] = {
         "dtype": dtype,
         "disable_mmap": is_on_network(Path(weights or constants.HF_HUB_CACHE)),
@@ -71,7 +49,7 @@ def load_model(
     if torch.cuda.is_available() and not job.is_divided:
         options["device_map"] = {"": int(os.environ.get("LOCAL_RANK", "0"))}
     if kind == "qlora":
-        options["quantization_config"] = _nf4()
+        options["quantization_config"] = _nf4(job)
     if weights is None:
         options["revision"] = job.inputs.model_sha
     return _loaded(job, str(weights or model.id), options)
@@ -89,17 +67,17 @@ def load_to_merge(job: Job) -> tuple["PreTrainedModel", str]:
     }
     if not is_4bit:
         return _loaded(job, model.id, options), "original" if job.spec.method.kind == "qlora" else "16-bit"
-    dtype = torch.bfloat16 if uses_bf16() else torch.float32
-    options |= {"dtype": dtype, "quantization_config": _nf4(), "device_map": {"": "cpu"}}
+    dtype = torch.bfloat16 if uses_bf16(job) else torch.float32
+    options |= {"dtype": dtype, "quantization_config": _nf4(job), "device_map": {"": "cpu"}}
     return _loaded(job, model.id, options).dequantize(dtype=dtype), "dequantized 4-bit"
 
 
-def _nf4() -> BitsAndBytesConfig:
+def _nf4(job: Job) -> BitsAndBytesConfig:
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16 if uses_bf16() else torch.float32,
+        bnb_4bit_compute_dtype=torch.bfloat16 if uses_bf16(job) else torch.float32,
     )
 
 

@@ -13,12 +13,13 @@ from trainer.card import Facts, model_card
 from trainer.checkpoint import Stop, to_resume
 from trainer.data import Prepared, Rows
 from trainer.determinism import set_kernels
+from trainer.device import check_device
 from trainer.evaluate import Measured, base_comes_first, check_saved, measure, remember_base, remembered_base, samples
 from trainer.gates import Gate, judged
 from trainer.job import Job, rank, read_json
 from trainer.lock import run_lock, write_lock
 from trainer.merge import Merged, merge
-from trainer.model import check_gpu, load_model, load_tokenizer
+from trainer.model import load_model, load_tokenizer
 from trainer.publish import Published, keep_adapter, publish
 from trainer.report import Report, write_whole
 from trainer.save import finish_model, save_adapter, save_divided
@@ -45,7 +46,7 @@ def carry_out(job: Job, rows: Rows | None, report: Report, stop: Stop, download:
     report.phases.ended("imports")
     transformers_logging.disable_progress_bar()
     set_kernels(job.spec.train.determinism)
-    check_gpu()
+    check_device(job)
     task, tokenizer = task_of(job.spec), load_tokenizer(job)
     data = task.prepare(job, rows, tokenizer)
     report.phases.ended("data")

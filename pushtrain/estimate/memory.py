@@ -97,7 +97,8 @@ def memory(shape: ModelShape, recipe: Recipe) -> MemoryEstimate:
     state_bytes = 4.0 if recipe.is_full else 0.0
     weights = (state_bytes * shape.parameters if recipe.is_full else _frozen_bytes(shape, recipe)) / recipe.shards
     optimizer = trained * _moment_bytes(recipe.optimizer) / recipe.shards
-    kept, logits = activations(shape, recipe)
+    # Of activations in bf16 at most twice as much; some are fp32 in either case.
+    kept, logits = ((1 + recipe.is_fp32) * size for size in activations(shape, recipe))
     return MemoryEstimate(
         weights=weights + (0.0 if recipe.is_full else _scratch_bytes(shape, recipe)),
         adapter=0.0 if recipe.is_full else 4.0 * trained / recipe.shards,
@@ -119,23 +120,30 @@ def _moment_bytes(optimizer: str) -> float:
 def _frozen_bytes(shape: ModelShape, recipe: Recipe) -> float:
     """The base as it is loaded: linear layers in `bits`, everything else in bf16, a mixture's experts included."""
     bits = min(recipe.bits, shape.stored_bits)
-    linear = BF16_BYTES
+    linear = whole = _whole_bytes(recipe)
     if bits <= 4:
         linear = NF4_DOUBLE_BYTES if recipe.is_double_quantised else NF4_BYTES
     elif bits <= 8:
         linear = INT8_BYTES
     others = shape.parameters - shape.linear_parameters
-    return linear * shape.linear_parameters + BF16_BYTES * others
+    return linear * shape.linear_parameters + whole * others
+
+
+def _whole_bytes(recipe: Recipe) -> float:
+    """Of a weight that is not quantised."""
+    return (1 + recipe.is_fp32) * BF16_BYTES
 
 
 def _scratch_bytes(shape: ModelShape, recipe: Recipe) -> float:
     """A quantised layer is unpacked to bf16 while it is used; DoRA forms a layer's weight to measure its columns."""
     is_packed = min(recipe.bits, shape.stored_bits) < 16
-    return BF16_BYTES * shape.largest_linear * (is_packed + 4 * recipe.is_dora)
+    return _whole_bytes(recipe) * shape.largest_linear * (is_packed + 4 * recipe.is_dora)
 
 
 def _autocast_bytes(shape: ModelShape, recipe: Recipe) -> float:
     """bf16 copies of the fp32 weights of linear layers, which autocast keeps for the length of a forward pass."""
+    if recipe.is_fp32:
+        return 0.0
     return BF16_BYTES * (shape.linear_parameters + shape.vocabulary * shape.hidden) / recipe.shards
 
 
@@ -143,4 +151,4 @@ def _reference_bytes(shape: ModelShape, recipe: Recipe) -> float:
     """DPO's reference model: with adapters the same weights without them, otherwise a second copy in bf16."""
     if recipe.task != "dpo" or not recipe.is_full or recipe.precomputes_reference:
         return 0.0
-    return BF16_BYTES * shape.parameters / recipe.shards
+    return _whole_bytes(recipe) * shape.parameters / recipe.shards

@@ -16,15 +16,17 @@ FORWARDS = {"gate_proj", "up_proj", "down_proj"}
 class Recipe:
     """What of a job decides its memory on one GPU.
 
-    `bits` are those of a frozen linear weight (16, 8, 4). `length` is `max_length`; `target_length` that of a seq2seq
-    answer. `target_modules` is None for all-linear; empty `layers_to_transform` and `trainable_parameters` mean all of
-    them. `shards` divides weights and training state (FSDP, ZeRO-3); 1 where every GPU holds all of it.
+    `bits` are those of a frozen linear weight (16, 8, 4); with `is_fp32` what would be bf16 is fp32. `length` is
+    `max_length`; `target_length` that of a seq2seq answer. `target_modules` is None for all-linear; empty
+    `layers_to_transform` and `trainable_parameters` mean all of them. `shards` divides weights and training state
+    (FSDP, ZeRO-3); 1 where every GPU holds all of it.
     """
 
     task: Literal["sft", "dpo", "seq2seq"] = "sft"
     is_full: bool = False
     bits: int = 16
     is_double_quantised: bool = True
+    is_fp32: bool = False
     rank: int = 16
     target_modules: tuple[str, ...] | None = None
     exclude_modules: tuple[str, ...] = ()
@@ -52,6 +54,7 @@ def recipe_of(spec: TrainingSpec) -> Recipe:
         task=spec.task,
         is_full=method.kind == "full",
         bits=4 if method.kind == "qlora" else 16,
+        is_fp32=not train.bf16,
         rank=method.rank,
         target_modules=None if isinstance(modules, str) else tuple(modules),
         exclude_modules=tuple(method.exclude_modules),

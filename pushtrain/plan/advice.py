@@ -138,7 +138,7 @@ def _larger_card(
     found: dict[str, tuple[float, Suggestion]] = {}
     for offer in sources.offers(spec).offers:
         fits = training.memory.verdict(usable_gb(offer.gpu, offer.gpu_memory_gb) * GIB) == "fits"
-        if not fits or offer.tier not in spec.compute.tiers or unusable(offer.gpu):
+        if not fits or offer.tier not in spec.compute.tiers or unusable(offer.gpu, bf16=spec.computes_in_bf16):
             continue
         if offer.max_count < spec.compute.count:
             continue

@@ -63,6 +63,11 @@ class JobSpec(Part):
         return ("HF_TOKEN",)
 
     @property
+    def computes_in_bf16(self) -> bool:
+        """Whether it needs GPUs that have bf16; what a command or a person computes in nobody knows."""
+        return False
+
+    @property
     def extras(self) -> tuple[str, ...]:
         """What its pod installs beside the trainer's own libraries, as pyproject.toml names it."""
         return ()

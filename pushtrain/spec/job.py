@@ -117,6 +117,10 @@ class TrainingSpec(JobSpec):
         return ("HF_TOKEN", *(BUCKET_KEYS[self.data.bucket] if self.data.bucket else ()), *tracking)
 
     @property
+    def computes_in_bf16(self) -> bool:
+        return self.train.bf16
+
+    @property
     def extras(self) -> tuple[str, ...]:
         bucket = (self.data.bucket,) if self.data.bucket else ()
         divides = ("deepspeed",) if self.train.parallel == "deepspeed_zero3" else ()

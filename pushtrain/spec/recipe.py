@@ -115,6 +115,8 @@ class Train(Part):
     """True: of messages the assistant's turns alone carry the loss; false: every token."""
     gradient_checkpointing: bool = True
     """True recomputes activations in the backward pass: less memory, about a third more time."""
+    bf16: bool = True
+    """True computes in bf16, on GPUs that have it; false in fp32, with twice the memory. A CPU computes in fp32."""
     check_memory: bool = True
     """False starts also where the estimate says that the job cannot fit its GPU."""
     logging_steps: Positive = 1

@@ -11,8 +11,9 @@ from trl import DPOConfig, DPOTrainer
 from trainer.arguments import common_arguments
 from trainer.data import Prepared, Rows, lengths, pairs, prepare
 from trainer.data.batch import collator_of
+from trainer.device import uses_bf16
 from trainer.job import Job
-from trainer.model import load_model, uses_bf16
+from trainer.model import load_model
 from trainer.tasks import Batch
 
 if TYPE_CHECKING:
@@ -86,4 +87,4 @@ def _reference(job: Job) -> Any:
     if method.kind != "full" and not method.takes_from_base:
         return None
     # As it is on the Hub where bf16 will do: it is never changed, and half of it is half the memory.
-    return load_model(job, dtype="auto" if uses_bf16() else None)
+    return load_model(job, dtype="auto" if uses_bf16(job) else None)
