@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 from git_http import GitHost
-from github_server import REPO, TOKEN, GitHubServer
 from huggingface_hub import HfApi
 from whole import CANARY, World
 
 from infra.pulumi_cli import MINIMUM
 from infra.pulumi_probe import probe
+from infra.simulator.github.api import TOKEN, GitHubServer
+from infra.simulator.github.state import REPO
 from infra.simulator.server import RunningSimulator
 from pushtrain.cli import app
 from pushtrain.doctor.finding import Check, Finding, Place, exit_code, text_of

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 from climb_world import COMMIT, World
-from github_server import REPO, TOKEN, GitHubServer
 
+from infra.simulator.github.api import TOKEN, GitHubServer
+from infra.simulator.github.state import REPO
 from pushtrain.errors import SpecError
 from pushtrain.github.approval import Approvals
 from pushtrain.github.client import GitHub

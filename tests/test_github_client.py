@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from github_server import REPO, TOKEN, GitHubServer
 
+from infra.simulator.github.api import TOKEN, GitHubServer
+from infra.simulator.github.state import REPO
 from pushtrain.errors import GitHubError, GitHubNotFound, GitHubRefused, GitHubUnavailable
 from pushtrain.github.client import GitHub, connect
 from pushtrain.github.sticky import WORKFLOW_BOT, Sticky, marker

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 from climb_world import COMMIT, World
-from github_server import REPO, TOKEN, GitHubServer
 
+from infra.simulator.github.api import TOKEN, GitHubServer
+from infra.simulator.github.state import REPO
 from pushtrain.control import Control
 from pushtrain.events import EventDraft
 from pushtrain.github.client import GitHub

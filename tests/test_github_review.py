@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 from git_world import git_environ
-from github_server import TOKEN, GitHubServer
 
+from infra.simulator.github.api import TOKEN, GitHubServer
 from pushtrain.errors import SpecError
 from pushtrain.github.changes import MOST_SPECS
 from pushtrain.github.markdown import LONGEST

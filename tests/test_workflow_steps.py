@@ -1,98 +1,119 @@
 """Each `run:` of review.yml and train.yml really run: pull request → comment → merge → run → receipt, and by hand."""
 
-import json
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+import httpx
 import pytest
-from github_server import REPO, TOKEN, GitHubServer
 from huggingface_hub import HfApi
-from whole import CANARY, World, end
-from workflow_runner import Runner, base_environ
+from whole import CANARY, PROJECT, World, end
+
+from infra.simulator.github.actions import Actions
+from infra.simulator.github.api import TOKEN, GitHubServer
+from infra.simulator.github.hosted import Hosted
+from infra.simulator.github.state import REPO
+from infra.simulator.github.workflow import WorkflowRun
 
 pytest_plugins = ("whole",)
+KEYS = ("RUNPOD_API_KEY", "HF_TOKEN", "PUSHTRAIN_LEDGER_TOKEN")
+# What the workflows bring by themselves, or a hosted machine does not have.
+ABSENT = (*KEYS, "PUSHTRAIN_ENGINE", "PUSHTRAIN_SOURCE_URL", "PUSHTRAIN_STATE_DIR", "PYTHONPATH")
 
 
 class Scene:
-    """A repository at a bare remote, GitHub's API, an account; each event is a runner of its own."""
+    """A repository that GitHub hosts, its API and Actions, and an account."""
 
     def __init__(self, world: World) -> None:
-        self.world, self.github, self.runners = world, GitHubServer(), 0
+        self.world = world
+        self.github = GitHubServer(hosted=Hosted(path=world.folder / "remote.git", env=world.env))
+        env = {name: value for name, value in world.env.items() if name not in ABSENT} | {"HF_HUB_OFFLINE": "1"}
+        self.actions = Actions(
+            folder=world.folder / "actions",
+            github=self.github,
+            env=env,
+            secrets={"gpu": {name: world.env[name] for name in KEYS}},
+            variables={"PUSHTRAIN_ENABLED": "true"},
+        )
+        self.actions.looked()
 
-    def runner(self, event: str, change: str = "main", **inputs: str) -> Runner:
-        self.runners += 1
-        secrets = {name: self.world.env[name] for name in ("RUNPOD_API_KEY", "HF_TOKEN", "PUSHTRAIN_LEDGER_TOKEN")}
-        contexts: dict[str, Any] = {
-            "github": {"event_name": event, "token": TOKEN, "repository": REPO},
-            "vars": {"PUSHTRAIN_ENABLED": "true"},
-            "secrets": secrets if event != "pull_request" else {},
-            "inputs": inputs,
-        }
-        env = base_environ(self.world.env) | self.github.env(GITHUB_ACTOR="ann", GITHUB_RUN_ID=str(self.runners))
-        env.pop("GITHUB_TOKEN")
-        env["PUSHTRAIN_STATE_DIR"] = str(self.world.folder / f"state-{self.runners}")
-        folder = self.world.folder / f"runner-{self.runners}"
-        remote = self.world.folder / "remote.git"
-        return Runner(folder=folder, env=env, remote=remote, contexts=contexts, change=change)
+    def open(self, branch: str, base: str = "main") -> int:
+        return int(self.ask("POST", "pulls", {"head": branch, "base": base, "title": f"{branch} it"})["number"])
 
-    def ran(self, runner: Runner) -> dict[str, str]:
-        """Job → result of train.yml; nothing of it has a secret in its words."""
-        results = runner.run("train")
-        said = "\n".join(it[3] for it in runner.steps)
-        assert CANARY not in said and TOKEN not in said, said
-        return dict(results)
+    def merge(self, number: int, how: str = "merge") -> str:
+        merged = str(self.ask("PUT", f"pulls/{number}/merge", {"merge_method": how})["sha"])
+        self.world.git("checkout", "-q", "main")
+        self.world.git("pull", "-q", "origin", "main")
+        return merged
+
+    def ask(self, method: str, path: str, body: dict[str, str]) -> dict[str, object]:
+        """As a person, at a browser."""
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        answer = httpx.request(method, f"{self.github.url}/repos/{REPO}/{path}", json=body, headers=headers, timeout=30)
+        return dict(answer.raise_for_status().json())
+
+    def push_branch(self, name: str) -> str:
+        """Everything in the work tree as one commit of a new or the same branch; main is left as it was."""
+        self.world.git("checkout", "-q", "-B", name)
+        self.world.git("add", "--all")
+        self.world.git("commit", "-q", "-m", f"{name} it")
+        self.world.git("push", "-q", "--force", "origin", name)
+        return self.world.git("rev-parse", "HEAD")
+
+    def settled(self) -> dict[str, dict[str, str]]:
+        """Workflow → job → result of what has happened; no step said a secret."""
+        runs = self.actions.settle()
+        return {run.name: self.clean(run).results for run in runs}
+
+    def clean(self, run: WorkflowRun) -> WorkflowRun:
+        said = "\n".join(it.output for it in run.steps)
+        assert CANARY not in said and TOKEN not in said and "ghs_" not in said and "Traceback" not in said, said
+        return run
 
 
 @pytest.fixture
 def scene(world: World) -> Iterator[Scene]:
     HfApi(endpoint=world.simulator.url, token=world.env["HF_TOKEN"]).create_repo("demo/job", exist_ok=True)
     world.write("pushtrain-policy.yaml", "version: 1\nmax_usd_per_run: 5\n")
+    for name in ("pyproject.toml", "uv.lock"):
+        shutil.copy(PROJECT / name, world.repository / name)
+    for name in ("review", "train"):
+        world.write(f".github/workflows/{name}.yml", (PROJECT / f".github/workflows/{name}.yml").read_text("utf-8"))
     world.push("first")
     made = Scene(world)
     yield made
     made.github.close()
 
 
+RECONCILED = {"reconcile": "success", "by-hand": "skipped", "end": "success", "again": "skipped"}
+BY_HAND = {"reconcile": "skipped", "by-hand": "success", "end": "success", "again": "success"}
+
+
 def test_from_the_pull_request_to_the_receipt_every_step_of_the_workflows_runs(scene: Scene) -> None:
     world, github = scene.world, scene.github
-    base = world.git("rev-parse", "HEAD")
-    world.git("checkout", "-q", "-b", "change")
     world.write_job(max_usd=2)
     world.write("pushtrain-policy.yaml", "version: 1\nmax_usd_per_run: 1\n")  # not what this one is judged by
-    world.git("add", "--all")
-    world.git("commit", "-q", "-m", "a job")
-    world.git("push", "-q", "origin", "change")
-    head = world.git("rev-parse", "HEAD")
-    pull = github.pull(7, head)
-    runner = scene.runner("pull_request", "change")
-    event = {"number": 7, "pull_request": {**pull, "base": {**pull["base"], "sha": base}}, "repository": {}}
-    runner.contexts["github"]["event"] = event
-    (runner.folder / "event.json").write_text(json.dumps(event))
-    runner.env |= {"GITHUB_EVENT_PATH": str(runner.folder / "event.json"), "GITHUB_EVENT_NAME": "pull_request"}
-    runner.env["HF_HUB_OFFLINE"] = "1"
-    assert runner.run("review") == {"plan": "success"}, runner.steps
-    (comment,) = github.comments[7]
+    world.write("pushtrain/cli.py", "raise SystemExit(9)\n")  # nor the tool
+    head = scene.push_branch("change")
+    number = scene.open("change")
+    assert scene.settled() == {"review.yml": {"plan": "success"}}, scene.actions.runs[-1].steps
+    assert "this changes the policy" in github.comments[number][0]["body"]
+    world.git("checkout", "-q", "main", "--", "pushtrain-policy.yaml", "pushtrain/cli.py")
+    scene.push_branch("change")
+    assert scene.settled() == {"review.yml": {"plan": "success"}}, scene.actions.runs[-1].steps
+    (comment,) = github.comments[number]
     assert "job" in comment["body"] and "at most $2.00" in comment["body"], comment["body"]
-    assert "max_usd_per_run" not in runner.steps[-1][3]
-    assert {it[1] for it in runner.steps} == {"Install what the base's lock file says", "Review"}
+    assert {it.name for it in scene.actions.runs[-1].steps} == {"Install what the base's lock file says", "Review"}
+    assert head != github.pulls[number]["head"]["sha"]
 
-    world.git("checkout", "-q", "main")
-    world.git("merge", "-q", "--no-ff", "-m", "merge", "change")
-    world.write("pushtrain-policy.yaml", "version: 1\nmax_usd_per_run: 5\n")
-    merged = world.push("merged")
-    spec_commit = world.git("log", "-1", "--format=%H", "--", "jobs/job.yaml")
-    github.touched["jobs/job.yaml"] = spec_commit
-    github.pulls_of |= {merged: [7], spec_commit: [7], head: [7]}
-    runner = scene.runner("push")
-    assert scene.ran(runner) == {"reconcile": "success", "by-hand": "skipped", "end": "success", "again": "skipped"}, (
-        runner.steps
-    )
+    scene.merge(number)
+    found = scene.settled()
+    assert found == {"train.yml": RECONCILED}, scene.actions.runs[-1].steps
     assert end(world.record("job")) == ("succeeded", "")
-    assert len(github.comments[7]) == 2 and "succeeded" in github.comments[7][1]["body"]
+    assert len(github.comments[number]) == 2 and "succeeded" in github.comments[number][1]["body"]
     assert {(it["context"], it["state"]) for it in github.statuses} >= {("pushtrain/job", "success")}
-    assert "succeeded" in runner.summary.read_text()
+    assert "succeeded" in scene.actions.runs[-1].summary
     world.assert_nothing_left()
 
 
@@ -102,22 +123,25 @@ def test_by_hand_is_recorded_with_its_actor_and_the_next_reconcile_is_dispatched
     world.write_job()
     world.push()
     world.tick()
+    scene.actions.looked()
     given = {"hours": "0.5", "usd": "1", "why": "--usd=99 `touch x`", "run": "job"}
-    runner = scene.runner("workflow_dispatch", action="extend", **given)
-    expected = {"reconcile": "skipped", "by-hand": "success", "end": "success", "again": "success"}
-    assert scene.ran(runner) == expected, runner.steps
+    (run,) = scene.actions.by_hand("train.yml", action="extend", **given)
+    assert scene.clean(run).results == BY_HAND, run.steps
     (note,) = (it for it in world.record("job").events if it.state == "extended")
     assert (note.data["by"], note.data["usd"], note.message) == ("ann", 1.0, given["why"])
-    assert "dispatches -f ref=main -f inputs[action]=reconcile" in runner.asked.read_text()
+    asked = {"workflow": "train.yml", "ref": "main", "inputs": {"action": "reconcile"}}
+    assert scene.github.dispatches == [asked]
     assert len(world.record("job").events) > 3 and world.record("job").receipt is None, "`end` ends nothing that runs"
 
-    runner = scene.runner("workflow_dispatch", action="cancel", run="--help", hours="0", usd="0", why="")
-    assert scene.ran(runner)["by-hand"] == "failure", "a run's name is no option"
-    runner = scene.runner("workflow_dispatch", action="cancel", run="job", hours="0", usd="0", why="enough")
-    assert scene.ran(runner) == expected, runner.steps
+    (run,) = scene.actions.by_hand("train.yml", action="cancel", run="--help")
+    assert run.results["by-hand"] == "failure", "a run's name is no option"
+    (run,) = scene.actions.by_hand("train.yml", action="cancel", run="job", why="enough")
+    assert run.results == BY_HAND, run.steps
+    assert scene.github.dispatches == [asked], "one waits already"
     (cancelled,) = (it for it in world.record("job").events if it.state == "cancelled")
     assert (cancelled.data["by"], cancelled.message) == ("ann", "enough")
     assert end(world.record("job")) == ("cancelled", "CancelledByHand")
+    assert scene.settled() == {"train.yml": RECONCILED}, "what was dispatched"
     assert not world.control().cloud.find("")  # the machine that began it keeps its own memory of the stack
     world.assert_no_secret()
 

@@ -1,45 +1,31 @@
-"""GitHub's REST API on loopback: the parts that pushtrain calls, with its pages, limits and refusals.
+"""What the emulated GitHub knows of its one repository, and what it answers to which request.
 
-Shapes and status codes follow docs.github.com/rest, API version 2022-11-28: comments 422 above 65,536 characters, lists
-in pages of at most 100 with a Link header, 403 "Resource not accessible by integration" for a token that may not write,
-429 and 403 with Retry-After for limits, 404 for what a token may not see.
+Shapes and status codes follow docs.github.com/rest, API version 2022-11-28: comments 422 above 65,536 characters, 404
+for what a token may not see, 405 for a pull request that cannot be merged.
 """
 
-import json
 import re
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
 
-TOKEN = "ghs_canarySecretOfTheWorkflow0123456789"
+from infra.simulator.github.hosted import Hosted
+
 REPO = "acme/train"
 LONGEST_COMMENT = 65_536
+MERGED = "2026-11-21T10:00:00Z"
 Json = dict[str, Any]
 
 
 @dataclass(kw_only=True)
-class Refusal:
-    """Answers the next `times` requests whose method and path fit with `status`."""
+class GitHubState:
+    """The repository's state is in plain fields, which may be written and read.
 
-    fits: re.Pattern[str]
-    status: int
-    times: int = 1
-    headers: dict[str, str] = field(default_factory=dict)
-    body: object = None
-
-
-@dataclass(kw_only=True)
-class GitHubServer:
-    """The repository's state is in plain fields: tests write and read them. Whoever makes one calls `close`.
-
-    `reads_only`: the token of a pull request from a fork. `seen` are method and path of every request.
+    With `hosted` history and files are those of that repository, and pull requests can be opened and merged there.
     """
 
     bot: str = "github-actions[bot]"
-    reads_only: bool = False
+    hosted: Hosted | None = None
     private: bool = False
     comments: dict[int, list[Json]] = field(default_factory=dict)
     pulls: dict[int, Json] = field(default_factory=dict)
@@ -56,43 +42,12 @@ class GitHubServer:
     approvals: dict[int, list[Json]] = field(default_factory=dict)
     answers: dict[str, Any] = field(default_factory=dict)
     """`METHOD path below the repository` → what is answered, for what only few ask about."""
-    tokens: set[str] = field(default_factory=lambda: {TOKEN})
-    refusals: list[Refusal] = field(default_factory=list)
-    seen: list[str] = field(default_factory=list)
+    dispatches: list[Json] = field(default_factory=list)
+    """What workflows were asked to start by hand, and have not yet."""
 
     def __post_init__(self) -> None:
         self._next_id = 1000
-        self._lock = threading.Lock()
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                outer._serve(self)
-
-            do_POST = do_PATCH = do_DELETE = do_GET
-
-            def log_message(self, *args: object) -> None:
-                return
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-    def env(self, **more: str) -> dict[str, str]:
-        """What a workflow's step has."""
-        named = {"GITHUB_API_URL": self.url, "GITHUB_REPOSITORY": REPO, "GITHUB_TOKEN": TOKEN, "GITHUB_ACTIONS": "true"}
-        return {**named, "GITHUB_SERVER_URL": "https://github.com", **more}
-
-    def refuse(self, fits: str, status: int, *, times: int = 1, body: object = None, **headers: str) -> None:
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        self.refusals.append(Refusal(fits=re.compile(fits), status=status, times=times, headers=named, body=body))
+        self._is_workflow = False
 
     def say(self, pull: int, body: str, login: str | None = None, kind: str = "User") -> Json:
         """A comment by somebody; without `login` by the bot."""
@@ -107,7 +62,7 @@ class GitHubServer:
         self.pulls[number] = {
             "number": number,
             "state": "closed",
-            "merged_at": "2026-11-21T10:00:00Z",
+            "merged_at": MERGED,
             "user": {"login": author, "type": "User"},
             "head": {"sha": head, "repo": {"full_name": owner}},
             "base": {"ref": "main", "repo": {"full_name": REPO}},
@@ -122,40 +77,7 @@ class GitHubServer:
             {"id": self._next_id, "user": user, "state": state, "commit_id": commit}
         )
 
-    def _serve(self, request: BaseHTTPRequestHandler) -> None:
-        raw = request.rfile.read(int(request.headers.get("Content-Length") or 0))
-        parts = urlsplit(request.path)
-        name = f"{request.command} {unquote(parts.path)}"
-        with self._lock:
-            self.seen.append(name)
-            headers: dict[str, str] = {}
-            refusal = next((it for it in self.refusals if it.times > 0 and it.fits.search(name)), None)
-            if refusal is not None:
-                refusal.times -= 1
-                status, body, headers = refusal.status, refusal.body or {"message": "refused"}, refusal.headers
-            elif (request.headers.get("Authorization") or "").removeprefix("Bearer ") not in self.tokens:
-                status, body = 401, {"message": "Bad credentials"}
-            elif self.reads_only and request.command != "GET":
-                status, body = 403, {"message": "Resource not accessible by integration"}
-            else:
-                query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
-                status, body = self._answer(name, query, json.loads(raw) if raw else {})
-        if isinstance(body, list):
-            body, headers = self._page(body, parts.path, parse_qs(parts.query))
-        text = b"" if status == 204 else json.dumps(body).encode()
-        request.send_response(status)
-        for key, value in {"Content-Type": "application/json", "Content-Length": str(len(text)), **headers}.items():
-            request.send_header(key, value)
-        request.end_headers()
-        request.wfile.write(text)
-
-    def _page(self, items: list[Any], path: str, query: dict[str, list[str]]) -> tuple[list[Any], dict[str, str]]:
-        size, page = min(100, int(query.get("per_page", ["30"])[0])), int(query.get("page", ["1"])[0])
-        more = page * size < len(items)
-        link = {"Link": f'<{self.url}{path}?per_page={size}&page={page + 1}>; rel="next"'} if more else {}
-        return items[(page - 1) * size : page * size], link
-
-    def _answer(self, name: str, query: dict[str, str], sent: Json) -> tuple[int, Any]:
+    def answer(self, name: str, query: dict[str, str], sent: Json) -> tuple[int, Any]:
         method, _, path = name.partition(f" /repos/{REPO}/")
         if f"{method} {path}" in self.answers:
             return 200, self.answers[f"{method} {path}"]
@@ -171,10 +93,13 @@ class GitHubServer:
             rf"GET {at}/issues/(\d+)/comments": lambda q, s, n: (200, list(self.comments.get(int(n), []))),
             rf"POST {at}/issues/(\d+)/comments": lambda q, s, n: self._comment(int(n), s),
             rf"PATCH {at}/issues/comments/(\d+)": lambda q, s, n: self._edit(int(n), s),
+            rf"GET {at}/pulls": lambda q, s: (200, [it for it in self.pulls.values() if self._asked_for(it, q)]),
+            rf"POST {at}/pulls": lambda q, s: self.open_pull(s),
+            rf"PUT {at}/pulls/(\d+)/merge": lambda q, s, n: self.merge_pull(int(n), s),
             rf"GET {at}/pulls/(\d+)": lambda q, s, n: self._known(self.pulls, int(n)),
             rf"GET {at}/pulls/(\d+)/reviews": lambda q, s, n: (200, list(self.reviews.get(int(n), []))),
             rf"GET {at}/commits": lambda q, s: self._last_commits(q),
-            rf"GET {at}/commits/([^/]+)": lambda q, s, sha: self._known(self.commits, sha),
+            rf"GET {at}/commits/([^/]+)": lambda q, s, sha: self._known(self.commits, self._seen_commit(sha)),
             rf"GET {at}/commits/([^/]+)/pulls": lambda q, s, sha: (
                 200,
                 [self.pulls[number] for number in self.pulls_of.get(sha, [])],
@@ -186,6 +111,8 @@ class GitHubServer:
             rf"GET {at}/contents/(.+)": lambda q, s, path: self._contents(path, q.get("ref", "main")),
             rf"POST {at}/statuses/([^/]+)": lambda q, s, sha: self._status(sha, s),
             rf"GET {at}/commits/([^/]+)/status": lambda q, s, sha: self._combined(sha, q),
+            rf"POST {at}/actions/workflows/([^/]+)/dispatches": lambda q, s, file: self._dispatch(file, s),
+            rf"GET {at}/actions/workflows/([^/]+)/runs": lambda q, s, file: self._waiting(file, q),
             rf"GET {at}/actions/runs/(\d+)": lambda q, s, n: self._known(self.runs, int(n)),
             rf"GET {at}/actions/runs/(\d+)/approvals": lambda q, s, n: (200, list(self.approvals.get(int(n), []))),
         }
@@ -210,11 +137,12 @@ class GitHubServer:
         return (200, there[key]) if key in there else (404, {"message": "Not Found"})
 
     def _last_commits(self, query: dict[str, str]) -> tuple[int, Any]:
-        sha = self.touched.get(query.get("path", ""))
+        path = query.get("path", "")
+        sha = self.hosted.last_commit(query.get("sha", "main"), path) if self.hosted else self.touched.get(path)
         return 200, [self.commits.get(sha, {"sha": sha})] if sha else []
 
     def _contents(self, path: str, ref: str) -> tuple[int, Any]:
-        blob = self.blobs.get((ref, path))
+        blob = self.hosted.blob(ref, path) if self.hosted else self.blobs.get((ref, path))
         return (200, {"type": "file", "path": path, "sha": blob}) if blob else (404, {"message": "Not Found"})
 
     def _combined(self, sha: str, query: dict[str, str]) -> tuple[int, Any]:
@@ -233,3 +161,60 @@ class GitHubServer:
             return 422, {"message": "Validation Failed"}
         self.statuses.append({"sha": sha, **sent})
         return 201, sent
+
+    def _seen_commit(self, sha: str) -> str:
+        """Makes a commit of the hosted repository known; its author's name is taken for the login."""
+        if self.hosted and sha not in self.commits and self.hosted.tip(sha):
+            who = {"login": self.hosted.author(sha)}
+            self.commits[sha] = {"sha": sha, "author": who, "committer": who}
+        return sha
+
+    def _asked_for(self, pull: Json, query: dict[str, str]) -> bool:
+        owner, _, branch = query.get("head", "").rpartition(":")
+        state = query.get("state", "open")
+        fits = not branch or (pull["head"].get("ref") == branch and owner in ("", REPO.partition("/")[0]))
+        return fits and state in ("all", pull["state"])
+
+    def open_pull(self, sent: Json) -> tuple[int, Any]:
+        """As POST pulls: status and body."""
+        head, base = str(sent.get("head", "")), str(sent.get("base", ""))
+        tip = self.hosted.tip(f"refs/heads/{head}") if self.hosted else None
+        at = self.hosted.tip(f"refs/heads/{base}") if self.hosted else None
+        if self.hosted is None or tip is None or at is None:
+            return 422, {"message": "Validation Failed", "errors": [{"field": "head", "code": "invalid"}]}
+        if [it for it in self.pulls.values() if self._asked_for(it, {"head": head})]:
+            return 422, {"message": f"A pull request already exists for {head}."}
+        number = max([0, *self.pulls]) + 1
+        pull = self.pull(number, tip, author=self.hosted.author(tip))
+        if self._is_workflow:
+            pull["user"] = {"login": self.bot, "type": "Bot"}
+        pull |= {"state": "open", "merged_at": None, "title": str(sent.get("title", "")), "body": sent.get("body")}
+        pull["head"] |= {"ref": head}
+        pull["base"] |= {"ref": base, "sha": at}
+        pull["merge_commit_sha"] = self.hosted.propose(number, tip, at)
+        return 201, pull
+
+    def merge_pull(self, number: int, sent: Json) -> tuple[int, Any]:
+        """As PUT pulls/N/merge: status and body."""
+        pull = self.pulls.get(number)
+        if self.hosted is None or pull is None or pull["state"] != "open":
+            return 405, {"message": "Pull Request is not mergeable"}
+        head, base, how = pull["head"]["sha"], pull["base"]["ref"], sent.get("merge_method", "merge")
+        before = str(self.hosted.tip(f"refs/heads/{base}"))
+        made = self.hosted.merge(number, head, base, how, pull["title"])
+        if made is None:
+            return 405, {"message": "Pull Request is not mergeable"}
+        pull |= {"state": "closed", "merged_at": MERGED, "merge_commit_sha": made}
+        for commit in {*self.hosted.commits(before, made), *self.hosted.commits(before, head)}:
+            self.pulls_of.setdefault(commit, []).append(number)
+        return 200, {"sha": made, "merged": True, "message": "Pull Request successfully merged"}
+
+    def _dispatch(self, file: str, sent: Json) -> tuple[int, Any]:
+        if not sent.get("ref"):
+            return 422, {"message": "Invalid request"}
+        self.dispatches.append({"workflow": file, "ref": sent["ref"], "inputs": dict(sent.get("inputs") or {})})
+        return 204, None
+
+    def _waiting(self, file: str, query: dict[str, str]) -> tuple[int, Any]:
+        waits = [it for it in self.dispatches if it["workflow"] == file and query.get("status") == "queued"]
+        return 200, {"total_count": len(waits), "workflow_runs": waits}
