@@ -26,7 +26,15 @@ LEDGER_TOKEN = "PUSHTRAIN_LEDGER_TOKEN"
 def make_launch(settings: Settings, environ: Mapping[str, str]) -> Launch:
     """The function reconcile hands to the engine. Makes no cloud call."""
 
-    def launch(run: Run, spec: JobSpec, candidate: Candidate, *, attempt: int, deadline_epoch_s: float) -> Program:
+    def launch(
+        run: Run,
+        spec: JobSpec,
+        candidate: Candidate,
+        *,
+        attempt: int,
+        deadline_epoch_s: float,
+        kept_id: str | None = None,
+    ) -> Program:
         _check_secrets(spec, environ)
         env = pod_env(
             run,
@@ -41,8 +49,9 @@ def make_launch(settings: Settings, environ: Mapping[str, str]) -> Launch:
         env |= {"PUSHTRAIN_EXTRAS": ",".join(spec.extras)} if spec.extras else {}
         env |= {"PUSHTRAIN_PORTS": ",".join(spec.compute.ports)} if spec.compute.ports else {}
         env |= {"PUSHTRAIN_SESSION": session_env(spec)} if isinstance(spec, SessionSpec) else {}
+        env |= {"PUSHTRAIN_VOLUME_SHARED": "1"} if spec.compute.volume.keep else {}
         env |= limits_env(limits_of(spec.watched, settings))
-        return program(stack_plan(run, spec, candidate, attempt=attempt, env=env), environ)
+        return program(stack_plan(run, spec, candidate, attempt=attempt, env=env, kept_id=kept_id), environ)
 
     return launch
 
@@ -75,23 +84,36 @@ def _check_secrets(spec: JobSpec, environ: Mapping[str, str]) -> None:
         raise SpecError(f"{spec.task}.secrets: {' and '.join(missing)} is not set", hint=hint)
 
 
-def stack_plan(run: Run, spec: JobSpec, candidate: Candidate, *, attempt: int, env: Mapping[str, str]) -> StackPlan:
-    """A pod named after run and attempt, and the run's network volume; a community pod has its own disk instead."""
-    size_gb, volume = spec.compute.volume.size_gb, None
-    if candidate.data_center is not None:
+def stack_plan(
+    run: Run,
+    spec: JobSpec,
+    candidate: Candidate,
+    *,
+    attempt: int,
+    env: Mapping[str, str],
+    kept_id: str | None = None,
+) -> StackPlan:
+    """A pod named after run and attempt, and the run's network volume; a community pod has its own disk instead.
+
+    A kept volume is not part of the stack: what the stack does not know, no destroy of it can delete. Before it is made
+    (`kept_id` None) its name stands for it."""
+    size_gb, volume, keeps = spec.compute.volume.size_gb, None, spec.compute.volume.keep
+    if candidate.data_center is not None and not keeps:
         volume = VolumeRequest(
             name=run.volume_name, size_gb=size_gb, data_center=candidate.data_center, kind=candidate.volume_kind
         )
     pod = PodRequest(
         name=run.pod_name(attempt),
-        image=spec.compute.image,
+        image=spec.compute.asked_image,
+        template=spec.compute.template,
         gpu=candidate.gpu,
         gpu_count=spec.compute.count,
         tier=candidate.tier,
         disk_gb=spec.compute.disk_gb,
         args=start_args(),
         data_center=candidate.data_center,
-        persistent_gb=None if volume else size_gb,
+        volume_id=(kept_id or spec.compute.volume.name) if keeps else None,
+        persistent_gb=None if volume or keeps else size_gb,
         env=env,
         ports=tuple(spec.compute.ports),
         secret_env=(*spec.secrets, LEDGER_TOKEN),

@@ -137,11 +137,16 @@ class PluginProgram:
     found: Found = Found()
 
     def __call__(self) -> None:
-        """Raises CloudAuthFailed without a key."""
+        """Raises CloudAuthFailed without a key, EngineError for a template: what wins over it is known of REST only."""
+        if self.plan.pod is not None and self.plan.pod.template is not None:
+            raise EngineError(
+                f"compute.template is not taken with PUSHTRAIN_RUNPOD_PROVIDER={PULUMI_RUNPOD}",
+                hint=f"PUSHTRAIN_RUNPOD_PROVIDER={PUSHTRAIN}, or write the template's settings into the spec",
+            )
         provider = Runpod(self.environ)
         pulumi.export("run_id", self.plan.run_id)
         volume_id, data_center, depends_on = self._volume(provider)
-        if volume_id is not None:
+        if volume_id is not None and self.plan.volume is not None:
             pulumi.export("volume_id", volume_id)
             pulumi.export("volume_data_center", data_center)
         if self.plan.pod is None:
@@ -157,7 +162,8 @@ class PluginProgram:
     def _volume(self, provider: Runpod) -> tuple[pulumi.Input[str] | None, str | None, list[pulumi.Resource]]:
         request, found = self.plan.volume, self.found.volume
         if request is None:
-            return None, None, []
+            pod = self.plan.pod  # of a kept volume, which is in no stack
+            return (pod.volume_id, pod.data_center, []) if pod and pod.volume_id else (None, None, [])
         if found is not None:
             return found.id, found.data_center, []
         # What kind of storage it is, is left to the data center: nobody says which of the two `isNextGenStorage` means.

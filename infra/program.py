@@ -40,7 +40,7 @@ def program(plan: StackPlan, environ: Mapping[str, str] = os.environ) -> Program
             return
         # Two pods at once would be billed twice, so the old attempt's goes first.
         options = pulumi.ResourceOptions(delete_before_replace=True, depends_on=[volume] if volume else None)
-        pod = Pod("pod", plan.cloud, plan.pod, volume.id if volume else None, options)
+        pod = Pod("pod", plan.cloud, plan.pod, volume.id if volume else plan.pod.volume_id, options)
         pulumi.export("pod_id", pod.id)
         pulumi.export("pod_name", pod.name)
         pulumi.export("usd_per_hour", pod.usd_per_hour)

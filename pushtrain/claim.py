@@ -16,6 +16,7 @@ from pushtrain.policy.outside import APPROVAL_MISSING, Refusal
 from pushtrain.refs import Look
 from pushtrain.run import Run
 from pushtrain.spec import CommandSpec, JobSpec, SessionSpec, TrainingSpec
+from pushtrain.volumes.kept import kept_name
 
 
 def claim_new(
@@ -129,10 +130,11 @@ def _run_json(
         "created": now_text(control.clock()),
         **_inputs(spec),
         "lock": control.source.lock_digest(),
-        "image": spec.compute.image,
+        "image": spec.compute.image_in_words,
         "engine": control.engine.name,
         "resource_prefix": run.resource_prefix,
         "candidates": [asdict(candidate) for candidate in candidates],
+        **({"kept_volume": kept_name(spec, run.ledger_url)} if spec.compute.volume.keep else {}),
         "budget": {"max_usd": spec.budget.max_usd, "max_hours": spec.budget.max_hours},
         "limits": spec.watched,
         # What the first candidate would cost up to its limit, and what the run is expected to take there.

@@ -15,6 +15,7 @@ from pushtrain import __version__
 from pushtrain.cli_again import extend, replay, retry
 from pushtrain.cli_plan import plan, prices, review
 from pushtrain.cli_setup import doctor, init
+from pushtrain.cli_volumes import volumes
 from pushtrain.errors import PushtrainError
 from pushtrain.redact import redact
 from pushtrain.terminal import out, print_json, report, report_tick, say, tick_reporter, workflow_output
@@ -181,6 +182,7 @@ def cancel(
 app.command()(retry)
 app.command()(extend)
 app.command()(replay)
+app.add_typer(volumes)
 
 
 @app.command()
@@ -194,19 +196,22 @@ def sweep(
     """
     from pushtrain.sweep import remove_orphans, survey
     from pushtrain.teardown import listed
+    from pushtrain.volumes.kept import ON_PURPOSE, in_words
     from pushtrain.wiring import open_control
 
     control = open_control(Path.cwd(), say)
     found = survey(control)
-    orphans, owned = listed(found.orphans), listed(found.owned)
+    orphans, owned, kept = listed(found.orphans), listed(found.owned), [in_words(it) for it in found.kept]
     if yes:
         remove_orphans(control, found.orphans, wait_s=control.settings.teardown_wait_s)
     if as_json:
-        print_json({"orphans": orphans, "owned": owned, "ledger": found.failure is None, "removed": yes})
+        said = {"orphans": orphans, "owned": owned, "kept": kept, "ledger": found.failure is None, "removed": yes}
+        print_json(said)
     else:
         whose = "an active run owns it" if found.failure is None else "nobody can tell whose it is"
         lines = [*orphans, *(f"{name}: {whose}" for name in owned)]
         out.print("\n".join(lines) or "nothing is left: pods 0, volumes 0")
+        out.print("".join(f"{ON_PURPOSE}: {name}\n" for name in kept), end="")
     if found.failure is not None:
         report(found.failure)
         raise typer.Exit(4)

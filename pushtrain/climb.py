@@ -34,6 +34,7 @@ from pushtrain.run import Run
 from pushtrain.rungs import Rung, recorded_rungs, rung_of, rungs_in
 from pushtrain.soldout import remember, sold_out
 from pushtrain.spec import JobSpec
+from pushtrain.volumes.kept import in_one_place, kept_volume, make_kept
 
 # Below this a pod could not even boot: nothing is rented for it.
 LEAST_USEFUL_S = 120.0
@@ -59,14 +60,17 @@ def climb(
     refused is gone again.
     """
     make_way(control, run, attempt, live)
+    kept = kept_volume(control.cloud, spec, control.settings.ledger_url)
     candidates: Sequence[Candidate] = ladder(
         spec,
         control.cloud.offers(spec.compute.count, MIN_CUDA_VERSION),
         known_gpus=control.cloud.gpu_names(),
-        volume_data_center=pinned_data_center(record),
+        volume_data_center=kept.data_center if kept else pinned_data_center(record),
     )
     pinned = pinned_data_center(record) is not None
-    if not pinned:
+    if spec.compute.volume.keep:
+        candidates = in_one_place(candidates)
+    elif not pinned:
         candidates = _volume_first(control, run, record, candidates, live)
     now_s = control.clock()
     fresh = [Rung.of(spec, candidate, rest, now_s) for candidate in candidates]
@@ -161,6 +165,7 @@ def record_pod(
         **asdict(rung),
         "engine": control.engine.name,
     }
+    data |= {"kept_volume_id": kept_id} if (kept_id := outputs.get("kept_volume_id")) else {}
     message = f"{rung.place} at ${rung.usd_per_hour:.3f}/h with storage"
     draft = EventDraft(state="provisioned", writer="control", attempt=attempt, message=message, data=data, time=time)
     control.ledger.append(run.id, events=[draft])
@@ -181,11 +186,19 @@ def _ask(
     control: Control, run: Run, spec: JobSpec, candidate: Candidate, rung: Rung, attempt: int, pinned: bool
 ) -> CloudError | None:
     """None with a pod, else the refusal that is about this rung alone. Raises one that is for all rungs."""
-    program = control.launch(run, spec, candidate, attempt=attempt, deadline_epoch_s=rung.deadline_epoch_s)
     control.stacks[run.id] = run
     began = now_text(control.clock())  # billed from the create on, so counted from before it
     try:
-        outputs = control.engine.up(run.stack, program)
+        kept = make_kept(control.cloud, spec, candidate, control.settings.ledger_url)
+        program = control.launch(
+            run,
+            spec,
+            candidate,
+            attempt=attempt,
+            deadline_epoch_s=rung.deadline_epoch_s,
+            kept_id=kept.id if kept else None,
+        )
+        outputs = {**control.engine.up(run.stack, program), "kept_volume_id": kept.id if kept else None}
     except (NoCapacity, CloudAuthFailed, RequestRejected, NoBalance) as refusal:
         control.say(f"{run.id}: {rung.place}: {refusal.reason}: {refusal}")
         remember(control, spec, candidate, refusal)

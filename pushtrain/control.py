@@ -36,8 +36,17 @@ class Launch(Protocol):
     """Makes the Pulumi program of one attempt. Pure: no cloud call, no secret value."""
 
     def __call__(
-        self, run: Run, spec: JobSpec, candidate: Candidate, *, attempt: int, deadline_epoch_s: float
-    ) -> Program: ...
+        self,
+        run: Run,
+        spec: JobSpec,
+        candidate: Candidate,
+        *,
+        attempt: int,
+        deadline_epoch_s: float,
+        kept_id: str | None = None,
+    ) -> Program:
+        """`kept_id` is the kept volume that the pod mounts, where its spec keeps one."""
+        ...
 
 
 @dataclass(kw_only=True)

@@ -112,8 +112,9 @@ def storage_usd_per_hour(spec: JobSpec, candidate: Candidate) -> float:
 
 
 def volume_usd_per_hour(spec: JobSpec, candidate: Candidate) -> float:
-    """USD per hour of the run's network volume, which is billed for as long as it exists; 0 without one."""
-    if candidate.tier == "COMMUNITY":
+    """USD per hour of the run's network volume, which is billed for as long as it exists; 0 without one, and for a kept
+    one: no run pays for what all share."""
+    if candidate.tier == "COMMUNITY" or spec.compute.volume.keep:
         return 0.0
     return storage_usd_per_month(candidate.volume_kind or "STANDARD", spec.compute.volume.size_gb) / HOURS_PER_MONTH
 

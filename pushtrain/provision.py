@@ -68,6 +68,7 @@ def adopt(control: Control, run: Run, record: RunRecord, live: Live) -> bool:
     outputs = {
         "pod_id": pod.id if pod else str((spoke.data if spoke else {}).get("pod", "")),
         "volume_id": volume.id if volume else control.engine.outputs(run.stack).get("volume_id", ""),
+        "kept_volume_id": pod.volume_id if pod and record.run.get("kept_volume") else None,
     }
     began = _time(pod.created_at) if pod else spoke.time if spoke else None
     record_pod(control, run, rung, planned.attempt, outputs, time=began)

@@ -17,6 +17,7 @@ from pushtrain.ledger import RunRecord
 from pushtrain.record import BILL
 from pushtrain.rented import rented
 from pushtrain.run import Run
+from pushtrain.volumes.kept import ON_PURPOSE, first_of, in_words, told
 
 # By then every bill of the run has been written, also one that came late; after so long nobody will say any more.
 BILL_AFTER_S, BILL_UNTIL_S = 75 * 60.0, 7 * 24 * 3600.0
@@ -53,7 +54,23 @@ def make_receipt(
         "estimate": record.run.get("estimate"),
         "phases_s": phases_s(record, control.clock()),
         "proof": proof,
+        **_kept(control, record),
     }
+
+
+def _kept(control: Control, record: RunRecord) -> dict[str, Any]:
+    """`kept`: the volume that outlives the run, what it costs and who pays; nothing where the run kept none."""
+    name = record.run.get("kept_volume")
+    if not name:
+        return {}
+    try:
+        found = first_of(control.cloud.find(str(name)).volumes, str(name))
+    except CloudError as failure:
+        control.say(f"{record.run_id}: {name} is kept, and the cloud does not say how large: {failure}")
+        return {"kept": [{"name": name, "why": ON_PURPOSE, "in_this_cost": False, "said": str(name)}]}
+    if found is None:
+        return {"kept": []}
+    return {"kept": [{**told(found), "why": ON_PURPOSE, "in_this_cost": False, "said": in_words(found)}]}
 
 
 def settle(control: Control, record: RunRecord) -> None:

@@ -7,11 +7,11 @@ is listed and not claimed afterwards is unowned, however young. Everything witho
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pushtrain.cloud import Live
+from pushtrain.cloud import Live, Volume
 from pushtrain.control import Control
 from pushtrain.errors import CloudError, LeakError, LedgerError
 from pushtrain.lookup import read_each
-from pushtrain.run import ledger_prefix, resource_prefix
+from pushtrain.run import kept_prefix, ledger_prefix, resource_prefix
 from pushtrain.teardown import CONSOLE, names, remove
 
 
@@ -23,25 +23,28 @@ class Survey:
     owned: Live
     orphans: Live
     failure: LedgerError | None = None
+    kept: tuple[Volume, ...] = ()
+    """What is kept on purpose, whoever uses it: never removed by a sweep."""
 
 
 def survey(control: Control) -> Survey:
     """Works without any state of an engine, and while the ledger is away. Raises CloudError."""
     live = control.cloud.find(ledger_prefix(control.settings.ledger_url))
+    kept = control.cloud.find(kept_prefix(control.settings.ledger_url)).volumes
     nothing = Live(pods=(), volumes=())
     if not live:
-        return Survey(owned=nothing, orphans=nothing)
+        return Survey(owned=nothing, orphans=nothing, kept=kept)
     try:
         records, unreadable = read_each(control.ledger, control.ledger.look().open_runs)
     except LedgerError as failure:
-        return Survey(owned=live, orphans=nothing, failure=failure)
+        return Survey(owned=live, orphans=nothing, failure=failure, kept=kept)
     active = [record.run_id for record in records.values() if not record.is_over]
     orphans = unowned(control, live, [*active, *unreadable])
     owned = Live(
         pods=tuple(pod for pod in live.pods if pod not in orphans.pods),
         volumes=tuple(volume for volume in live.volumes if volume not in orphans.volumes),
     )
-    return Survey(owned=owned, orphans=orphans)
+    return Survey(owned=owned, orphans=orphans, kept=kept)
 
 
 def unowned(control: Control, live: Live, owners: Iterable[str]) -> Live:

@@ -1,5 +1,8 @@
 """The end of a run: destroy the stack, ASK THE CLOUD that nothing is left, write the receipt."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from pushtrain.cloud import Live
 from pushtrain.control import Control
 from pushtrain.deployment import NAME, deployment_file
@@ -9,7 +12,8 @@ from pushtrain.jsontext import json_bytes
 from pushtrain.ledger import RunRecord
 from pushtrain.lifecycle import Step
 from pushtrain.receipt import make_receipt
-from pushtrain.run import Run
+from pushtrain.run import Run, is_kept
+from pushtrain.volumes.kept import ON_PURPOSE
 
 CONSOLE = "https://console.runpod.io/pods"
 
@@ -39,7 +43,8 @@ def destroy(control: Control, run: Run, record: RunRecord, step: Step) -> str:
         writer="control",
         attempt=step.attempt,
         reason=step.reason,
-        message=f"{outcome}; pods 0, volumes 0; ${receipt['cost_usd']:.4f} by {receipt['billed_source']}",
+        message=f"{outcome}; pods 0, volumes 0; ${receipt['cost_usd']:.4f} by {receipt['billed_source']}"
+        + _kept(receipt),
         data={"outcome": outcome},
     )
     control.ledger.append(
@@ -144,15 +149,23 @@ def _listed(control: Control, run: Run) -> Live | None:
 
 
 def remove(control: Control, left: Live) -> None:
-    """Pods, then volumes. What is refused is said, and keeps nothing else: a volume is let go seconds after its pod."""
+    """Pods, then volumes. What is refused is said, and keeps nothing else: a volume is let go seconds after its pod.
+
+    Never a kept volume, however it came to be among them.
+    """
     for delete, resource_id in [
         *((control.cloud.terminate, pod.id) for pod in left.pods),
-        *((control.cloud.delete_volume, volume.id) for volume in left.volumes),
+        *((control.cloud.delete_volume, volume.id) for volume in left.volumes if not is_kept(volume.name)),
     ]:
         try:
             delete(resource_id)
         except CloudError as failure:
             control.say(f"not removed yet: {failure}")
+
+
+def _kept(receipt: Mapping[str, Any]) -> str:
+    """What outlives the run, in words; empty without."""
+    return "".join(f"; {ON_PURPOSE}: {said}" for it in receipt.get("kept", ()) if (said := it.get("said")))
 
 
 def _leak(control: Control, run: Run, step: Step, left: Live | None, complaint: str) -> LeakError:

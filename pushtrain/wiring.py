@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pushtrain.clock import CloudClock
+from pushtrain.cloud import Cloud
 from pushtrain.control import Control
 from pushtrain.errors import GitHubError
 from pushtrain.github.approval import Approvals
@@ -28,6 +29,13 @@ def open_ledger(
     """The ledger alone: enough for the verbs that only read."""
     cache_dir = settings.state_dir / "ledger"
     return Ledger(settings.ledger_url, cache_dir=cache_dir, token=settings.ledger_token, environ=environ, clock=clock)
+
+
+def open_cloud(environ: Mapping[str, str] | None = None, name: str = "runpod") -> Cloud:
+    """The cloud alone, for verbs that rent no pod. Raises CloudAuthFailed without a key."""
+    from infra.clouds import connect
+
+    return connect(name, os.environ if environ is None else environ)
 
 
 def open_control(root: Path, say: Callable[[str], None], environ: Mapping[str, str] | None = None) -> Control:

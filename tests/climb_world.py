@@ -33,7 +33,7 @@ version: 1
 name: {name}
 model: {{id: demo/base}}
 data: {{path: data/rows.jsonl}}
-compute: {{gpus: [{gpus}], volume: {{size_gb: 10}}, {more}}}
+compute: {{gpus: [{gpus}], volume: {{{volume}}}, {more}}}
 budget: {{max_hours: {max_hours}, max_usd: {max_usd}}}
 publish: {{repo: demo/{name}}}
 """
@@ -124,9 +124,17 @@ class World:
     def sleep(self, seconds: float) -> None:
         self.runpod.now_s += seconds
 
-    def job(self, name: str = "job", *, gpus: str = "NVIDIA A40", more: str = "", **budget: float) -> None:
+    def job(
+        self,
+        name: str = "job",
+        *,
+        gpus: str = "NVIDIA A40",
+        more: str = "",
+        volume: str = "size_gb: 10",
+        **budget: float,
+    ) -> None:
         budget = {"max_hours": 10.0, "max_usd": 10.0, **budget}
-        text = JOB.format(name=name, gpus=gpus, more=more, **budget).encode()
+        text = JOB.format(name=name, gpus=gpus, more=more, volume=volume, **budget).encode()
         path = f"jobs/{name}.yaml"
         self.checkout.jobs[name] = Job(spec=loads(text, path), spec_path=path, text=text, commit=COMMIT)
 

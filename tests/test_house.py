@@ -43,6 +43,7 @@ VERBS = [
     "simulator",
     "sweep",
     "verify",
+    "volumes",
 ]
 
 

@@ -27,7 +27,7 @@ LIBRARIES = (
 def run_lock(job: Job) -> dict[str, Any]:
     """Plain values, two levels deep at most. Needs torch, for what it was built with."""
     spec, on_pod = job.spec, "PUSHTRAIN_RUN_ID" in os.environ
-    image = spec.compute.image if on_pod else None
+    image = spec.compute.image_in_words if on_pod else None
     return {
         "commit": job.commit,
         "spec": spec.digest,

@@ -49,7 +49,9 @@ class Training:
 def bare_plan(spec: JobSpec, path: str, sources: Sources, training: Training | None) -> Plan:
     """Places, memory, work and resources; what the plan is compared with and warned about comes after."""
     offered = sources.offers(spec)
-    candidates, notes = _candidates(spec, offered)
+    kept = sources.kept(spec) if spec.compute.volume.keep else None
+    candidates, notes = _candidates(spec, offered, kept.data_center if kept else None)
+    notes += [kept.note] if kept else []
     places = tuple(_places(spec, candidates, offered, training, sources))
     if any(candidate.volume_kind == "HIGH_PERFORMANCE" for candidate in candidates):
         notes.append(HIGH_PERFORMANCE_NOTE)
@@ -74,7 +76,7 @@ def resources(spec: JobSpec, candidate: Candidate | None) -> tuple[Resource, ...
     gpu = candidate.gpu if candidate else compute.gpus[0]
     own = f", {compute.volume.size_gb} GB of its own disk" if is_local else ""
     ports = f", open to the internet: {', '.join(compute.ports)}" if compute.ports else ""
-    pod = f"{compute.count} × {gpu} {where}, {compute.image}, {compute.disk_gb} GB disk{own}{ports}"
+    pod = f"{compute.count} × {gpu} {where}, {compute.image_in_words}, {compute.disk_gb} GB disk{own}{ports}"
     kind = f" {candidate.volume_kind.lower().replace('_', '-')}" if candidate and candidate.volume_kind else ""
     volume = Resource(
         action="create",
@@ -83,14 +85,16 @@ def resources(spec: JobSpec, candidate: Candidate | None) -> tuple[Resource, ...
         detail=f"{compute.volume.size_gb} GB{kind} {where}".strip(),
     )
     created = Resource(action="create", kind="Pod", name="pod", detail=" ".join(pod.split()).replace(" ,", ","))
-    return (created,) if is_local else (volume, created)
+    return (created,) if is_local or compute.volume.keep else (volume, created)
 
 
-def _candidates(spec: JobSpec, offered: Offers) -> tuple[list[Candidate], list[str]]:
+def _candidates(spec: JobSpec, offered: Offers, data_center: str | None) -> tuple[list[Candidate], list[str]]:
+    """`data_center` is where a kept volume pins the run to."""
     if offered.failure:
         return [], [offered.failure]
     try:
-        return ladder(spec, offered.offers, known_gpus=offered.known_gpus), []
+        found = ladder(spec, offered.offers, known_gpus=offered.known_gpus, volume_data_center=data_center)
+        return found, []
     except NoCapacity as nothing:
         why = f"{nothing.reason}: {nothing}" if offered.is_live else "the snapshot has no price for any of its GPUs"
         return [], [why]

@@ -17,7 +17,7 @@ MUCH_CUT = 0.05
 
 def revisions(spec: JobSpec, model: ModelFacts | None, dataset: DatasetFacts | None) -> tuple[Revision, ...]:
     """What the run starts from, beside the commit itself."""
-    image = spec.compute.image
+    image = spec.compute.image_in_words
     found = [
         Revision(what=f"image {image}", revision=image.partition("@")[2] or "a tag", is_pinned="@sha256:" in image)
     ]
@@ -42,7 +42,9 @@ def cautions(plan: Plan, model: ModelFacts | None, dataset: DatasetFacts | None)
 
 def _of_any(plan: Plan) -> Iterator[Caution]:
     spec = plan.spec
-    if "@sha256:" not in spec.compute.image:
+    if spec.compute.template is not None:
+        yield Caution(reason="Template", message=_of_the_template(spec))
+    elif "@sha256:" not in spec.compute.image:
         yield Caution(
             reason="ImageWithoutDigest",
             message=f"compute.image {spec.compute.image} is a tag: what it means may change; pin it with @sha256:…",
@@ -65,6 +67,14 @@ def _of_any(plan: Plan) -> Iterator[Caution]:
             need = f"{plan.memory.need_gb:.1f} GB would be safe, {place.usable_gb:.1f} are there"
             message = f"on {place.gpu} nobody can tell: {need}"
             yield Caution(reason="TightMemory", message=message)
+
+
+def _of_the_template(spec: JobSpec) -> str:
+    image = "image, " if spec.compute.asked_image is None else ""
+    return (
+        f"compute.template {spec.compute.template} is read when a pod is made, not before: its {image}registry login "
+        "and variables (the pod's own win) are not known here, and may change; command, ports and disk are the spec's"
+    )
 
 
 def _of_the_budget(spec: JobSpec, first: Place) -> Iterator[Caution]:

@@ -19,6 +19,7 @@ from pushtrain.plan.data import hub_dataset, local_dataset, with_tokenizer
 from pushtrain.plan.hub import DatasetFacts, Hub
 from pushtrain.prices.snapshot import OLD_DAYS, Snapshot, of_repository
 from pushtrain.spec import JobSpec, TrainingSpec
+from pushtrain.volumes.kept import in_words, kept_volume, usd_per_month
 
 # Runs of the ledger that are looked at for a correction; a branch's name has no date, so those of the same job go
 # first.
@@ -33,6 +34,14 @@ class Offers:
     known_gpus: Sequence[str] | None
     is_live: bool
     failure: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kept:
+    """`data_center` is None where the volume has yet to be made, or nobody could be asked."""
+
+    data_center: str | None
+    note: str
 
 
 @dataclass(kw_only=True)
@@ -72,6 +81,27 @@ class Sources:
         if count not in self._live:
             self._live[count] = self._ask(spec, count)
         return self._live[count]
+
+    def kept(self, spec: JobSpec) -> Kept:
+        """What is known of the kept volume of a spec: where it is, and a note for the reviewer."""
+        from infra.clouds import connect
+        from pushtrain.settings import load_settings
+
+        volume = spec.compute.volume
+        month = f"${usd_per_month(volume.size_gb, None):.2f} a month or more"
+        apart = "shared by jobs, not in this run's budget, and kept until `pushtrain volumes delete`"
+        unknown = f"the volume {volume.name} is kept ({volume.size_gb} GB, {month}): {apart}; made by its first run"
+        if not self.is_live:
+            return Kept(data_center=None, note=f"{unknown}. Whether it is there already was not asked")
+        try:
+            ledger_url = load_settings(self.root, self.environ).ledger_url
+            found = kept_volume(connect(spec.compute.cloud, self.environ), spec, ledger_url)
+        except PushtrainError as failure:
+            return Kept(data_center=None, note=f"{failure.reason}: {failure}")
+        if found is None:
+            return Kept(data_center=None, note=f"{unknown}, in the first place's data center")
+        grows = f", grown to {volume.size_gb} GB" if volume.size_gb > found.size_gb else ""
+        return Kept(data_center=found.data_center, note=f"kept volume {in_words(found)}{grows}: {apart}")
 
     def _ask(self, spec: JobSpec, count: int) -> Offers:
         from infra.clouds import connect

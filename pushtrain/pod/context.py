@@ -34,7 +34,7 @@ SAVING_SHARE = 2 / 3
 @dataclass(frozen=True, kw_only=True)
 class Context:
     """One attempt of one run on this pod. `task` is its job spec's, `extras` what it needs installed besides. Times are
-    seconds; `deadline_epoch_s` is when the pod has to be gone."""
+    seconds; `deadline_epoch_s` is when the pod has to be gone. `is_shared`: other runs work on this volume, too."""
 
     run_id: str
     attempt: int
@@ -52,6 +52,7 @@ class Context:
     limit_step_gap_s: float
     limit_upload_s: float
     workspace: Path
+    is_shared: bool
     trainer_python: str | None
     stop_file: Path | None
     grace_s: float
@@ -60,7 +61,8 @@ class Context:
 
     @property
     def checkout(self) -> Path:
-        return self.workspace / "source" / self.commit
+        """On a shared volume below the run: two runs of one commit must not write the same files."""
+        return (self.run_dir if self.is_shared else self.workspace) / "source" / self.commit
 
     @property
     def run_dir(self) -> Path:
@@ -110,6 +112,7 @@ def read_context(environ: Mapping[str, str]) -> Context:
         limit_step_gap_s=_number(environ, "PUSHTRAIN_LIMIT_STEP_GAP_S", 1800.0),
         limit_upload_s=_number(environ, "PUSHTRAIN_LIMIT_UPLOAD_S", 3600.0),
         workspace=Path(environ.get("PUSHTRAIN_WORKSPACE") or "/workspace"),
+        is_shared=environ.get("PUSHTRAIN_VOLUME_SHARED") == "1",
         trainer_python=environ.get("PUSHTRAIN_TRAINER_PYTHON") or None,
         stop_file=Path(environ[STOP_FILE]) if environ.get(STOP_FILE) else None,
         grace_s=_number(environ, "PUSHTRAIN_GRACE_S", 30.0),

@@ -58,15 +58,22 @@ def prepare_environment(
 def trainer_env(context: Context, environ: Mapping[str, str]) -> dict[str, str]:
     """The image's environment plus what makes a training repeatable and quiet, less every secret but HF_TOKEN."""
     env = {name: value for name, value in environ.items() if name not in PRIVATE}
+    own = context.run_dir if context.is_shared else context.workspace
+    if context.is_shared:
+        # Made in place, under names that two runs may share; of the Hub's files each is made under a name of its own.
+        env |= {
+            "HF_DATASETS_CACHE": str(own / ".cache" / "datasets"),
+            "HF_MODULES_CACHE": str(own / ".cache" / "modules"),
+        }
     return env | {
         "PYTHONPATH": str(context.checkout),
         "PYTHONHASHSEED": "0",
         "PYTHONUNBUFFERED": "1",
         "HF_HOME": str(context.workspace / ".cache" / "huggingface"),
         # Kernels that are compiled on the pod: the next attempt finds them.
-        "TRITON_CACHE_DIR": str(context.workspace / ".cache" / "triton"),
-        "TORCHINDUCTOR_CACHE_DIR": str(context.workspace / ".cache" / "inductor"),
-        "CUDA_CACHE_PATH": str(context.workspace / ".cache" / "cuda"),
+        "TRITON_CACHE_DIR": str(own / ".cache" / "triton"),
+        "TORCHINDUCTOR_CACHE_DIR": str(own / ".cache" / "inductor"),
+        "CUDA_CACHE_PATH": str(own / ".cache" / "cuda"),
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     }

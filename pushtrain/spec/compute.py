@@ -2,10 +2,11 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, StringConstraints, field_validator
+from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
 
 from pushtrain.cloud import Tier
 from pushtrain.gpus import USABLE_GPU_NAMES
+from pushtrain.run import KEPT_NAME
 from pushtrain.spec.names import Part
 
 ImageRef = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][A-Za-z0-9_./:@-]{0,254}$")]
@@ -41,7 +42,19 @@ class NetworkVolume(Part):
     """The volume all attempts of a run share; it is deleted with the run. On COMMUNITY, the pod's own disk."""
 
     size_gb: Annotated[int, Field(ge=10, le=4096)] = 50
-    """RunPod takes 10 to 4096. Holds the base model, checkpoints and caches."""
+    """RunPod takes 10 to 4096. Holds the base model, checkpoints and caches. A kept volume only ever grows."""
+    name: Annotated[str, StringConstraints(pattern=rf"^{KEPT_NAME.pattern}$")] | None = None
+    """With keep: true, the volume that the jobs naming it share, e.g. models; the first one makes it."""
+    keep: bool = False
+    """true: the volume outlives its runs, billed outside their budgets, until `pushtrain volumes delete`."""
+
+    @model_validator(mode="after")
+    def _name_and_keep_go_together(self) -> "NetworkVolume":
+        if self.keep and self.name is None:
+            raise ValueError("keep: true needs a name, by which other jobs find the volume, e.g. name: models")
+        if self.name is not None and not self.keep:
+            raise ValueError(f"name {self.name!r} would do nothing without keep: true: the volume goes with its run")
+        return self
 
 
 class Compute(Part):
@@ -59,11 +72,28 @@ class Compute(Part):
     """Empty: any data center that has network volumes and the GPU. Community machines are in none."""
     image: ImageRef = DEFAULT_IMAGE
     """Container image of the pod."""
+    template: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None = None
+    """Id of a RunPod template: brings its image (unless image is set), registry login and variables, nothing else."""
     disk_gb: Annotated[int, Field(ge=5, le=2000)] = 40
     """Container disk; holds the environment."""
     volume: NetworkVolume = NetworkVolume()
     ports: Annotated[list[Port], Field(max_length=10)] = []
     """Ports of a command or session that the whole internet may reach, e.g. 8888/http (by RunPod's proxy) or 22/tcp."""
+
+    @property
+    def asked_image(self) -> str | None:
+        """The image a pod is asked for; None where the template's is to be used."""
+        return None if self.template is not None and "image" not in self.model_fields_set else self.image
+
+    @property
+    def image_in_words(self) -> str:
+        return self.asked_image or f"the image of template {self.template}"
+
+    @model_validator(mode="after")
+    def _kept_where_volumes_are(self) -> "Compute":
+        if self.volume.keep and "COMMUNITY" in self.tiers:
+            raise ValueError("tiers has COMMUNITY, whose machines take no network volume: volume.keep needs SECURE")
+        return self
 
     @field_validator("ports")
     @classmethod

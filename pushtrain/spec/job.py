@@ -222,6 +222,8 @@ def _floating(parts: Mapping[str, Any]) -> list[str]:
         found.append(f"data.source {data.source!r} may hold other bytes tomorrow: only a dataset of the Hub is pinned")
     if data is not None and data.is_on_hub and not _COMMIT.fullmatch(data.revision):
         found.append(f"data.revision {data.revision!r} is no commit of 40 digits")
-    if compute is not None and "@sha256:" not in compute.image:
+    if compute is not None and compute.asked_image is None:
+        found.append(f"compute.template {compute.template!r} may name another image tomorrow: set compute.image, too")
+    elif compute is not None and "@sha256:" not in compute.image:
         found.append(f"compute.image {compute.image!r} has no digest, @sha256:…")
     return found

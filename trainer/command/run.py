@@ -118,7 +118,7 @@ def _finish(job: CommandJob, report: Report, machine: Mapping[str, Any]) -> None
 def _machine(job: CommandJob) -> dict[str, Any]:
     """What the command had under it. Of its libraries nothing is known here: they are its own."""
     found = cards(job.environ)
-    image = job.spec.compute.image if "PUSHTRAIN_RUN_ID" in job.environ else None
+    image = job.spec.compute.image_in_words if "PUSHTRAIN_RUN_ID" in job.environ else None
     return {"image": image, "gpus": [card.name for card in found], "driver": found[0].driver if found else None}
 
 

@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 META = "prepared.json"
 KEPT_ENTRIES = 8
+# On a volume that other runs use, too, an entry read within this may be mapped by one of them.
+IN_USE_S = 7 * 86400.0
 # Above this a file is mapped, not read: rows are drawn in random order, which a network volume answers slowly.
 IN_MEMORY_BYTES = 2 * 1024**3
 
@@ -78,8 +81,7 @@ def making(folder: Path) -> Iterator[Path]:
     part = Path(tempfile.mkdtemp(prefix=f".{folder.name[:8]}-", dir=folder.parent))
     try:
         yield part
-        shutil.rmtree(folder, ignore_errors=True)
-        part.rename(folder)
+        _put(part, folder)
         sync(folder.parent)
         _forget_old(folder.parent)
     finally:
@@ -158,8 +160,22 @@ def _fault(folder: Path) -> str | None:
     return None
 
 
+def _put(part: Path, folder: Path) -> None:
+    """What a pod beside this one has finished meanwhile stays: it may be reading it."""
+    if (folder / META).is_file():
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        part.rename(folder)
+    except OSError:
+        if not (folder / META).is_file():
+            raise
+
+
 def _forget_old(root: Path) -> None:
     """A volume that is kept over many runs must not fill with what nobody asks for again."""
+    unused_s = time.time() - (IN_USE_S if os.environ.get("PUSHTRAIN_VOLUME_SHARED") == "1" else 0.0)
     entries = [path for path in root.iterdir() if (path / META).is_file()]
     for path in sorted(entries, key=lambda path: (path / META).stat().st_mtime)[:-KEPT_ENTRIES]:
-        shutil.rmtree(path, ignore_errors=True)
+        if (path / META).stat().st_mtime <= unused_s:
+            shutil.rmtree(path, ignore_errors=True)

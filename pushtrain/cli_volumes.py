@@ -1,0 +1,106 @@
+"""`pushtrain volumes`: network volumes that outlive a run, and their files; part of the command line."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pushtrain.terminal import out, print_drawn, print_json, say
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from pushtrain.volumes.account import Account, Row
+
+volumes = typer.Typer(
+    name="volumes",
+    help="Network volumes: list, create, grow, copy, delete, and their files without a pod.",
+    no_args_is_help=False,
+    add_completion=False,
+)
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A kept volume's name, or any volume's id.")]
+Size = Annotated[int, typer.Option("--size-gb", help="10 to 4096; a volume only ever grows.")]
+
+
+@volumes.callback(invoke_without_command=True)
+def list_volumes(context: typer.Context, as_json: Json = False) -> None:
+    """Every network volume of the account: where, how large, what it costs a month, whose it is, who uses it."""
+    if context.invoked_subcommand is not None:
+        return
+    rows = _account().rows()
+    if as_json:
+        print_json([row.as_json() for row in rows])
+    elif rows:
+        print_drawn(_table(rows))
+    else:
+        out.print("no network volume in this account")
+
+
+@volumes.command()
+def create(
+    name: Annotated[str, typer.Argument(help="What specs call it in compute.volume.name.")],
+    data_center: Annotated[str, typer.Argument(metavar="DATA_CENTER", help="Where it lives, e.g. EU-RO-1.")],
+    size_gb: Size = 50,
+    as_json: Json = False,
+) -> None:
+    """Make a kept volume before any job needs it; it is billed from now on, and pins its jobs to the data center."""
+    from pushtrain.volumes.kept import told
+
+    made = _account().create(name, size_gb, data_center)
+    if as_json:
+        print_json(told(made))
+
+
+@volumes.command()
+def grow(
+    name: Name,
+    size_gb: Annotated[int, typer.Argument(metavar="SIZE_GB", help="The new size; never smaller than before.")],
+    as_json: Json = False,
+) -> None:
+    """Make a volume larger. It cannot shrink again."""
+    from pushtrain.volumes.kept import told
+
+    grown = _account().grow(name, size_gb)
+    if as_json:
+        print_json(told(grown))
+
+
+@volumes.command()
+def delete(
+    name: Name, yes: Annotated[bool, typer.Option("--yes", help="Delete it, with everything on it.")] = False
+) -> None:
+    """Delete a volume that nobody uses, and see that it is gone. The only way a kept volume ever goes."""
+    from pushtrain.volumes.account import GONE_WITHIN_S
+
+    give_up_s = time.monotonic() + GONE_WITHIN_S
+
+    def wait() -> bool:
+        time.sleep(1.0)
+        return time.monotonic() < give_up_s
+
+    _account().delete(name, yes=yes, wait=wait)
+
+
+def _account() -> "Account":
+    from pushtrain.settings import load_settings
+    from pushtrain.volumes.account import Account
+    from pushtrain.wiring import open_cloud, open_ledger
+
+    settings = load_settings(Path.cwd())
+    return Account(cloud=open_cloud(), ledger=open_ledger(settings), say=say)
+
+
+def _table(rows: "list[Row]") -> "Table":
+    from rich.table import Table
+
+    from pushtrain.volumes.kept import usd_per_month
+
+    table = Table("volume", "id", "data center", "GB", "$/month", "whose", "used by", box=None, pad_edge=False)
+    for row in rows:
+        it = row.volume
+        month = f"{usd_per_month(it.size_gb, it.kind):.2f}"
+        users = "not known" if row.runs is None and not row.pods else ", ".join(row.users) or "nobody"
+        table.add_row(row.name, it.id, it.data_center, str(it.size_gb), month, row.whose, users)
+    return table

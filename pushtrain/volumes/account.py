@@ -1,0 +1,183 @@
+"""What `pushtrain volumes` shows of the account, and does: list, create, grow, delete. Its name says whose one is."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pushtrain.cloud import Cloud, Pod, Volume, VolumeRequest
+from pushtrain.errors import LedgerError, RequestRejected
+from pushtrain.ledger import Ledger
+from pushtrain.lookup import read_each
+from pushtrain.run import KEPT_NAME, RESOURCE_PREFIX, is_kept, kept_prefix, kept_volume_name, ledger_prefix
+from pushtrain.run import resource_prefix as resources_of
+from pushtrain.volumes.kept import in_words, told, usd_per_month
+
+Whose = Literal["kept", "run", "orphan", "other ledger", "not pushtrain's"]
+# How long a delete asks whether the volume is gone.
+GONE_WITHIN_S = 30.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One volume of the account. `name` is what specs and verbs call it; `runs` are active ones, None where the ledger
+    does not answer."""
+
+    volume: Volume
+    whose: Whose
+    name: str
+    pods: tuple[Pod, ...]
+    runs: tuple[str, ...] | None
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            **told(self.volume),
+            "short_name": self.name,
+            "whose": self.whose,
+            "pods": [{"id": pod.id, "name": pod.name} for pod in self.pods],
+            "runs": None if self.runs is None else list(self.runs),
+        }
+
+    @property
+    def users(self) -> list[str]:
+        """For people: runs, then pods that belong to none of them."""
+        runs = list(self.runs or ())
+        return runs + [f"pod {pod.name} ({pod.id})" for pod in self.pods]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """The account's volumes as this ledger's people may handle them. `say` prints a line for people."""
+
+    cloud: Cloud
+    ledger: Ledger
+    say: Callable[[str], None]
+
+    def rows(self) -> list[Row]:
+        """Every volume, kept ones first. Raises CloudError; a ledger that is away is said, and costs the runs."""
+        live = self.cloud.find("")
+        runs = self._runs()
+        found = [self._row(volume, live.pods, runs) for volume in live.volumes]
+        order = ["kept", "run", "orphan", "other ledger", "not pushtrain's"]
+        return sorted(found, key=lambda row: (order.index(row.whose), row.name, row.volume.id))
+
+    def one(self, text: str) -> Row:
+        """The volume of that short name, id, name in the cloud, or run. Raises RequestRejected for none, or several."""
+        rows = self.rows()
+        for fits in (
+            lambda row: row.volume.id == text,
+            lambda row: row.whose == "kept" and row.name == text,
+            lambda row: text in (row.volume.name, row.name),
+        ):
+            if found := [row for row in rows if fits(row)]:
+                break
+        else:
+            names = ", ".join(row.name for row in rows if row.whose == "kept") or "none"
+            raise RequestRejected(
+                f"no volume {text!r} in this account", hint=f"kept ones: {names}", reason="UnknownVolume"
+            )
+        if len(found) > 1:
+            ids = ", ".join(row.volume.id for row in found)
+            raise RequestRejected(f"{text!r} is several volumes", hint=f"say which: {ids}", reason="SeveralVolumes")
+        return found[0]
+
+    def create(self, name: str, size_gb: int, data_center: str) -> Volume:
+        """A kept volume; one that is there in that data center is what is meant. Raises RequestRejected, CloudError."""
+        if not KEPT_NAME.fullmatch(name):
+            raise RequestRejected(
+                f"{name!r} is no name for a volume", hint="small letters, digits and hyphens, at most 31"
+            )
+        if not 10 <= size_gb <= 4096:
+            raise RequestRejected(f"{size_gb} GB cannot be had", hint="RunPod makes volumes of 10 to 4096 GB")
+        kinds = {kind for it in self.cloud.offers() if it.data_center == data_center for kind in it.volume_kinds}
+        wanted = VolumeRequest(
+            name=kept_volume_name(name, self.ledger.url),
+            size_gb=size_gb,
+            data_center=data_center,
+            kind="STANDARD" if "STANDARD" in kinds else None,
+        )
+        made = self.cloud.create_volume(wanted)
+        if made.size_gb < size_gb:
+            made = self.cloud.grow_volume(made.id, size_gb)
+        self.say(f"kept until `pushtrain volumes delete {name} --yes`: {in_words(made)}")
+        return made
+
+    def grow(self, text: str, size_gb: int) -> Volume:
+        """Raises RequestRejected for a smaller size, and for what is not this ledger's."""
+        row = self._ours(text, "grow")
+        if size_gb < row.volume.size_gb:
+            raise RequestRejected(
+                f"{row.name} has {row.volume.size_gb} GB, and a network volume cannot shrink",
+                hint="make a smaller one, copy what is needed there, and delete this one",
+                reason="CannotShrink",
+            )
+        grown = self.cloud.grow_volume(row.volume.id, size_gb)
+        more = usd_per_month(grown.size_gb, grown.kind) - usd_per_month(row.volume.size_gb, row.volume.kind)
+        self.say(f"{in_words(grown)}: ${more:.2f} a month more than before")
+        return grown
+
+    def delete(self, text: str, *, yes: bool, wait: Callable[[], bool]) -> None:
+        """Deletes a volume nobody uses, and asks until it is gone. `wait()` pauses; False when it is time to give up.
+
+        Raises RequestRejected: InUse, NeedsYes, and for what is not this ledger's; LedgerError while nobody can tell
+        who uses it; CloudError.
+        """
+        row = self._ours(text, "delete")
+        if row.runs is None:
+            raise LedgerError(
+                f"{row.name}: nobody can tell which runs use it", hint="try again when the ledger answers"
+            )
+        if row.users:
+            raise RequestRejected(
+                f"{row.name} is in use by {', '.join(row.users)}",
+                hint="`pushtrain cancel RUN`, or wait for its end, then delete it",
+                reason="InUse",
+            )
+        if not yes:
+            raise RequestRejected(
+                f"{in_words(row.volume)} is deleted with everything on it only with --yes",
+                hint=f"pushtrain volumes delete {row.name} --yes",
+                reason="NeedsYes",
+            )
+        self.cloud.delete_volume(row.volume.id)
+        while self.cloud.read_volume(row.volume.id) is not None:
+            if not wait():
+                raise RequestRejected(f"{in_words(row.volume)} was deleted and is still listed", reason="StillThere")
+        self.say(f"deleted: {in_words(row.volume)}")
+
+    def _ours(self, text: str, verb: str) -> Row:
+        row = self.one(text)
+        if row.whose in ("other ledger", "not pushtrain's"):
+            owner = "belongs to another ledger" if row.whose == "other ledger" else "was not made by pushtrain"
+            raise RequestRejected(
+                f"{row.volume.name} ({row.volume.id}) {owner}: this ledger does not {verb} it",
+                hint="use the repository it belongs to, or RunPod's console",
+                reason="NotOurs",
+            )
+        return row
+
+    def _runs(self) -> dict[str, str] | None:
+        """Active runs: id → the kept volume it names, or an empty string; None where nobody can tell."""
+        try:
+            records, unreadable = read_each(self.ledger, self.ledger.look().open_runs)
+        except LedgerError as failure:
+            self.say(f"who uses them is not known: {failure}")
+            return None
+        active = {it.run_id: str(it.run.get("kept_volume") or "") for it in records.values() if not it.is_over}
+        return active | dict.fromkeys(unreadable, "")
+
+    def _row(self, volume: Volume, pods: Sequence[Pod], runs: dict[str, str] | None) -> Row:
+        url, name = self.ledger.url, volume.name
+        owners = [it for it in runs or () if name.startswith(resources_of(it, url) + "-")]
+        whose: Whose
+        if name.startswith(kept_prefix(url)):
+            whose, name = "kept", name.removeprefix(kept_prefix(url))
+            owners = [run_id for run_id, kept in (runs or {}).items() if kept == volume.name]
+        elif name.startswith(ledger_prefix(url)):
+            whose = "run" if owners or runs is None else "orphan"
+        else:
+            ours = is_kept(name) or name.startswith(RESOURCE_PREFIX)
+            whose = "other ledger" if ours else "not pushtrain's"
+        mounted = tuple(pod for pod in pods if pod.volume_id == volume.id)
+        return Row(
+            volume=volume, whose=whose, name=name, pods=mounted, runs=None if runs is None else tuple(sorted(owners))
+        )

@@ -1,0 +1,86 @@
+"""The volume a spec with `compute.volume.keep` names: shared by the runs of one ledger, made by the first to need it.
+
+It is in no run's stack and in no budget. Nothing here deletes one: `pushtrain volumes delete` alone does, by hand.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pushtrain.cloud import Cloud, Volume, VolumeKind, VolumeRequest
+from pushtrain.errors import SpecError
+from pushtrain.placement import Candidate
+from pushtrain.prices import storage_usd_per_month
+from pushtrain.run import kept_volume_name
+from pushtrain.spec import JobSpec
+
+ON_PURPOSE = "kept on purpose"
+
+
+def kept_name(spec: JobSpec, ledger_url: str) -> str | None:
+    """What the cloud calls the kept volume of a spec; None for a spec whose volume goes with the run."""
+    volume = spec.compute.volume
+    return kept_volume_name(volume.name, ledger_url) if volume.keep and volume.name else None
+
+
+def first_of(volumes: Sequence[Volume], name: str) -> Volume | None:
+    """The volume of exactly that name: should there be several, everybody takes the first by id."""
+    return min((it for it in volumes if it.name == name), key=lambda it: it.id, default=None)
+
+
+def kept_volume(cloud: Cloud, spec: JobSpec, ledger_url: str) -> Volume | None:
+    """The kept volume of a spec as it is now; None where the spec keeps none, or it has yet to be made.
+
+    Raises SpecError (VolumeElsewhere) where the spec allows only other data centers: no wait would help there.
+    """
+    name = kept_name(spec, ledger_url)
+    found = first_of(cloud.find(name).volumes, name) if name else None
+    if found is not None and spec.compute.data_centers and found.data_center not in spec.compute.data_centers:
+        allowed = ", ".join(spec.compute.data_centers)
+        raise SpecError(
+            f"compute.data_centers is {allowed}, and the kept volume {spec.compute.volume.name} is in "
+            f"{found.data_center}: a volume cannot leave its data center",
+            hint=f"name {found.data_center} there, or copy it under another name: "
+            f"`pushtrain volumes copy {spec.compute.volume.name} {spec.compute.data_centers[0]}`",
+            reason="VolumeElsewhere",
+        )
+    return found
+
+
+def in_one_place(candidates: Sequence[Candidate]) -> Sequence[Candidate]:
+    """The rungs in the first one's data center: that is where the volume is, or is going to be made."""
+    return [it for it in candidates if it.data_center == candidates[0].data_center]
+
+
+def make_kept(cloud: Cloud, spec: JobSpec, candidate: Candidate, ledger_url: str) -> Volume | None:
+    """The kept volume, made in the candidate's data center where there is none, and at least as large as the spec asks
+    for; None for a spec that keeps none. Raises CloudError."""
+    name = kept_name(spec, ledger_url)
+    if name is None:
+        return None
+    assert candidate.data_center is not None, "a community machine takes no network volume, and the spec refuses it"
+    size_gb = spec.compute.volume.size_gb
+    wanted = VolumeRequest(name=name, size_gb=size_gb, data_center=candidate.data_center, kind=candidate.volume_kind)
+    found = cloud.create_volume(wanted)
+    return found if found.size_gb >= size_gb else cloud.grow_volume(found.id, size_gb)
+
+
+def usd_per_month(size_gb: int, kind: VolumeKind | None) -> float:
+    """By RunPod's list, which a bill may differ from."""
+    return storage_usd_per_month(kind or "STANDARD", size_gb)
+
+
+def told(volume: Volume) -> dict[str, Any]:
+    """For a receipt, and for --json."""
+    return {
+        "id": volume.id,
+        "name": volume.name,
+        "size_gb": volume.size_gb,
+        "data_center": volume.data_center,
+        "kind": volume.kind,
+        "usd_per_month": round(usd_per_month(volume.size_gb, volume.kind), 2),
+    }
+
+
+def in_words(volume: Volume) -> str:
+    month = usd_per_month(volume.size_gb, volume.kind)
+    return f"{volume.name} ({volume.size_gb} GB in {volume.data_center}, ${month:.2f} a month)"
