@@ -50,6 +50,7 @@ def make_launch(settings: Settings, environ: Mapping[str, str]) -> Launch:
         env |= {"PUSHTRAIN_PORTS": ",".join(spec.compute.ports)} if spec.compute.ports else {}
         env |= {"PUSHTRAIN_SESSION": session_env(spec)} if isinstance(spec, SessionSpec) else {}
         env |= {"PUSHTRAIN_VOLUME_SHARED": "1"} if spec.compute.volume.keep else {}
+        env |= {"PUSHTRAIN_SSH": "1"} if spec.compute.ssh else {}
         env |= limits_env(limits_of(spec.watched, settings))
         return program(stack_plan(run, spec, candidate, attempt=attempt, env=env, kept_id=kept_id), environ)
 
@@ -115,8 +116,14 @@ def stack_plan(
         volume_id=(kept_id or spec.compute.volume.name) if keeps else None,
         persistent_gb=None if volume or keeps else size_gb,
         env=env,
-        ports=tuple(spec.compute.ports),
+        ports=_ports(spec),
+        ssh=spec.compute.ssh,
         secret_env=(*spec.secrets, LEDGER_TOKEN),
         min_cuda_version=MIN_CUDA_VERSION,
     )
     return StackPlan(run_id=run.id, cloud=spec.compute.cloud, volume=volume, pod=pod)
+
+
+def _ports(spec: JobSpec) -> tuple[str, ...]:
+    """What the spec opens, and the one a person logs in by."""
+    return tuple(dict.fromkeys([*spec.compute.ports, *(["22/tcp"] if spec.compute.ssh else [])]))

@@ -160,4 +160,5 @@ def _pod_request(wanted: Properties) -> PodRequest:
         ports=tuple(wanted.get("ports") or ()),
         min_cuda_version=wanted.get("min_cuda_version"),
         template=wanted.get("template"),
+        ssh=bool(wanted.get("ssh")),
     )

@@ -222,6 +222,7 @@ def _pod_properties(request: PodRequest, environ: Mapping[str, str]) -> dict[str
         "env": pulumi.Output.secret({**request.env, **secrets}),
         "ports": ",".join(request.ports) or None,
         "minCudaVersion": request.min_cuda_version,
+        "startSsh": request.ssh or None,
         "costPerHr": None,
     }
 

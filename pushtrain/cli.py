@@ -15,6 +15,7 @@ from pushtrain import __version__
 from pushtrain.cli_again import extend, replay, retry
 from pushtrain.cli_plan import plan, prices, review
 from pushtrain.cli_setup import doctor, init
+from pushtrain.cli_ssh import ssh
 from pushtrain.cli_volumes import volumes
 from pushtrain.errors import PushtrainError
 from pushtrain.redact import redact
@@ -179,6 +180,7 @@ def cancel(
     raise typer.Exit(max([failure.exit_code for failure in done.failures], default=0))
 
 
+app.command()(ssh)
 app.command()(retry)
 app.command()(extend)
 app.command()(replay)

@@ -7,7 +7,7 @@ Rules for every member (one contract suite holds them):
 - failures are the classes of `pushtrain.errors`, sorted by what to do next.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -73,7 +73,8 @@ class PodRequest:
 
     At `mount_path` is the network volume `volume_id`, or a disk of the pod's own of `persistent_gb` (10 at least) that
     is gone with the pod; never both. A community pod takes no network volume. `template` is a template's id, resolved
-    once, at the create: what the request says itself wins, and without an `image` the template's is used."""
+    once, at the create: what the request says itself wins, and without an `image` the template's is used. With `ssh`
+    the account's public keys reach the pod."""
 
     name: str
     image: str | None
@@ -91,6 +92,7 @@ class PodRequest:
     ports: tuple[str, ...] = ()
     min_cuda_version: str | None = None
     template: str | None = None
+    ssh: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,9 +111,19 @@ ENDED = ("EXITED", "ERROR", "TERMINATED")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SshAddress:
+    """Where an ssh client goes. Of a proxy the user is a name for the pod, not a user on it."""
+
+    host: str
+    port: int
+    user: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Pod:
     """A pod the cloud lists. `uptime_s` is None until the container really runs: RUNNING alone means nothing.
-    `volume_id` is the network volume it mounts."""
+    `volume_id` is the network volume it mounts. `ssh_direct` is None until the container runs, and on a machine without
+    a public address; `ssh_proxy` leads to a terminal and nothing else."""
 
     id: str
     name: str
@@ -125,6 +137,8 @@ class Pod:
     tier: Tier = "SECURE"
     ports: tuple[str, ...] = ()
     volume_id: str | None = None
+    ssh_direct: SshAddress | None = None
+    ssh_proxy: SshAddress | None = None
 
     @property
     def is_alive(self) -> bool:
@@ -228,6 +242,14 @@ class Cloud(Protocol):
 
     def logs(self, pod_id: str, last_event_id: str | None = None, timeout_s: float = 10.0) -> Iterator[LogLine]:
         """Log lines after `last_event_id` (all that are kept when None); ends after `timeout_s` or at the pod's end."""
+        ...
+
+    def ssh_keys(self) -> list[str]:
+        """The account's public keys, one line of authorized_keys each. They reach pods that are made from now on."""
+        ...
+
+    def replace_ssh_keys(self, keys: Sequence[str]) -> None:
+        """Make these the account's keys, all of them: what is not named is dropped. See `pushtrain.ssh.keys`."""
         ...
 
     def bill(

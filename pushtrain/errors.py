@@ -18,6 +18,7 @@ PushtrainError                reason · exit_code · hint
 │   ├── GitHubRefused         the token may not, or is none: a person changes permissions
 │   ├── GitHubNotFound        it is not there, or the token may not see it
 │   └── GitHubUnavailable     retry later, not before `retry_s`
+├── SshError             3    a pod cannot be reached by ssh; the reason says why, and `may_pass` whether waiting helps
 ├── RunFailed            1    the run itself: training, data, a limit
 └── LeakError            4    money may still be burning: the ids are in the message
 
@@ -146,6 +147,17 @@ class GitHubUnavailable(GitHubError):
     def __init__(self, message: str, *, retry_s: float, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.retry_s = retry_s
+
+
+class SshError(PushtrainError):
+    """Nobody can log in, now or at all. `may_pass`: the same question may have an answer some seconds later."""
+
+    exit_code = 3
+    reason = "SshFailed"
+
+    def __init__(self, message: str, *, hint: str | None = None, reason: str | None = None, may_pass: bool = False):
+        super().__init__(message, hint=hint, reason=reason)
+        self.may_pass = may_pass
 
 
 class RunFailed(PushtrainError):

@@ -41,6 +41,7 @@ VERBS = [
     "runs",
     "setup-pulumi",
     "simulator",
+    "ssh",
     "sweep",
     "verify",
     "volumes",

@@ -15,6 +15,7 @@ import httpx
 from infra.clouds import runpod_shapes as shapes
 from infra.clouds.runpod_answers import Answer, expected_shape, failure, says_no_capacity
 from infra.clouds.runpod_http import Call, Limits, RunPodHttp
+from infra.clouds.runpod_keys import SshKeys
 from infra.clouds.runpod_logs import follow
 from infra.clouds.runpod_reads import PODS, VOLUMES, Reads
 from pushtrain.cloud import Bill, Live, LogLine, Offer, Pod, PodRequest, Template, Volume, VolumeRequest
@@ -25,7 +26,7 @@ BASE_URL = "https://api.runpod.io"
 T = TypeVar("T")
 
 
-class RunPod:
+class RunPod(SshKeys):
     """One RunPod account. Safe to use from one thread; `close` when done, or let it go out of scope.
 
     `environ` is where `PodRequest.secret_env` is read from at each create. `transport` replaces the network in tests.
@@ -145,10 +146,8 @@ class RunPod:
 
     def logs(self, pod_id: str, last_event_id: str | None = None, timeout_s: float = 10.0) -> Iterator[LogLine]:
         """Container and system lines; see `runpod_logs.follow`."""
-        path = f"{shapes.path(PODS, pod_id)}/logs"
-        return follow(
-            self._http, path, f"reading the logs of pod {pod_id}", last_event_id=last_event_id, timeout_s=timeout_s
-        )
+        path, doing = f"{shapes.path(PODS, pod_id)}/logs", f"reading the logs of pod {pod_id}"
+        return follow(self._http, path, doing, last_event_id=last_event_id, timeout_s=timeout_s)
 
     def bill(
         self,

@@ -10,6 +10,7 @@ from pushtrain.cloud import Offer, Pod, Template, Volume
 from pushtrain.errors import CloudUnavailable
 
 PODS, VOLUMES, TEMPLATES = "/v2/pods", "/v2/network-volumes", "/v2/templates"
+SSH_KEYS = "/v2/account/ssh-keys"
 T = TypeVar("T")
 
 # A catalogue read reserves nothing, however fresh: all runs of a tick share one. Names of GPU types hardly change.
@@ -65,6 +66,12 @@ class Reads:
                 for volume_id in shapes.mounted_volume_ids(raw):
                     mounts.setdefault(volume_id, []).append(str(raw["id"]))
         return mounts
+
+    def ssh_keys(self) -> list[str]:
+        doing = "reading the account's ssh keys"
+        found = self._get(doing, SSH_KEYS)
+        with expected_shape(doing):
+            return shapes.ssh_keys(found)
 
     def billed_usd(self, kind: str, key: str, resource_id: str, since: str) -> float:
         """`kind` is `pods` or `network-volumes`, `key` the name its records give the id."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, get_args
 
-from pushtrain.cloud import Offer, Pod, PodRequest, Stock, Template, Volume, VolumeKind, VolumeRequest
+from pushtrain.cloud import Offer, Pod, PodRequest, SshAddress, Stock, Template, Volume, VolumeKind, VolumeRequest
 from pushtrain.errors import RequestRejected
 
 GONE = "TERMINATED"
@@ -41,7 +41,9 @@ def pod_body(request: PodRequest, secrets: Mapping[str, str]) -> dict[str, Any]:
         body["image"] = request.image
     if request.template is not None:
         # What is said here wins over the template: without it, its ports would be open, and its Jupyter running.
-        body |= {"templateId": request.template, "ports": [], "startJupyter": False}
+        body |= {"templateId": request.template, "ports": [], "startJupyter": False, "startSsh": request.ssh}
+    if request.ssh:
+        body["startSsh"] = True
     if request.ports:
         body["ports"] = list(request.ports)
     if request.volume_id is not None:
@@ -75,7 +77,29 @@ def pod(raw: Any) -> Pod:
         tier="COMMUNITY" if raw.get("cloud") == "COMMUNITY" else "SECURE",
         ports=tuple(str(port) for port in raw.get("ports") or ()),
         volume_id=next(iter(sorted(mounted_volume_ids(raw))), None),
+        ssh_direct=_direct(raw),
+        ssh_proxy=_address((raw.get("ssh") or {}).get("proxy")),
     )
+
+
+def _direct(raw: Any) -> SshAddress | None:
+    """RunPod's own word for it, else the public side of port 22, which it sometimes shows first."""
+    if (found := _address((raw.get("ssh") or {}).get("direct"))) is not None:
+        return found
+    for port in (raw.get("runtime") or {}).get("ports") or ():
+        if (port.get("private"), port.get("type")) == (22, "tcp") and port.get("public") and port.get("ip"):
+            return SshAddress(host=str(port["ip"]), port=int(port["public"]), user="root")
+    return None
+
+
+def _address(endpoint: Any) -> SshAddress | None:
+    if not endpoint:
+        return None
+    return SshAddress(host=str(endpoint["host"]), port=int(endpoint["port"]), user=str(endpoint["username"]))
+
+
+def ssh_keys(raw: Any) -> list[str]:
+    return [str(key).strip() for key in raw["keys"] or ()]
 
 
 def volume(raw: Any) -> Volume:

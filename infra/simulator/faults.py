@@ -23,6 +23,9 @@ Kind = Literal[
     "crash_loop",
     "volume_busy",
     "never_starts",
+    "no_public_ip",
+    "no_sshd",
+    "slow_sshd",
 ]
 HubKind = Literal["hub_down", "hub_upload_down", "hub_upload_cut", "hub_commit_lost"]
 
@@ -34,7 +37,8 @@ class Fault:
     `times`: how often it still strikes; None: until it is switched off. `match`: subject → pattern with `*`, all of
     which must fit; subjects are operation, gpu, data_center, pod_id, pod_name, volume_id, volume_name. `seconds`: how
     long for slow, what Retry-After says for http_429, the pod's least age for lost_pod, and the container's least
-    uptime for container_restart and crash_loop.
+    uptime for container_restart and crash_loop, how much later sshd starts for slow_sshd. The last three strike a pod's
+    start: no address from outside, an image without sshd, an sshd that takes its time.
     """
 
     id: str

@@ -22,7 +22,7 @@ from infra.simulator import processes, store
 _IDLE_COMMAND = ["sleep", "infinity"]
 STOP_GRACE_S = 0.7
 # "root" is removed last, so that its absence means all is gone.
-_SCRATCH = ("home", "tmp", "root")
+_SCRATCH = ("home", "tmp", "bin", "root")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,17 +69,26 @@ class Machine:
         for name in _SCRATCH:
             shutil.rmtree(self.pod_dir(pod_id) / name, ignore_errors=True)
 
-    def launch(self, pod_id: str, run: int, args: str, env: Mapping[str, str], expires_at: float) -> None:
+    def launch(
+        self,
+        pod_id: str,
+        run: int,
+        args: str,
+        env: Mapping[str, str],
+        expires_at: float,
+        ssh_port: int | None = None,
+    ) -> None:
         """Start the container process with exactly `env`; it ends by itself at `expires_at` (epoch seconds).
 
         `run` counts the pod's starts from stopped, so that one start's processes are not taken for the next one's.
+        `ssh_port` is only remembered: what port 22 of this run is outside.
 
         RunPod hands `args` to the image's entry point as a command line. Here it IS the command: split like a shell
         would and executed, so `bash -c '…'` runs in bash. A line that cannot be split runs as one word and fails.
         """
         for name in _SCRATCH:
             (self.pod_dir(pod_id) / name).mkdir(parents=True, exist_ok=True)
-        plan = {"command": _command(args), "expires_at": expires_at, "run": run}
+        plan = {"command": _command(args), "expires_at": expires_at, "run": run, "ssh_port": ssh_port}
         store.write_json(self.pod_dir(pod_id) / "command.json", plan)
         container = Path(__file__).with_name("container.py")
         with (self.pod_dir(pod_id) / "runner.err").open("ab") as complaints:
@@ -96,6 +105,11 @@ class Machine:
         """Which run the disk and whatever lives there belong to; None before the first launch."""
         run = self._read(pod_id, "command.json").get("run")
         return int(run) if run is not None else None
+
+    def ssh_port(self, pod_id: str) -> int | None:
+        """What port 22 of the pod is outside; None where it is not reached."""
+        port = self._read(pod_id, "command.json").get("ssh_port")
+        return int(port) if port is not None else None
 
     def has_runner(self, pod_id: str) -> bool:
         """The process that restarts the container lives: as our child, or as an earlier simulator's."""

@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from infra.simulator.ssh_ports import programs
 from infra.simulator.state import Pod
 
 # RunPod's machines give a pod a share of the host's cores by GPU; this is a usual one.
@@ -21,12 +22,14 @@ _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 class PodPlaces:
     """Where the simulator put things: the pod's folder, what stands for /workspace, and its own URL.
 
-    Without a volume the workspace is a folder of the container disk, never the machine's own /workspace.
+    Without a volume the workspace is a folder of the container disk, never the machine's own /workspace. `ssh_port` is
+    what stands for port 22, None where it is not reached from outside.
     """
 
     pod_dir: Path
     workspace: Path
     base_url: str
+    ssh_port: int | None = None
 
 
 def pod_key(api_key: str, pod_id: str) -> str:
@@ -41,7 +44,7 @@ def hostname(pod_id: str) -> str:
 def pod_environment(pod: Pod, places: PodPlaces, key: str, lend_python: bool = True) -> dict[str, str]:
     """Everything the container process gets. `lend_python`: the trainer runs on this interpreter."""
     env = {
-        "PATH": os.environ.get("PATH", _DEFAULT_PATH),
+        "PATH": f"{programs(places.pod_dir)}:{os.environ.get('PATH', _DEFAULT_PATH)}",
         "LANG": "C.UTF-8",
         "HOME": str(places.pod_dir / "home"),
         "TMPDIR": str(places.pod_dir / "tmp"),
@@ -58,11 +61,14 @@ def pod_environment(pod: Pod, places: PodPlaces, key: str, lend_python: bool = T
         RUNPOD_API_BASE_URL=places.base_url,
         PUSHTRAIN_WORKSPACE=str(places.workspace),
     )
-    # Pods share this machine's network: a port is reached where it is.
+    # Pods share this machine's network: a port is reached where it is, but for 22.
     env["RUNPOD_PUBLIC_IP"] = "127.0.0.1"
     for port in pod.ports:
         number, _, kind = port.partition("/")
-        env |= {f"RUNPOD_TCP_PORT_{number}": number} if kind == "tcp" else {}
+        if port == "22/tcp":
+            env |= {} if places.ssh_port is None else {"RUNPOD_TCP_PORT_22": str(places.ssh_port)}
+        elif kind == "tcp":
+            env[f"RUNPOD_TCP_PORT_{number}"] = number
     if pod.data_center is not None:
         env["RUNPOD_DC_ID"] = pod.data_center
     if pod.volume_id is not None:

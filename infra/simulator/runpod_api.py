@@ -1,6 +1,7 @@
 """RunPod's REST v2: pods, network volumes and SSH keys, translated to and from the service."""
 
 import base64
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from starlette.responses import JSONResponse, Response
@@ -13,6 +14,16 @@ from infra.simulator.pod_env import hostname
 from infra.simulator.service import Service
 from infra.simulator.state import Pod, Refused, Volume
 from infra.simulator.templates import PUBLIC
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ssh:
+    """`port`: what a pod's port 22 is outside. The proxy leads to a terminal on any pod."""
+
+    port: int | None = None
+    proxy_host: str = "ssh.simulator.invalid"
+    proxy_port: int = 22
+
 
 ItemT = TypeVar("ItemT", Pod, Volume)
 _ACTIONS = {"RUNNING": ["stop", "restart", "terminate"], "EXITED": ["start", "terminate"]}
@@ -40,15 +51,15 @@ def routes(gate: Gate) -> list[Route]:
     ]
 
 
-def pod_document(pod: Pod, running: Running | None, now: float) -> dict[str, Any]:
+def pod_document(pod: Pod, running: Running | None, now: float, ssh: Ssh = Ssh()) -> dict[str, Any]:
     """A pod as v2 shows it. RUNNING from creation; only `runtime` says that the container really runs."""
     mounts: dict[str, Any] = {}
     if pod.volume_id is not None:
         mounts["network"] = [{"volumeId": pod.volume_id, "path": pod.mount_path}]
     if pod.persistent_gb:
         mounts["persistent"] = {"size": pod.persistent_gb, "path": pod.mount_path}
-    user = hostname(pod.id)
-    host = "ssh.simulator.invalid"
+    proxy = _endpoint(ssh.proxy_host, ssh.proxy_port, hostname(pod.id))
+    direct = _endpoint("127.0.0.1", ssh.port, "root") if running and ssh.port else None
     return {
         "id": pod.id,
         "name": pod.name,
@@ -65,15 +76,12 @@ def pod_document(pod: Pod, running: Running | None, now: float) -> dict[str, Any
         "cloud": pod.tier,
         "dataCenterId": pod.data_center,
         "cudaVersion": pod.cuda_version,
-        "ssh": {
-            "proxy": {"host": host, "port": 22, "username": user, "command": f"ssh {user}@{host}"},
-            "direct": None,
-        },
+        "ssh": {"proxy": proxy, "direct": direct},
         "template": None,
         "cost": round(pod.usd_per_hour, 6),
         "locked": False,
         "globalNetworking": {"enabled": pod.global_networking},
-        "runtime": _runtime(pod, running, now),
+        "runtime": _runtime(pod, running, now, ssh.port),
         "createdAt": rfc3339(pod.created_at),
         "startedAt": rfc3339(running.started_at) if running else None,
     }
@@ -89,7 +97,11 @@ def volume_document(volume: Volume) -> dict[str, Any]:
     }
 
 
-def _runtime(pod: Pod, running: Running | None, now: float) -> dict[str, Any] | None:
+def _endpoint(host: str, port: int, user: str) -> dict[str, Any]:
+    return {"host": host, "port": port, "username": user, "command": f"ssh {user}@{host} -p {port}"}
+
+
+def _runtime(pod: Pod, running: Running | None, now: float, ssh_port: int | None) -> dict[str, Any] | None:
     if running is None:
         return None
     return {
@@ -97,19 +109,20 @@ def _runtime(pod: Pod, running: Running | None, now: float) -> dict[str, Any] | 
         "gpus": [{"util": 0, "memoryUtil": 0} for _ in range(pod.gpu_count)],
         "cpu": {"util": 0},
         "memory": {"util": 0},
-        "ports": [_port(port) for port in pod.ports],
+        "ports": [_port(port, ssh_port) for port in pod.ports if port != "22/tcp" or ssh_port],
     }
 
 
-def _port(port: str) -> dict[str, Any]:
+def _port(port: str, ssh_port: int | None) -> dict[str, Any]:
     """HTTP is reached by the proxy alone: RunPod shows no public port for it."""
     number, _, kind = port.partition("/")
-    public = {"public": int(number), "ip": "127.0.0.1"} if kind == "tcp" else {"public": None, "ip": None}
+    outside = ssh_port if port == "22/tcp" else int(number)
+    public = {"public": outside, "ip": "127.0.0.1"} if kind == "tcp" else {"public": None, "ip": None}
     return {"private": int(number), "type": kind, **public}
 
 
 def _show(service: Service, pod: Pod) -> dict[str, Any]:
-    return pod_document(pod, service.running(pod), service.clock())
+    return pod_document(pod, service.running(pod), service.clock(), Ssh(port=service.ssh_port(pod)))
 
 
 async def _list_pods(call: Call) -> Response:

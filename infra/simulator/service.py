@@ -21,6 +21,7 @@ from infra.simulator.faults import Fault, Faults, Kind
 from infra.simulator.hub_store import HubStore
 from infra.simulator.machine import STOP_GRACE_S, Machine, Running
 from infra.simulator.pod_env import PodPlaces, pod_environment, pod_key
+from infra.simulator.ssh_ports import free_port, write_sshd
 from infra.simulator.state import VOLUME_IN_USE, Account, Pod, PodOrder, Refused, Volume
 
 log = logging.getLogger("pushtrain.simulator")
@@ -87,6 +88,10 @@ class Service:
 
     def running(self, pod: Pod) -> Running | None:
         return self.machine.running(pod.id) if pod.status == "RUNNING" else None
+
+    def ssh_port(self, pod: Pod) -> int | None:
+        """What port 22 of a running pod is on loopback."""
+        return self.machine.ssh_port(pod.id) if self.running(pod) else None
 
     @property
     def stopping(self) -> bool:
@@ -249,10 +254,25 @@ class Service:
         elif pod.persistent_gb:
             workspace = self.machine.persistent_dir(pod.id)
         workspace.mkdir(parents=True, exist_ok=True)
-        places = PodPlaces(pod_dir=self.machine.pod_dir(pod.id), workspace=workspace, base_url=self.settings.base_url)
+        places = PodPlaces(
+            pod_dir=self.machine.pod_dir(pod.id),
+            workspace=workspace,
+            base_url=self.settings.base_url,
+            ssh_port=self._open_ssh(pod),
+        )
         key = pod_key(self.settings.api_key, pod.id)
         env = pod_environment(pod, places, key, self.settings.lend_python)
-        self.machine.launch(pod.id, len(pod.spans), pod.args, env, self.settings.expires_at)
+        self.machine.launch(pod.id, len(pod.spans), pod.args, env, self.settings.expires_at, places.ssh_port)
+
+    def _open_ssh(self, pod: Pod) -> int | None:
+        """The sshd of this pod's image, and what its port 22 is outside; None where nobody maps it."""
+        subject = {"pod_id": pod.id, "pod_name": pod.name, "gpu": pod.gpu}
+        is_mapped = "22/tcp" in pod.ports and self.faults.take("no_public_ip", **subject) is None
+        slow = self.faults.take("slow_sshd", **subject)
+        port = free_port() if is_mapped else None
+        is_there = self.faults.take("no_sshd", **subject) is None
+        write_sshd(self.machine.pod_dir(pod.id), port, is_there=is_there, slow_s=slow.seconds if slow else 0.0)
+        return port
 
 
 def _report(job: Future[None]) -> None:

@@ -19,11 +19,12 @@ from pushtrain.ledger import Ledger
 from pushtrain.pod.child import Heartbeat, LogFile, StopRequest, Watch, run_child
 from pushtrain.pod.console import clean
 from pushtrain.pod.context import LEDGER_TOKEN, SAVING_SHARE, Context, read_context
-from pushtrain.pod.environment import prepare_environment, trainer_env
+from pushtrain.pod.environment import prepare_environment, programs, trainer_env
 from pushtrain.pod.outcome import TAIL_LINES, Outcome, Remains, decide
 from pushtrain.pod.ports import addresses
 from pushtrain.pod.shipper import Shipper
 from pushtrain.pod.spool import Spool, plain
+from pushtrain.pod.ssh import Door, open_door
 
 LAST_EFFORT_S = 120.0
 
@@ -53,8 +54,11 @@ def main() -> int:
         )
         shipper.start()
         attempt = Attempt(context, environ, shipper, stop)
-        outcome = attempt.run(heartbeat)
-        return attempt.report(outcome)
+        try:
+            outcome = attempt.run(heartbeat)
+            return attempt.report(outcome)
+        finally:
+            attempt.close()
 
 
 class Attempt:
@@ -64,6 +68,7 @@ class Attempt:
         self._context, self._environ = context, environ
         self._shipper, self._stop = shipper, stop
         self._log = LogFile(context.attempt_dir / "trainer.log", environ)
+        self._door = Door()
 
     def run(self, heartbeat: Heartbeat) -> Outcome:
         """Environment and trainer. An end that an earlier container of this attempt left is only reported."""
@@ -72,6 +77,13 @@ class Attempt:
             stop=self._stop,
             grace_s=self._context.grace_s * SAVING_SHARE,
             tick_s=self._context.tick_s,
+        )
+        self._door = open_door(
+            self._environ,
+            trainer_env(self._context, self._environ),
+            workspace=self._context.workspace,
+            programs=programs(self._context, self._environ),
+            say=self._log.line,
         )
         self._say_hello()
         earlier = self._remains(None)
@@ -100,6 +112,10 @@ class Attempt:
         if not self._shipper.finish(draft, files, timeout_s=patience_s):
             print(f"ledger: not everything was taken within {patience_s:.0f} s", flush=True)
         return outcome.exit_code
+
+    def close(self) -> None:
+        """Nobody stays logged in: whoever does must not hold up the end of the pod."""
+        self._door.close()
 
     def _environment(self, watch: Watch) -> str:
         def tool(argv: Sequence[str], env: Mapping[str, str]) -> int:
@@ -138,7 +154,8 @@ class Attempt:
         urls = addresses(self._environ)
         listens = "; ".join(f"{port} at {url}" for port, url in urls.items())
         data = {"pod": self._environ.get("RUNPOD_POD_ID", ""), "python": sys.version.split()[0]}
-        self._shipper.say(self._draft("booting", message=listens, data={**data, **({"urls": urls} if urls else {})}))
+        more = {name: told for name, told in (("urls", urls), ("ssh", self._door.told)) if told}
+        self._shipper.say(self._draft("booting", message=listens, data=data | more))
 
     def _say(self, state: str, **data: Any) -> None:
         self._shipper.say(self._draft(state, data=data))

@@ -55,6 +55,13 @@ def prepare_environment(
     )
 
 
+def programs(context: Context, environ: Mapping[str, str], *, disk: Path = Path("/opt")) -> Path:
+    """The folder of the environment's programs, installed or about to be."""
+    if context.trainer_python:
+        return Path(context.trainer_python).parent
+    return _writable(disk, environ) / "pushtrain-venv" / "bin"
+
+
 def trainer_env(context: Context, environ: Mapping[str, str]) -> dict[str, str]:
     """The image's environment plus what makes a training repeatable and quiet, less every secret but HF_TOKEN."""
     env = {name: value for name, value in environ.items() if name not in PRIVATE}

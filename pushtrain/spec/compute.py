@@ -80,6 +80,9 @@ class Compute(Part):
     ports: Annotated[list[Port], Field(max_length=10)] = []
     """Ports of a command or session that the whole internet may reach, e.g. 8888/http (by RunPod's proxy) or 22/tcp."""
 
+    ssh: bool = True
+    """Asks for 22/tcp and starts sshd on the pod, where the account has an ssh key; keys only, no passwords."""
+
     @property
     def asked_image(self) -> str | None:
         """The image a pod is asked for; None where the template's is to be used."""
