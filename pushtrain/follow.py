@@ -64,7 +64,8 @@ def _only_waits(done: Tick, now_s: float) -> bool:
 
 
 def cancel(control: Control, run_id: str, *, reason: str, by: str = "", why: str = "") -> Tick:
-    """Say `cancelled` in the ledger, by whom and why, then bring the run down at once. One that is over stays as it is.
+    """Say `cancelled` in the ledger, by whom and why, then bring the run down at once; a session has some minutes for
+    its last push. One that is over stays as it is.
 
     Raises PushtrainError for an unknown run.
     """
@@ -77,4 +78,11 @@ def cancel(control: Control, run_id: str, *, reason: str, by: str = "", why: str
             state="cancelled", writer="control", attempt=attempt, reason=reason, message=why, data={"by": by}
         )
         control.ledger.append(record.run_id, events=[draft])
-    return tick(control, only=str(record.run["job"]), may_claim=False)
+    job, closing_s = str(record.run["job"]), control.limits(record).closing_s
+    done, end_s = tick(control, only=job, may_claim=False), control.clock() + closing_s
+    if closing_s and record.run_id in done.active:
+        control.say(f"{record.run_id}: its work is pushed first, for at most {closing_s / 60:g} minutes")
+    while record.run_id in done.active and control.clock() < end_s:
+        control.sleep(control.settings.tick_s)
+        done = tick(control, only=job, may_claim=False)
+    return done

@@ -11,12 +11,12 @@ from typing import Literal
 
 from pushtrain.budget import RESERVE_S, beside_usd
 from pushtrain.cloud import Pod
-from pushtrain.events import POD_STATES, Event
+from pushtrain.events import POD_ENDS, POD_STATES, Event
 from pushtrain.ledger import RunRecord
 from pushtrain.limits import MOST_VAIN_RESTARTS, SECOND_LINE_S, Limits, Phase, phase, vain_restarts
 from pushtrain.signs import Signs, tail
 
-Kind = Literal["provision", "watch", "look", "lost", "destroy", "over"]
+Kind = Literal["provision", "watch", "look", "lost", "cancel", "destroy", "over"]
 Outcome = Literal["succeeded", "failed", "cancelled"]
 
 # A pod without a word is asked about this long after its creation: an image that cannot start does so within seconds.
@@ -31,13 +31,14 @@ _GONE_SILENT = (
     "the pod is gone without a single word: most often its image has no python3 or git, or it could not fetch the "
     "commit (not pushed, or the ledger's token may not read it)"
 )
-# The training is done and the only copy of the adapter is on the volume: another attempt has only to upload it.
-_UPLOAD_AGAIN = ("HubUnreachable", "UploadTimeout")
+# The only copy of an adapter, or of a session's work, is on the volume: another attempt has only to upload it.
+_UPLOAD_AGAIN = ("HubUnreachable", "UploadTimeout", "WorkNotPushed")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
-    """`attempt` is the attempt the step is about; `outcome` is set for destroy. After `look` (ask the cloud about the
+    """`attempt` is the attempt the step is about; `outcome` is set for destroy. `cancel` is to say so in the ledger,
+    where the pod hears of it and has `limits.closing_s` for its last words. After `look` (ask the cloud about the
     pod's container) `next_step` wants to be called again with what was seen."""
 
     kind: Kind
@@ -70,9 +71,13 @@ def next_step(
     last_attempt = limits.max_attempts + max(by_hand, default=0)
     again = _worth_another(mine, may_be_another=attempt < last_attempt)
     ends = [event for event in events if event.state in _OUTCOMES and _counts(event, attempt) and event is not again]
+    if ends and ends[0].state == "cancelled" and _closes(mine, pods, ends[0].epoch_s, now_s, limits):
+        return Step(kind="watch", attempt=attempt)
     if ends:
         outcome = _OUTCOMES[ends[0].state]
         return Step(kind="destroy", attempt=attempt, outcome=outcome, reason=ends[0].reason, message=ends[0].message)
+    if cancel_reason and _closes(mine, pods, now_s, now_s, limits):
+        return Step(kind="cancel", attempt=attempt, reason=cancel_reason)
     if cancel_reason:
         return Step(kind="destroy", attempt=attempt, outcome="cancelled", reason=cancel_reason)
     if lost := _last(mine, "lost"):
@@ -84,6 +89,15 @@ def next_step(
         return _unplaced(events, mine, now_s=now_s, limits=limits)
     deadline_s = _deadline_s(record, provisioned)
     return _running(mine, provisioned, deadline_s=deadline_s, pods=pods, now_s=now_s, limits=limits, signs=signs)
+
+
+def _closes(mine: Sequence[Event], pods: Sequence[Pod], since_s: float, now_s: float, limits: Limits) -> bool:
+    """Whether a pod that was cancelled at `since_s` is still at its last words: somebody worked on it, and what they
+    did is pushed first."""
+    is_open = any(event.state == "training" for event in mine)
+    has_ended = any(event.state in (*POD_ENDS, "lost") for event in mine)
+    there = bool(pods) and is_open and not has_ended
+    return there and now_s < since_s + limits.closing_s
 
 
 def _unplaced(events: Sequence[Event], mine: Sequence[Event], *, now_s: float, limits: Limits) -> Step:

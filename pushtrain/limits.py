@@ -20,7 +20,8 @@ MOST_VAIN_RESTARTS = 3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """Seconds, and attempts. `placement_held_s` holds once the run's volume exists: it is billed while it waits."""
+    """Seconds, and attempts. `placement_held_s` holds once the run's volume exists: it is billed while it waits.
+    `closing_s`: what a pod that is cancelled has for its last words, a session for its branch."""
 
     placement_s: float = 24 * 3600.0
     placement_held_s: float = 6 * 3600.0
@@ -30,6 +31,7 @@ class Limits:
     step_gap_s: float = 1800.0
     upload_s: float = 3600.0
     max_attempts: int = 3
+    closing_s: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +57,7 @@ def limits_of(asked: Mapping[str, float], settings: Settings) -> Limits:
         step_gap_s=float(asked.get("step_gap_minutes", 30.0)) * 60,
         upload_s=settings.upload_limit_s,
         max_attempts=min(settings.max_attempts, int(asked.get("max_attempts", settings.max_attempts))),
+        closing_s=float(asked.get("closing_minutes", 0.0)) * 60,
     )
 
 

@@ -178,6 +178,9 @@ def _advance(control: Control, run: Run, record: RunRecord, wanted: Desired, liv
             return destroy(control, run, record, step)
         if step.kind == "lost":
             _give_up_attempt(control, run, record, live, step)
+        elif step.kind == "cancel":
+            said = EventDraft(state="cancelled", writer="control", attempt=step.attempt, reason=step.reason)
+            control.ledger.append(run.id, events=[said])
         elif not _try_to_provision(control, run, record, live, step):
             return None
         live = control.cloud.find(run.resource_prefix + "-")

@@ -96,7 +96,7 @@ def _still_wanted(control: Control, record: RunRecord) -> Job:
 def _run_again(control: Control, job: Job, runs: Sequence[RunRecord], *, by: str, why: str) -> Tick:
     newest = runs[-1]
     outcome = (newest.receipt or {}).get("outcome")
-    if outcome == "succeeded":
+    if outcome == "succeeded" and job.spec.task != "session":
         control.say(f"{newest.run_id}: succeeded already; to train again change the spec (train.seed will do)")
         return Tick()
     first = job.run(control.settings.ledger_url)

@@ -287,6 +287,33 @@ def test_a_spec_that_head_no_longer_has_cancels_what_is_not_at_its_end(
     assert (found.kind, found.outcome, found.reason) == ("destroy", outcome, reason)
 
 
+CLOSING = replace(LIMITS, closing_s=180.0)
+
+
+@pytest.mark.parametrize(
+    ("texts", "cancel", "pods", "now_s", "expected"),
+    [
+        # The ledger says it first: the pod hears of it there, and pushes its branch.
+        (RUNNING, "SpecDeleted", "pod1", 100.0, ("cancel", "SpecDeleted")),
+        ([*RUNNING, "cancelled:1:SpecDeleted"], "SpecDeleted", "pod1", 100.0, ("watch", "")),
+        ([*RUNNING, "cancelled:1:ByHand"], None, "pod1", 239.0, ("watch", "")),
+        # Over when the pod has said so, is gone, never opened the session, or takes too long.
+        ([*RUNNING, "cancelled:1:ByHand", "publishing", "finished"], None, "pod1", 100.0, ("destroy", "ByHand")),
+        ([*RUNNING, "cancelled:1:ByHand", "failed:1:PushRefused"], None, "pod1", 100.0, ("destroy", "ByHand")),
+        ([*RUNNING, "cancelled:1:ByHand"], None, "", 100.0, ("destroy", "ByHand")),
+        ([*RUNNING[:4], "cancelled:1:ByHand"], None, "pod1", 100.0, ("destroy", "ByHand")),
+        ([*RUNNING, "cancelled:1:ByHand"], None, "pod1", 241.0, ("destroy", "ByHand")),
+        ([*RUNNING, "lost:1:PodLost"], "SpecDeleted", "pod1", 100.0, ("destroy", "SpecDeleted")),
+    ],
+)
+def test_a_session_that_is_cancelled_has_some_minutes_for_its_branch(
+    texts: list[str], cancel: str | None, pods: str, now_s: float, expected: tuple[str, str]
+) -> None:
+    live = [replace(pod(name), uptime_s=10) for name in pods.split()]
+    found = next_step(record(*texts), pods=live, cancel_reason=cancel, now_s=now_s, limits=CLOSING)
+    assert (found.kind, found.reason) == expected
+
+
 def test_a_receipt_is_the_end() -> None:
     for cancel in (None, "SpecDeleted"):
         assert step(*RUNNING, "destroying", "closed", "training", over=True, cancel=cancel).kind == "over"

@@ -131,6 +131,9 @@ class Attempt:
 
     def _train(self, python: str, watch: Watch) -> int:
         context = self._context
+        if context.task == "session":
+            argv = [sys.executable, "-m", "pushtrain.pod.session", "--tools", str(Path(python).parent)]
+            return run_child(argv, self._environ, context.checkout, watch=watch, out=self._log)
         argv = [python, "-m", "trainer", context.spec_path]
         argv += ["--run-dir", str(context.run_dir), "--attempt", str(context.attempt)]
         return run_child(argv, trainer_env(context, self._environ), context.checkout, watch=watch, out=self._log)

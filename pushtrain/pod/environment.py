@@ -41,8 +41,11 @@ def prepare_environment(
         "UV_LINK_MODE": "copy",
         "UV_NO_PROGRESS": "1",
     }
-    # A command brings its own libraries: what reads its spec and uploads its files is without any extra.
-    extra = (*(() if context.task == "command" else TRAINING), *(f"--extra={name}" for name in context.extras))
+    # A command brings its own libraries: what reads its spec and uploads its files is without any extra. So do people.
+    extra = (
+        *(() if context.task in ("command", "session") else TRAINING),
+        *(f"--extra={name}" for name in context.extras),
+    )
     for attempt in range(TRIES):
         uv = shutil.which("uv") or _install_uv(home / "pushtrain-uv", env, run)
         if uv and run([uv, *SYNC, *extra], env) == 0:

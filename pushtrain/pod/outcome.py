@@ -67,7 +67,8 @@ def decide(remains: Remains) -> Outcome:
         result = _object(remains.result)
         if result is None:
             return _failed("ResultInvalid", "result.json is not a JSON object", remains)
-        return Outcome(state="finished", exit_code=0, data=data, files={"result.json": remains.result})
+        why = {key: str(result.get(key) or "") for key in ("reason", "message")}  # of a session: why it ended
+        return Outcome(state="finished", exit_code=0, data=data, files={"result.json": remains.result}, **why)
     if remains.stop_reason in _LIMITS:
         return _failed(*_LIMITS[remains.stop_reason], remains)
     if remains.failure is not None:
