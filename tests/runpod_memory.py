@@ -91,6 +91,9 @@ class MemoryRunPod(httpx.BaseTransport):
                 return 200, volume_document(account.update_volume(resource_id, now_s, size_gb=body["size"]))
             account.delete_volume(resource_id, now_s)
             return 204, None
+        if collection == "account":
+            account.ssh_keys = body["keys"] if method == "PUT" else account.ssh_keys
+            return 200, {"keys": list(account.ssh_keys)}
         return self._read(collection, resource_id)
 
     def _read(self, collection: str, resource_id: str) -> tuple[int, Any]:

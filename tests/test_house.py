@@ -42,6 +42,7 @@ VERBS = [
     "setup-pulumi",
     "simulator",
     "ssh",
+    "ssh-key",
     "sweep",
     "verify",
     "volumes",

@@ -3,18 +3,22 @@
 from collections.abc import Sequence
 
 from infra.clouds.runpod_answers import failure
+from infra.clouds.runpod_http import Call, RunPodHttp
 from infra.clouds.runpod_reads import SSH_KEYS, Reads
 
 
 class SshKeys:
     """The part of a `Cloud` that knows keys."""
 
+    _http: RunPodHttp
     _reads: Reads
 
     def ssh_keys(self) -> list[str]:
         return self._reads.ssh_keys()
 
     def replace_ssh_keys(self, keys: Sequence[str]) -> None:
-        answer = self._reads.send("PUT", SSH_KEYS, body={"keys": list(keys)})
+        # Never sent twice by itself: what somebody else wrote in between would be gone.
+        body, timeout_s = {"keys": list(keys)}, self._http.limits.read_s
+        answer = self._http.send(Call(method="PUT", path=SSH_KEYS, body=body, timeout_s=timeout_s, repeatable=False))
         if not answer.ok:
             raise failure(answer, "writing the account's ssh keys")
