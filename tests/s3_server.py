@@ -1,30 +1,29 @@
-"""The part of S3 that Pulumi's state uses, on loopback: one bucket in memory, every request's signature checked.
+"""A bucket in memory on loopback, for what talks to S3 and not to the simulator: Pulumi's state, data of a bucket.
 
-Path style, signature version 4 with `access_key` and `secret_key`, bodies checked against the digest that was signed.
-Whoever starts one stops it.
+The protocol is the simulator's own, `infra.simulator.s3`: every signature is checked. Whoever starts one stops it.
 """
 
-import hashlib
-import hmac
-import re
+import secrets
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
-from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
-from xml.sax.saxutils import escape
+from urllib.parse import unquote, urlsplit
+
+from infra.simulator import s3
 
 REGION = "auto"
-_XMLNS = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
 
 
 @dataclass
 class Bucket:
-    """`requests` are (method, key) as they came; `refused` the reasons for every answer but success and not found."""
+    """`requests` are (method, key) as they came; `refused` the reasons for every answer but success and not found.
+
+    A member of `infra.simulator.s3.Objects`.
+    """
 
     name: str
     access_key: str
@@ -33,6 +32,7 @@ class Bucket:
     objects: dict[str, bytes] = field(default_factory=dict)
     requests: list[tuple[str, str]] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
+    unfinished: dict[str, tuple[str, dict[int, bytes]]] = field(default_factory=dict)
 
     @property
     def backend_url(self) -> str:
@@ -50,6 +50,47 @@ class Bucket:
     def written(self) -> list[str]:
         return [key for method, key in self.requests if method in ("PUT", "POST")]
 
+    def names(self) -> Sequence[str]:
+        return list(self.objects)
+
+    def about(self, key: str) -> s3.About:
+        if key not in self.objects:
+            raise s3.Refused(404, "NoSuchKey")
+        return _about(self.objects[key])
+
+    def read(self, key: str, begin: int, end: int) -> bytes:
+        self.about(key)
+        return self.objects[key][begin:end]
+
+    def write(self, key: str, content: bytes) -> str:
+        self.objects[key] = content
+        return s3.md5(content)
+
+    def delete(self, key: str) -> None:
+        self.objects.pop(key, None)
+
+    def start_upload(self, key: str) -> str:
+        upload_id = secrets.token_hex(8)
+        self.unfinished[upload_id] = (key, {})
+        return upload_id
+
+    def uploads(self) -> Mapping[str, str]:
+        return {upload_id: key for upload_id, (key, _) in self.unfinished.items()}
+
+    def put_part(self, upload_id: str, number: int, content: bytes) -> str:
+        self.unfinished[upload_id][1][number] = content
+        return s3.md5(content)
+
+    def parts(self, upload_id: str) -> Mapping[int, s3.About]:
+        return {number: _about(content) for number, content in self.unfinished[upload_id][1].items()}
+
+    def complete(self, upload_id: str, numbers: Sequence[int]) -> str:
+        key, parts = self.unfinished.pop(upload_id)
+        return self.write(key, b"".join(parts[number] for number in numbers))
+
+    def abort(self, upload_id: str) -> None:
+        self.unfinished.pop(upload_id, None)
+
 
 @contextmanager
 def bucket(name: str = "state", *, access_key: str, secret_key: str) -> Iterator[Bucket]:
@@ -66,12 +107,6 @@ def bucket(name: str = "state", *, access_key: str, secret_key: str) -> Iterator
         thread.join(10)
 
 
-class _Refused(Exception):
-    def __init__(self, status: int, code: str) -> None:
-        super().__init__(code)
-        self.status = status
-
-
 class _Handler(BaseHTTPRequestHandler):
     bucket: Bucket
     protocol_version = "HTTP/1.1"
@@ -81,108 +116,37 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         self.close_connection = False
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         parts = urlsplit(self.path)
+        request = s3.Request(
+            method=self.command,
+            path=parts.path,
+            query=parts.query,
+            headers={name.lower(): value for name, value in self.headers.items()},
+            body=self.rfile.read(int(self.headers.get("Content-Length") or 0)),
+        )
         name, _, key = unquote(parts.path).removeprefix("/").partition("/")
         self.bucket.requests.append((self.command, key))
         try:
-            self._check(parts.path, parts.query, body)
+            s3.check_signature(request, {self.bucket.access_key: self.bucket.secret_key})
             if name != self.bucket.name:
-                raise _Refused(404, "NoSuchBucket")
-            status, headers, answer = self._answer(key, dict(parse_qsl(parts.query, keep_blank_values=True)), body)
-        except _Refused as refused:
-            if str(refused) != "NoSuchKey":
+                raise s3.Refused(404, "NoSuchBucket")
+            said = s3.answer(request, name, key, self.bucket)
+        except s3.Refused as refused:
+            if refused.code != "NoSuchKey":
                 self.bucket.refused.append(f"{self.command} {self.path}: {refused}")
-            status, headers = refused.status, {}
-            answer = f"<Error><Code>{refused}</Code><Message>{refused}</Message></Error>".encode()
-        self.send_response(status)
-        for header, value in ({"Content-Type": "application/xml"} | headers).items():
+            said = s3.refusal(refused)
+        self.send_response(said.status)
+        headers = dict(said.headers)
+        if said.status != 204:
+            headers.setdefault("Content-Length", str(len(said.body)))
+        for header, value in headers.items():
             self.send_header(header, value)
-        if status != 204:
-            self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(answer)
+            self.wfile.write(said.body)
 
     do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = _serve
 
-    def _answer(self, key: str, query: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
-        objects = self.bucket.objects
-        if self.command == "GET" and not key:
-            return 200, {}, self._listing(query)
-        if self.command in ("GET", "HEAD"):
-            if key not in objects:
-                raise _Refused(404, "NoSuchKey")
-            return 200, _about(objects[key]), objects[key]
-        if self.command == "DELETE":
-            objects.pop(key, None)
-            return 204, {}, b""
-        if self.command == "PUT" and (source := self.headers.get("x-amz-copy-source")):
-            objects[key] = objects[unquote(source).removeprefix("/").partition("/")[2]]
-            copied = f"<CopyObjectResult {_XMLNS}><ETag>{_etag(objects[key])}</ETag></CopyObjectResult>"
-            return 200, {}, copied.encode()
-        if self.command == "PUT" and "uploadId" not in query:
-            objects[key] = body
-            return 200, {"ETag": _etag(body)}, b""
-        raise _Refused(501, "NotImplemented")
 
-    def _listing(self, query: dict[str, str]) -> bytes:
-        prefix, delimiter = query.get("prefix", ""), query.get("delimiter", "")
-        files, folders = [], set()
-        for key in sorted(self.bucket.objects):
-            if not key.startswith(prefix):
-                continue
-            head, found, _ = key[len(prefix) :].partition(delimiter) if delimiter else (key, "", "")
-            if found:
-                folders.add(prefix + head + delimiter)
-            else:
-                files.append(key)
-        now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.000Z")
-        contents = "".join(
-            f"<Contents><Key>{escape(key)}</Key><LastModified>{now}</LastModified>"
-            f"<ETag>{_etag(self.bucket.objects[key])}</ETag><Size>{len(self.bucket.objects[key])}</Size></Contents>"
-            for key in files
-        )
-        prefixes = "".join(f"<CommonPrefixes><Prefix>{escape(it)}</Prefix></CommonPrefixes>" for it in sorted(folders))
-        return (
-            f"<ListBucketResult {_XMLNS}><Name>{self.bucket.name}</Name><Prefix>{escape(prefix)}</Prefix>"
-            f"<KeyCount>{len(files)}</KeyCount><MaxKeys>1000</MaxKeys><IsTruncated>false</IsTruncated>"
-            f"{contents}{prefixes}</ListBucketResult>"
-        ).encode()
-
-    def _check(self, path: str, query: str, body: bytes) -> None:
-        """Signature version 4, docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html."""
-        signed = re.fullmatch(
-            r"AWS4-HMAC-SHA256 Credential=([^/]+)/(\d+)/([^/]+)/s3/aws4_request, ?"
-            r"SignedHeaders=([^,]+), ?Signature=(\w+)",
-            self.headers.get("Authorization", ""),
-        )
-        if signed is None:
-            raise _Refused(403, "AccessDenied")
-        access_key, day, region, names, signature = signed.groups()
-        if access_key != self.bucket.access_key:
-            raise _Refused(403, "InvalidAccessKeyId")
-        digest = self.headers["x-amz-content-sha256"]
-        if re.fullmatch(r"[0-9a-f]{64}", digest) and digest != hashlib.sha256(body).hexdigest():
-            raise _Refused(400, "XAmzContentSHA256Mismatch")
-        pairs = sorted((quote(k, safe="-_.~"), quote(v, safe="-_.~")) for k, v in parse_qsl(query, True))
-        headers = "".join(f"{name}:{' '.join((self.headers[name] or '').split())}\n" for name in names.split(";"))
-        asked = "&".join(f"{k}={v}" for k, v in pairs)
-        request = f"{self.command}\n{path}\n{asked}\n{headers}\n{names}\n{digest}"
-        scope = f"{day}/{region}/s3/aws4_request"
-        hashed = hashlib.sha256(request.encode()).hexdigest()
-        text = f"AWS4-HMAC-SHA256\n{self.headers['x-amz-date']}\n{scope}\n{hashed}"
-        key = f"AWS4{self.bucket.secret_key}".encode()
-        for part in (day, region, "s3", "aws4_request", text):
-            key = hmac.digest(key, part.encode(), "sha256")
-        if not hmac.compare_digest(key.hex(), signature):
-            raise _Refused(403, "SignatureDoesNotMatch")
-
-
-def _about(content: bytes) -> dict[str, str]:
-    now = format_datetime(datetime.now(timezone.utc), usegmt=True)
-    return {"ETag": _etag(content), "Last-Modified": now, "Content-Type": "application/octet-stream"}
-
-
-def _etag(content: bytes) -> str:
-    return f'"{hashlib.md5(content, usedforsecurity=False).hexdigest()}"'
+def _about(content: bytes) -> s3.About:
+    return s3.About(size=len(content), etag=s3.md5(content), modified_s=time.time())

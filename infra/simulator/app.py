@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute
 
-from infra.simulator import billing_api, catalog_api, control, graphql_api, logs_api, runpod_api
+from infra.simulator import billing_api, catalog_api, control, graphql_api, logs_api, runpod_api, s3_api
 from infra.simulator.gate import Gate, Problem
 from infra.simulator.service import Service
 
@@ -43,6 +43,7 @@ def create_app(
             *logs_api.routes(gate),
             *billing_api.routes(gate),
             *graphql_api.routes(gate),
+            *s3_api.routes(gate),
             *control.routes(gate, shut_down),
             *hub_routes,
         ],

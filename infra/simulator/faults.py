@@ -26,6 +26,8 @@ Kind = Literal[
     "no_public_ip",
     "no_sshd",
     "slow_sshd",
+    "volume_full",
+    "transfer_cut",
 ]
 HubKind = Literal["hub_down", "hub_upload_down", "hub_upload_cut", "hub_commit_lost"]
 

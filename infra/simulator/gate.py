@@ -220,7 +220,7 @@ class Gate:
         if call.operation.startswith("create_") and self._fault("error_after_create", call):
             raise Problem(500, "Something went wrong. Please try again later or contact support.")
         if self._fault("lost_answer", call):
-            return LostAnswer(lambda: self._abort(call.request))
+            return LostAnswer(lambda: self.abort(call.request))
         return response
 
     def _failure(self, call: Call) -> Response | None:
@@ -246,7 +246,8 @@ class Gate:
         fault = self.service.faults.take(kind, **call.subject)
         return None if fault is None else max(fault.seconds, 1e-3)
 
-    def _abort(self, request: Request) -> None:
+    def abort(self, request: Request) -> None:
+        """Cut the client's connection off."""
         client = request.client
         transport = self._transports.get((client.host, client.port)) if client else None
         if transport is None:

@@ -64,11 +64,12 @@ class RunningSimulator:
     pid: int
     api_key: str = field(repr=False)
     hf_token: str = field(repr=False)
+    keys: store.Keys = field(repr=False)
     process: "subprocess.Popen[bytes]" = field(repr=False)
     http: httpx.Client = field(repr=False)
 
     def env(self) -> dict[str, str]:
-        return env(self.url, store.Keys(api_key=self.api_key, hf_token=self.hf_token))
+        return store.env(self.url, self.keys)
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         """One request with the account key; `path` begins with a slash. Raises httpx.HTTPError."""
@@ -97,17 +98,6 @@ class RunningSimulator:
                 processes.stop(folder.name, grace_s=0)
 
 
-def env(url: str, keys: store.Keys) -> dict[str, str]:
-    """What a client needs in its environment to talk to the simulator instead of the real cloud and Hub."""
-    return {
-        "RUNPOD_API_BASE_URL": url,
-        "RUNPOD_API_KEY": keys.api_key,
-        "HF_ENDPOINT": url,
-        "HF_TOKEN": keys.hf_token,
-        "HF_HUB_DISABLE_XET": "1",
-    }
-
-
 def start(config: SimulatorConfig, timeout_s: float = 30.0) -> RunningSimulator:
     """Start the simulator as a process and wait until it answers. Raises CloudError with what it said otherwise."""
     state_dir = config.state_dir.resolve()
@@ -131,6 +121,7 @@ def start(config: SimulatorConfig, timeout_s: float = 30.0) -> RunningSimulator:
             pid=process.pid,
             api_key=keys.api_key,
             hf_token=keys.hf_token,
+            keys=keys,
             process=process,
             http=_client(url, keys.api_key),
         )
@@ -191,6 +182,8 @@ async def _serve(
         state_dir=state_dir,
         base_url=url,
         api_key=keys.api_key,
+        s3_access_key=keys.s3_access_key,
+        s3_secret_key=keys.s3_secret_key,
         expires_at=time.time() + config.max_hours * 3600,
         page_size=config.page_size,
         requests_per_minute=config.requests_per_minute,
@@ -231,7 +224,7 @@ async def _serve(
         while not server.started and not serving.done():
             await asyncio.sleep(0.01)
         store.write_json(state_dir / "server.json", {"pid": os.getpid(), "port": port, "url": url})
-        announce(url, env(url, keys))
+        announce(url, store.env(url, keys))
         await serving
     finally:
         service.close(stop_pods)

@@ -40,6 +40,8 @@ class Settings:
     base_url: str
     api_key: str
     expires_at: float
+    s3_access_key: str = ""
+    s3_secret_key: str = ""
     page_size: int | None = 100
     requests_per_minute: int = 6000
     lend_python: bool = True
@@ -85,6 +87,11 @@ class Service:
             if hmac.compare_digest(bearer.encode(), pod_key(self.settings.api_key, pod_id).encode()):
                 return pod_id
         return None
+
+    @property
+    def s3_secrets(self) -> dict[str, str]:
+        """Access key → secret of the volumes' S3 API."""
+        return {self.settings.s3_access_key: self.settings.s3_secret_key} if self.settings.s3_access_key else {}
 
     def running(self, pod: Pod) -> Running | None:
         return self.machine.running(pod.id) if pod.status == "RUNNING" else None

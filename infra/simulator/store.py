@@ -19,10 +19,12 @@ _TEMPLATES = TypeAdapter(dict[str, Template])
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Keys:
-    """`api_key` is the account's; `hf_token` writes to the simulated Hub."""
+    """`api_key` is the account's; `hf_token` writes to the simulated Hub; the S3 pair opens volumes, nothing else."""
 
     api_key: str
     hf_token: str
+    s3_access_key: str
+    s3_secret_key: str
 
 
 def save(account: Account, directory: Path) -> None:
@@ -56,10 +58,26 @@ def keys(directory: Path, api_key: str | None = None, hf_token: str | None = Non
     found = Keys(
         api_key=api_key or stored.get("api_key") or f"rpa_simulator{secrets.token_hex(16)}",
         hf_token=hf_token or stored.get("hf_token") or f"hf_simulator{secrets.token_hex(16)}",
+        s3_access_key=stored.get("s3_access_key") or f"user_simulator{secrets.token_hex(8)}",
+        s3_secret_key=stored.get("s3_secret_key") or f"rps_simulator{secrets.token_hex(16)}",
     )
     if dataclasses.asdict(found) != stored:
         write_json(path, dataclasses.asdict(found))
     return found
+
+
+def env(url: str, keys: Keys) -> dict[str, str]:
+    """What a client needs in its environment to talk to the simulator instead of the real cloud and Hub."""
+    return {
+        "RUNPOD_API_BASE_URL": url,
+        "RUNPOD_API_KEY": keys.api_key,
+        "HF_ENDPOINT": url,
+        "HF_TOKEN": keys.hf_token,
+        "HF_HUB_DISABLE_XET": "1",
+        "RUNPOD_S3_URL": f"{url}/s3/{{data_center}}",
+        "RUNPOD_S3_ACCESS_KEY": keys.s3_access_key,
+        "RUNPOD_S3_SECRET_KEY": keys.s3_secret_key,
+    }
 
 
 def write_json(path: Path, document: Any) -> None:
