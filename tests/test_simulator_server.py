@@ -180,11 +180,13 @@ def test_when_the_old_port_is_taken_it_takes_another(begin: Start) -> None:
 def test_clients_get_everything_from_its_environment_and_the_hub_is_there(begin: Start) -> None:
     simulator = begin()
     env = simulator.env()
-    assert set(env) == {"RUNPOD_API_BASE_URL", "RUNPOD_API_KEY", "HF_ENDPOINT", "HF_TOKEN", "HF_HUB_DISABLE_XET"}
+    hub = {"HF_ENDPOINT", "HF_TOKEN", "HF_HUB_DISABLE_XET"}
+    volumes = {"RUNPOD_S3_URL", "RUNPOD_S3_ACCESS_KEY", "RUNPOD_S3_SECRET_KEY"}
+    assert set(env) == {"RUNPOD_API_BASE_URL", "RUNPOD_API_KEY", *hub, *volumes}
     assert env["RUNPOD_API_BASE_URL"] == env["HF_ENDPOINT"] == simulator.url
-    hub = HfApi(endpoint=env["HF_ENDPOINT"], token=env["HF_TOKEN"])
-    assert hub.whoami()["name"] == "simulator"
-    assert hub.create_repo("any-org/adapter", private=True).repo_id == "any-org/adapter"
+    api = HfApi(endpoint=env["HF_ENDPOINT"], token=env["HF_TOKEN"])
+    assert api.whoami()["name"] == "simulator"
+    assert api.create_repo("any-org/adapter", private=True).repo_id == "any-org/adapter"
 
 
 def test_lists_may_be_unpaged_and_the_quota_small(begin: Start) -> None:
