@@ -4,13 +4,16 @@ RUN := $(UV) run --no-sync
 # The control plane's and the trainer's locked environment. Bytecode is compiled once, or every process pays 11 s for it.
 SYNC := $(UV) sync --frozen --quiet --all-extras --no-extra deepspeed --compile-bytecode
 
-.PHONY: help demo test test-long faults faults-real lint benchmarks sync
+.PHONY: help demo rehearsal test test-long faults faults-real lint benchmarks sync
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
 demo: sync ## The main job on loopback: git push a job spec, a LoRA is trained, nothing is left
 	$(RUN) pushtrain demo
+
+rehearsal: sync ## A pull request on loopback: init, comment, merge, run, receipt, by the real workflow files
+	$(RUN) pushtrain rehearse
 
 # Two workers: much of a test with real processes is waiting. A file stays together, since it shares its simulator.
 PYTEST := $(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -281,6 +281,17 @@ def demo(
     from pushtrain.demo import run_demo
 
     raise typer.Exit(run_demo(Path.cwd(), folder.absolute(), keep=keep, console=out))
+
+
+@app.command()
+def rehearse(
+    merge: Annotated[Literal["merge", "squash", "rebase"], typer.Option(help="How it is merged.")] = "merge",
+    folder: Annotated[Path, typer.Option(help="Where it works.")] = Path(".pushtrain/rehearsal"),
+) -> None:
+    """A pull request on loopback, as a new user meets it: init, comment, merge, run, receipt, by the real workflows."""
+    from pushtrain.demo.rehearsal import run_rehearsal
+
+    raise typer.Exit(run_rehearsal(folder.absolute(), how=merge, console=out))
 
 
 @app.callback(invoke_without_command=True)

@@ -13,6 +13,7 @@ LONG = frozenset(
         "faults_real",
         "pod_kills",
         "pod_network",
+        "rehearsal",
         "replay",
         "trainer_fit",
         "trainer_methods",

@@ -34,6 +34,7 @@ VERBS = [
     "plan",
     "prices",
     "reconcile",
+    "rehearse",
     "replay",
     "retry",
     "review",

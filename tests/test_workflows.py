@@ -42,6 +42,7 @@ WRITES = {
     "plan": {"contents": "read", "pull-requests": "write"},
     "reconcile": {"actions": "read", "contents": "read", "pull-requests": "write", "statuses": "write"},
     "by-hand": {"actions": "read", "contents": "read", "pull-requests": "read"},
+    "end": {"contents": "read", "pull-requests": "write", "statuses": "write"},
     "again": {"actions": "write"},
 }
 # The jobs of train.yml that have secrets, each in one step.

@@ -55,7 +55,7 @@ def run_demo(root: Path, folder: Path, *, keep: bool, console: Console) -> int:
     processes.stop_all()  # what a killed demo left behind, first the simulator, then pods that outlived it
     world.stop_pods(folder / "run" / "simulator")
     demo = Demo(folder=world.fresh(folder), console=console, processes=processes)
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     stay = False
     try:
         code = _story(demo)
@@ -65,9 +65,9 @@ def run_demo(root: Path, folder: Path, *, keep: bool, console: Console) -> int:
         console.print("\ninterrupted: removing pod, volume and processes …", style="yellow")
         return 130
     finally:
-        with _undisturbed():
+        with undisturbed():
             if not stay:
-                _clean_up(demo)
+                clean_up(demo)
 
 
 def _story(demo: Demo) -> int:
@@ -142,7 +142,7 @@ def _finish(demo: Demo, run: Run, record: RunRecord, simulator: "RunningSimulato
     show.where_to_look(demo.console, demo.folder, run, plot=plot, adapter=adapter)
 
 
-def _clean_up(demo: Demo) -> None:
+def clean_up(demo: Demo) -> None:
     """Bring down, in this order: the Action, the run (so that its receipt says what it cost), the simulator."""
     demo.processes.stop("action")
     stop_marked(f"PUSHTRAIN_DEMO_DIR={demo.folder}")
@@ -159,9 +159,11 @@ def _cancel_active(demo: Demo) -> None:
     from pushtrain.follow import cancel
 
     repository = demo.folder / "repository"
-    control = open_control(repository, lambda text: demo.console.print(f"  {text}", markup=False))
-    for run_id, record in control.ledger.read_all(control.ledger.refs()).items():
-        if not record.is_over:
+    ledger = open_ledger(load_settings(repository))
+    active = [run_id for run_id, record in ledger.read_all(ledger.refs()).items() if not record.is_over]
+    if active:
+        control = open_control(repository, lambda text: demo.console.print(f"  {text}", markup=False))
+        for run_id in active:
             cancel(control, run_id, reason="DemoInterrupted")
 
 
@@ -171,7 +173,7 @@ def _no_view() -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
+def undisturbed() -> Iterator[None]:
     """A second Ctrl-C must not stop the clean-up half way; every wait in it is bounded."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -180,7 +182,7 @@ def _undisturbed() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _interrupt(_number: int, _frame: object) -> None:
+def interrupt(_number: int, _frame: object) -> None:
     raise KeyboardInterrupt
 
 

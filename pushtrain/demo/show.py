@@ -1,7 +1,7 @@
 """What the demo ends with: the table, the proof line, the loss plot, and where to look."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -40,6 +40,14 @@ def summary(console: Console, record: RunRecord, seconds: Mapping[str, float], l
         table.add_row(f"took {span:.1f} s", name)
     console.print(table)
     console.print(f"proof: pods {len(left.pods)}, volumes {len(left.volumes)}", style="bold", markup=False)
+
+
+def comments(console: Console, texts: Sequence[str]) -> None:
+    """Comments of a pull request, as they are written."""
+    for number, text in enumerate(texts, 1):
+        console.rule(f"comment {number} of {len(texts)}")
+        console.print(text, markup=False, highlight=False)
+    console.rule()
 
 
 def where_to_look(console: Console, folder: Path, run: Run, *, plot: Path | None, adapter: Path | None) -> None:
