@@ -23,7 +23,7 @@ PUBLIC_HUB = "https://huggingface.co"
 # The pod's own pace; set in the control plane's environment it reaches the pod.
 POD_PACE = ("PUSHTRAIN_SHIP_EVERY_S", "PUSHTRAIN_POD_TICK_S", "PUSHTRAIN_GRACE_S", "PUSHTRAIN_LIMIT_BOOT_S")
 
-_POD_MODULES = ("__init__", "boot", "console", "context", "phase", "processes", "terminate", "watchdog")
+_POD_MODULES = ("__init__", "boot", "console", "context", "phase", "processes", "terminate", "tool", "watchdog")
 _MODULES = ("__init__", "errors", "gitcmd", "redact", *(f"pod/{name}" for name in _POD_MODULES))
 _MAIN = """import os
 import sys

@@ -8,6 +8,7 @@ from pathlib import Path
 from git import Blob, GitError, Repo, Tree
 
 from pushtrain.errors import LedgerError, SpecError
+from pushtrain.pod.tool import ASIDE
 from pushtrain.policy.file import NO_POLICY, PolicyFile, policy_in
 from pushtrain.run import Run
 from pushtrain.spec import CommandSpec, JobSpec, TrainingSpec
@@ -69,7 +70,7 @@ def desired(root: Path, known: Desired | None = None) -> Desired:
 def lock_digest(root: Path) -> str | None:
     """Git's blob id of uv.lock at HEAD: what the pod's environment is installed from."""
     with Repo(root) as repo:
-        item = _at_head(repo, "uv.lock")
+        item = _at_head(repo, f"{ASIDE}/uv.lock") or _at_head(repo, "uv.lock")
         return item.hexsha if item else None
 
 

@@ -24,6 +24,7 @@ LONG = frozenset(
         "trainer_watch",
         "whole_command",
         "whole_limits",
+        "workflow_ci",
         "workflow_steps",
     )
 )

@@ -83,7 +83,7 @@ def test_a_run_that_fails_is_a_step_that_does_not_hold(place: Path) -> None:
     wait_until_nothing_lives(place)
 
 
-def test_a_step_that_does_not_hold_is_an_error_that_says_where_to_look(tmp_path: Path) -> None:
+def test_a_step_that_does_not_hold_says_where_to_look(tmp_path: Path) -> None:
     console = Console(file=(tmp_path / "out").open("w"))
     rehearsal = Rehearsal(folder=tmp_path, console=console, processes=Processes(tmp_path / "processes.json"))
     rehearsal.holds("one is one", True)

@@ -15,6 +15,8 @@ from infra.simulator.github.api import TOKEN, GitHubServer
 from infra.simulator.github.hosted import Hosted
 from infra.simulator.github.state import REPO
 from infra.simulator.github.workflow import WorkflowRun
+from pushtrain.init import templates
+from pushtrain.pod.tool import ASIDE
 
 pytest_plugins = ("whole",)
 KEYS = ("RUNPOD_API_KEY", "HF_TOKEN", "PUSHTRAIN_LEDGER_TOKEN")
@@ -144,6 +146,31 @@ def test_by_hand_is_recorded_with_its_actor_and_the_next_reconcile_is_dispatched
     assert scene.settled() == {"train.yml": RECONCILED}, "what was dispatched"
     assert not world.control().cloud.find("")  # the machine that began it keeps its own memory of the stack
     world.assert_no_secret()
+
+
+def test_a_repository_with_a_project_of_its_own_has_the_tool_aside(scene: Scene) -> None:
+    """Its top has a project, and folders with the names of our packages that are not ours."""
+    world = scene.world
+    (world.repository / ASIDE).mkdir(parents=True)
+    for name in ("pushtrain", "infra", "trainer", "pyproject.toml", "uv.lock"):
+        world.git("mv", name, f"{ASIDE}/{name}")
+    world.write("pyproject.toml", "[project]\nname = 'mine'\n")
+    for name in ("infra", "trainer"):
+        world.write(f"{name}/__init__.py", "raise SystemExit('this is not pushtrain')\n")
+    for name, text in templates(world.repository, PROJECT).items():
+        world.write(name, text.decode())
+    world.push("moved")
+    scene.actions.looked()
+    world.write_job(max_usd=2)
+    scene.push_branch("change")
+    number = scene.open("change")
+    assert scene.settled() == {"review.yml": {"plan": "success"}}, scene.actions.runs[-1].steps
+    scene.merge(number, "rebase")
+    assert scene.settled() == {"train.yml": RECONCILED}, scene.actions.runs[-1].steps
+    assert end(world.record("job")) == ("succeeded", "")
+    assert world.record("job").run["lock"] == world.git("rev-parse", f"HEAD:{ASIDE}/uv.lock")
+    assert len(scene.github.comments[number]) == 2, "rebased, and found again"
+    world.assert_nothing_left()
 
 
 def test_end_only_rents_nothing_and_takes_down_what_is_at_its_end(scene: Scene) -> None:

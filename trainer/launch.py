@@ -72,7 +72,7 @@ def run_workers(arguments: Sequence[str], count: int, stop: Stop, more: Mapping[
 
 def _start(arguments: Sequence[str], more: Mapping[str, object]) -> subprocess.Popen[bytes]:
     environ = {**os.environ, **{name: str(value) for name, value in more.items()}}
-    return subprocess.Popen([sys.executable, "-m", "trainer", *arguments], env=environ)
+    return subprocess.Popen([sys.executable, "-P", "-m", "trainer", *arguments], env=environ)
 
 
 def _wait(workers: Sequence[subprocess.Popen[bytes]], stop: Stop) -> list[int]:

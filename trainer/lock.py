@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
+from pushtrain.pod.tool import tool_folder
 from trainer.determinism import CUBLAS_SETTING
 from trainer.gpu import Card, cards
 from trainer.job import Job, file_sha256, read_json
@@ -40,7 +41,7 @@ def run_lock(job: Job) -> dict[str, Any]:
         },
         "pins": read_json(job.run_dir / "inputs.json"),
         "floating": [text for text in spec.floating if on_pod or not text.startswith("compute.")],
-        "uv_lock": _sha256(job.root / "uv.lock"),
+        "uv_lock": _sha256(tool_folder(job.root) / "uv.lock"),
         "image": {"name": image, "digest": image.partition("@")[2] or None if image else None},
         "machine": machine(cards()),
         "libraries": {name: found for name in LIBRARIES if (found := _version(name)) is not None},

@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from pushtrain import __version__
 from pushtrain.doctor.finding import SPEC, Check, Finding, Place
 from pushtrain.errors import SpecError
 from pushtrain.gitcmd import git
+from pushtrain.init import PROJECT, has_templates, templates, tool_files
 
 FOLDER = Path(".github") / "workflows"
 # GIT_CONFIG_COUNT, by which a token reaches git without argv.
@@ -67,6 +69,41 @@ def workflow_findings(place: Place, check: Check) -> Iterator[Finding]:
         yield check.wrong(message, fix, SPEC) if serious else check.warning(message, fix)
     if there and not problems:
         yield check.ok(f"{len(there)} files: secrets in an environment only, actions pinned by commit")
+    yield from stale_findings(place.root, check)
+
+
+def stale_findings(root: Path, check: Check) -> Iterator[Finding]:
+    """Held against what `init` of the pushtrain that is asked would write; nothing to hold where that is the
+    repository's own."""
+    if PROJECT.resolve().is_relative_to(root.resolve()):
+        return
+    fix = f"uv run --project CLONE pushtrain init --force, and git diff; CLONE has pushtrain {__version__}"
+    if not has_templates():
+        yield check.unknown(
+            f"pushtrain {__version__} came without its workflows: these were not held against them", fix
+        )
+        return
+    fix = "pushtrain init --force, then git diff: what you changed on purpose is in it"
+    old = [name for name, text in templates(root).items() if _differs(root / name, text)]
+    if old:
+        message = f"{', '.join(old)}: not what init of pushtrain {__version__} writes"
+        yield check.warning(message, fix)
+    tool = tool_files(root)
+    other = [name for name, text in tool.items() if _differs(root / name, text)]
+    if other:
+        shown = ", ".join(other[:3]) + (" …" if len(other) > 3 else "")
+        message = f"{len(other)} of {len(tool)} files of the tool are not those of pushtrain {__version__}: {shown}"
+        yield check.warning(message, fix)
+    elif not old:
+        yield check.ok(f"workflows and tool are those of pushtrain {__version__}")
+
+
+def _differs(path: Path, text: bytes) -> bool:
+    """A file that is not there is not stale: a repository need not have every workflow."""
+    try:
+        return path.is_file() and path.read_bytes() != text
+    except OSError:
+        return True
 
 
 def _problems(path: Path) -> Iterator[tuple[str, str]]:

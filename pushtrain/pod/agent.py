@@ -134,7 +134,8 @@ class Attempt:
         if context.task == "session":
             argv = [sys.executable, "-m", "pushtrain.pod.session", "--tools", str(Path(python).parent)]
             return run_child(argv, self._environ, context.checkout, watch=watch, out=self._log)
-        argv = [python, "-m", "trainer", context.spec_path]
+        # -P: a folder `trainer` of the repository's own is not ours.
+        argv = [python, "-P", "-m", "trainer", context.spec_path]
         argv += ["--run-dir", str(context.run_dir), "--attempt", str(context.attempt)]
         return run_child(argv, trainer_env(context, self._environ), context.checkout, watch=watch, out=self._log)
 

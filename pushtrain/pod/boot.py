@@ -14,6 +14,7 @@ from pushtrain.errors import LedgerError, PushtrainError
 from pushtrain.gitcmd import git, git_env
 from pushtrain.pod.console import clean
 from pushtrain.pod.context import EXIT_BOOT_FAILED, LEDGER_TOKEN, SOURCE_TOKEN, Context, read_context
+from pushtrain.pod.tool import tool_folder
 
 TRIES = 5
 FETCH_TIMEOUT_S = 300.0
@@ -30,7 +31,7 @@ def main() -> int:
         print(clean(f"boot failed: {error}"), flush=True)
         return EXIT_BOOT_FAILED
     env = {name: value for name, value in os.environ.items() if name != SOURCE_TOKEN}
-    env |= {"PYTHONPATH": str(checkout), "PYTHONUNBUFFERED": "1"}
+    env |= {"PYTHONPATH": str(tool_folder(checkout)), "PYTHONUNBUFFERED": "1"}
     os.chdir(checkout)
     os.execve(sys.executable, [sys.executable, "-m", "pushtrain.pod.agent"], env)
 

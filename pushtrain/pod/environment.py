@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pushtrain.errors import RunFailed
 from pushtrain.pod.context import LEDGER_TOKEN, SOURCE_TOKEN, Context
+from pushtrain.pod.tool import tool_folder
 from pushtrain.redact import SECRET_NAMES
 
 TRIES = 3
@@ -41,6 +42,8 @@ def prepare_environment(
         "UV_LINK_MODE": "copy",
         "UV_NO_PROGRESS": "1",
     }
+    tool = tool_folder(context.checkout)
+    at = () if tool == context.checkout else ("--project", str(tool))
     # A command brings its own libraries: what reads its spec and uploads its files is without any extra. So do people.
     extra = (
         *(() if context.task in ("command", "session") else TRAINING),
@@ -48,7 +51,7 @@ def prepare_environment(
     )
     for attempt in range(TRIES):
         uv = shutil.which("uv") or _install_uv(home / "pushtrain-uv", env, run)
-        if uv and run([uv, *SYNC, *extra], env) == 0:
+        if uv and run([uv, *SYNC, *at, *extra], env) == 0:
             return str(venv / "bin" / "python")
         time.sleep(context.tick_s * 2**attempt)
     raise RunFailed(
@@ -76,7 +79,7 @@ def trainer_env(context: Context, environ: Mapping[str, str]) -> dict[str, str]:
             "HF_MODULES_CACHE": str(own / ".cache" / "modules"),
         }
     return env | {
-        "PYTHONPATH": str(context.checkout),
+        "PYTHONPATH": str(tool_folder(context.checkout)),
         "PYTHONHASHSEED": "0",
         "PYTHONUNBUFFERED": "1",
         "HF_HOME": str(context.workspace / ".cache" / "huggingface"),

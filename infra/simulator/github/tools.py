@@ -15,20 +15,22 @@ from pushtrain.gitcmd import git, git_env
 PROJECT = Path(__file__).parents[3]
 _UV = """\
 #!/bin/sh
-# uv sync | uv run --no-sync COMMAND …
+# uv sync [--project FOLDER] … | uv run [--project FOLDER] --no-sync COMMAND …
 here=$PWD
-case "$1" in
+verb=$1; shift
+if [ "$1" = --project ]; then here=$PWD/$2; shift 2; fi
+case "$verb" in
   sync)
-    test -f pyproject.toml && test -f uv.lock || { echo "uv: no pyproject.toml or uv.lock in $here" >&2; exit 2; }
+    cd "$here" && test -f pyproject.toml && test -f uv.lock || { echo "uv: no project in $here" >&2; exit 2; }
     mkdir -p .venv/bin
     printf '#!/bin/sh\\nPYTHONPATH="%s" exec "@PYTHON@" -P -m pushtrain "$@"\\n' "$here" > .venv/bin/pushtrain
     chmod +x .venv/bin/pushtrain ;;
   run)
-    test "$2" = --no-sync || exit 64
-    shift 2; command=$1; shift
-    test "$command" = pushtrain && exec .venv/bin/pushtrain "$@"
+    test "$1" = --no-sync || exit 64
+    command=$2; shift 2
+    test "$command" = pushtrain && exec "$here/.venv/bin/pushtrain" "$@"
     PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}" exec "@BIN@/$command" "$@" ;;
-  *) echo "uv: $1 is not emulated" >&2; exit 64 ;;
+  *) echo "uv: $verb is not emulated" >&2; exit 64 ;;
 esac
 """
 _GH = """\
