@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -46,3 +47,38 @@ def ssh_key() -> None:
     say(f"{'made' if key.was_made else 'found'} {key.path}")
     kept = "no other key is there" if not others else f"{others} other key{'s' if others > 1 else ''} kept"
     out.print(f"{key.fingerprint} {'is registered now' if added else 'was registered already'}; {kept}")
+
+
+def cp(
+    places: Annotated[list[str], typer.Argument(metavar="FROM… TO", help="One side is RUN:path, the other is here.")],
+    wait: Wait = 180.0,
+) -> None:
+    """Copy files and folders to or from the pod of a run; a transfer that breaks off goes on where it was.
+
+    Relative paths there count from the volume. A pod that is lost meanwhile is waited for: its next attempt has the
+    same volume.
+    """
+    from pushtrain.ssh.copying import carry, ways_here
+    from pushtrain.ssh.places import read_places
+    from pushtrain.ssh.session import open_line
+
+    copy = read_places(places[:-1], places[-1])
+    carry(open_line(Path.cwd(), os.environ, say), copy, ways_here(sys.stdout.isatty()), wait_s=wait)
+
+
+def sync(
+    source: Annotated[str, typer.Argument(metavar="FROM", help="A folder, here or RUN:folder.")],
+    target: Annotated[str, typer.Argument(metavar="TO", help="The folder that becomes like it.")],
+    delete: Annotated[bool, typer.Option("--delete", help="Remove what FROM does not have.")] = False,
+    exclude: Annotated[list[str] | None, typer.Option(help="A pattern of rsync to leave out; repeatable.")] = None,
+    wait: Wait = 180.0,
+) -> None:
+    """Make one folder like another, to or from the pod of a run: only what differs is sent. Goes on as `cp` does."""
+    from dataclasses import replace
+
+    from pushtrain.ssh.copying import carry, ways_here
+    from pushtrain.ssh.places import read_places
+    from pushtrain.ssh.session import open_line
+
+    copy = replace(read_places([source], target), contents=True, delete=delete, exclude=tuple(exclude or ()))
+    carry(open_line(Path.cwd(), os.environ, say), copy, ways_here(sys.stdout.isatty()), wait_s=wait)

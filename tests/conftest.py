@@ -15,6 +15,7 @@ LONG = frozenset(
         "pod_network",
         "rehearsal",
         "replay",
+        "ssh_files",
         "trainer_fit",
         "trainer_methods",
         "trainer_parallel",

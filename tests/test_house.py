@@ -26,6 +26,7 @@ DOORS += ("pushtrain/doctor/services.py",)
 VERBS = [
     "cancel",
     "check",
+    "cp",
     "demo",
     "doctor",
     "extend",
@@ -45,6 +46,7 @@ VERBS = [
     "ssh",
     "ssh-key",
     "sweep",
+    "sync",
     "verify",
     "volumes",
 ]

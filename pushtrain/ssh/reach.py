@@ -17,6 +17,7 @@ WAIT_S = 180.0
 _LOOK_S, _SCAN_S = 1.0, 5
 # A container that starts anew has another key, which its next event tells: so long a difference may be that.
 _TELLS_S = 20.0
+_GAPS = ("NoPod", "PodGone")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +30,13 @@ class Seams:
     scan: Callable[[str, int], str | None] = lambda host, port: scan(host, port)
 
 
-def reach(cloud: Cloud, ledger: Ledger, name: str, seams: Seams, *, wait_s: float = WAIT_S) -> Endpoint:
+def reach(
+    cloud: Cloud, ledger: Ledger, name: str, seams: Seams, *, wait_s: float = WAIT_S, through_gaps: bool = False
+) -> Endpoint:
     """The endpoint of a run once its sshd has answered with the host key that the ledger tells.
 
-    Raises SshError at once for what waiting does not help, and after `wait_s` for the rest; HostKeyChanged when
-    somebody else answers there for 20 seconds.
+    `through_gaps`: also while the run has no pod, between two attempts. Raises SshError at once for what waiting does
+    not help, and after `wait_s` for the rest; HostKeyChanged when somebody else answers there for 20 seconds.
     """
     began_s, said, strange_s = seams.clock(), "", None
     while True:
@@ -45,7 +48,8 @@ def reach(cloud: Cloud, ledger: Ledger, name: str, seams: Seams, *, wait_s: floa
             if not_yet.reason == "HostKeyChanged":
                 strange_s = now_s if strange_s is None else strange_s
             is_strange = strange_s is not None and now_s - strange_s >= _TELLS_S
-            if not not_yet.may_pass or is_strange or now_s - began_s >= wait_s:
+            may_pass = not_yet.may_pass or (through_gaps and not_yet.reason in _GAPS)
+            if not may_pass or is_strange or now_s - began_s >= wait_s:
                 raise
             if str(not_yet) != said:
                 seams.say(f"{not_yet}; waiting up to {wait_s:.0f} s")

@@ -25,9 +25,9 @@ class Line:
     environ: Mapping[str, str]
     seams: Seams
 
-    def reach(self, name: str, *, wait_s: float = WAIT_S) -> tuple[Endpoint, SshFiles]:
+    def reach(self, name: str, *, wait_s: float = WAIT_S, through_gaps: bool = False) -> tuple[Endpoint, SshFiles]:
         """The endpoint, answering and letting us in, and the files that pin it. Raises SshError."""
-        found = reach(self.cloud, self.ledger, name, self.seams, wait_s=wait_s)
+        found = reach(self.cloud, self.ledger, name, self.seams, wait_s=wait_s, through_gaps=through_gaps)
         check_key(found, self.environ)
         return found, pin(found, self.environ)
 
