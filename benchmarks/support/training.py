@@ -164,7 +164,8 @@ def world(folder: Path, rows: list[dict[str, str]], model: str | None, shape: Sh
         "PYTHONPATH": str(ROOT),
         "PYTHONUNBUFFERED": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(os.cpu_count() or 1)),
+        # Threads of torch wait for each other by spinning: on a machine with other work two of them cost twice as much.
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1" if model is None else str(os.cpu_count() or 1)),
         **{name: value for name, value in os.environ.items() if name in ("HF_TOKEN", "CUDA_VISIBLE_DEVICES")},
     }
     if model is not None:
