@@ -15,7 +15,7 @@ from pushtrain import __version__
 from pushtrain.cli_again import extend, replay, retry
 from pushtrain.cli_plan import plan, prices, review
 from pushtrain.cli_setup import doctor, init
-from pushtrain.cli_ssh import cp, ssh, ssh_key, sync
+from pushtrain.cli_ssh import cp, ssh, ssh_key, sync, tunnel
 from pushtrain.cli_volumes import volumes
 from pushtrain.errors import PushtrainError
 from pushtrain.redact import redact
@@ -184,6 +184,7 @@ app.command()(ssh)
 app.command()(ssh_key)
 app.command()(cp)
 app.command()(sync)
+app.command()(tunnel)
 app.command()(retry)
 app.command()(extend)
 app.command()(replay)

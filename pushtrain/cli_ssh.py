@@ -82,3 +82,32 @@ def sync(
 
     copy = replace(read_places([source], target), contents=True, delete=delete, exclude=tuple(exclude or ()))
     carry(open_line(Path.cwd(), os.environ, say), copy, ways_here(sys.stdout.isatty()), wait_s=wait)
+
+
+def tunnel(
+    name: Annotated[str, typer.Argument(metavar="RUN", help=RUN_HELP)],
+    ports: Annotated[list[str], typer.Argument(metavar="PORT…", help="6006, or 8000:80 for port 80 there.")],
+    open_browser: Annotated[bool, typer.Option("--open", help="Open the first URL that answers.")] = False,
+    wait: Wait = 180.0,
+) -> None:
+    """Ports of the pod on this machine until Ctrl-C: kept alive, and made again after a break, a sleep, the next pod.
+
+    Says which URL answers. A port that is taken here becomes the next free one, unless both are named.
+    """
+    import webbrowser
+
+    from pushtrain.signals import Stopped, stoppable
+    from pushtrain.ssh.forwards import is_free, read_forwards, settle
+    from pushtrain.ssh.session import open_line
+    from pushtrain.ssh.tunnel import Tunnel
+
+    forwards = settle(read_forwards(ports), is_free, say)
+    line = open_line(Path.cwd(), os.environ, say)
+    held = Tunnel(line=line, name=name, forwards=forwards)
+    if open_browser:
+        held.open_url = webbrowser.open
+    try:
+        with stoppable():
+            held.hold(wait_s=wait)
+    except (KeyboardInterrupt, Stopped):
+        say("the tunnel is closed; the pod goes on")

@@ -16,6 +16,7 @@ LONG = frozenset(
         "rehearsal",
         "replay",
         "ssh_files",
+        "ssh_tunnel",
         "trainer_fit",
         "trainer_methods",
         "trainer_parallel",

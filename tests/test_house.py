@@ -47,6 +47,7 @@ VERBS = [
     "ssh-key",
     "sweep",
     "sync",
+    "tunnel",
     "verify",
     "volumes",
 ]

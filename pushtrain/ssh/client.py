@@ -82,10 +82,11 @@ def ssh_argv(
     options: Sequence[str] = (),
 ) -> list[str]:
     """`ssh …` to that endpoint. `command` is a line for the shell there, run in the volume's folder; `tty` asks for a
-    terminal; `options` are more arguments of ssh. Raises SshError (OnlyTerminal) for a command through the proxy."""
+    terminal; `options` are more arguments of ssh, which win over ours. Raises SshError (OnlyTerminal) for a command
+    through the proxy."""
     if endpoint.proxy and (command or "-N" in options):
         raise only_terminal(endpoint)
-    argv = ["ssh", *option_arguments(endpoint, files), *options]
+    argv = ["ssh", *options, *option_arguments(endpoint, files)]
     argv += ["-tt"] if tty or endpoint.proxy else []
     argv += ["-p", str(endpoint.port), f"{endpoint.user}@{endpoint.host}"]
     return [*argv, in_folder(endpoint, command)] if command else argv
@@ -103,9 +104,10 @@ def option_arguments(endpoint: Endpoint, files: SshFiles) -> list[str]:
 
 
 def in_folder(endpoint: Endpoint, command: str) -> str:
-    """Commands start on the volume, where relative names of `cp` lead, too: the home is lost with the container."""
+    """Commands start on the volume, where relative names of `cp` lead, too: the home is lost with the container. On a
+    line of its own, so that `&` at the end of the command means the command alone."""
     quoted = "'" + endpoint.folder.replace("'", "'\\''") + "'"
-    return f"cd {quoted} && {command}" if endpoint.folder else command
+    return f"cd {quoted} || exit\n{command}" if endpoint.folder else command
 
 
 def only_terminal(endpoint: Endpoint) -> SshError:

@@ -18,8 +18,9 @@ class Endpoint:
     """How one attempt's pod is reached.
 
     `host_key` is its public key (`ssh-ed25519 AAAA…`), `keys` the fingerprints it lets in, `folder` where its volume is
-    mounted. With `proxy` it is RunPod's proxy, which gives a terminal and nothing else: no command, no files, no
-    forwarded ports; `host_key` and `folder` are empty then.
+    mounted, `urls` the ports that the spec opens to everybody (`8188/http`) and where. With `proxy` it is RunPod's
+    proxy, which gives a terminal and nothing else: no command, no files, no forwarded ports; `host_key` and `folder`
+    are empty then.
     """
 
     run_id: str
@@ -32,6 +33,7 @@ class Endpoint:
     proxy: bool = False
     keys: tuple[str, ...] = ()
     folder: str = ""
+    urls: tuple[tuple[str, str], ...] = ()
 
 
 def endpoint(cloud: Cloud, ledger: Ledger, name: str) -> Endpoint:
@@ -103,6 +105,7 @@ def way(record: RunRecord, pod: Pod) -> Endpoint:
         host_key=str(told["host_key"]),
         keys=tuple(told.get("keys") or ()),
         folder=str(told.get("folder") or "/workspace"),
+        urls=tuple((hello[-1].data.get("urls") or {}).items()),
     )
 
 
