@@ -26,6 +26,7 @@ LONG = frozenset(
         "trainer_watch",
         "whole_command",
         "whole_limits",
+        "whole_session",
         "workflow_ci",
         "workflow_steps",
     )

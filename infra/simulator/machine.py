@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.simulator import processes, store
+from infra.simulator.pod_env import tmux_dir
 
 # RunPod's images without a start command run their own services; a pod here just stays up.
 _IDLE_COMMAND = ["sleep", "infinity"]
@@ -68,6 +69,7 @@ class Machine:
         """Empty the container disk of a stopped pod, as RunPod does."""
         for name in _SCRATCH:
             shutil.rmtree(self.pod_dir(pod_id) / name, ignore_errors=True)
+        shutil.rmtree(tmux_dir(pod_id), ignore_errors=True)
 
     def launch(
         self,

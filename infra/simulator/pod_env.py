@@ -37,6 +37,11 @@ def pod_key(api_key: str, pod_id: str) -> str:
     return "rpa_pod" + hmac.new(api_key.encode(), pod_id.encode(), hashlib.sha256).hexdigest()[:40]
 
 
+def tmux_dir(pod_id: str) -> Path:
+    """What stands for the /tmp where tmux keeps its socket: pods share this machine's; a socket's path is short."""
+    return Path(f"/tmp/pt-{pod_id}")
+
+
 def hostname(pod_id: str) -> str:
     return f"{pod_id}-{hashlib.sha256(pod_id.encode()).hexdigest()[:8]}"
 
@@ -48,6 +53,7 @@ def pod_environment(pod: Pod, places: PodPlaces, key: str, lend_python: bool = T
         "LANG": "C.UTF-8",
         "HOME": str(places.pod_dir / "home"),
         "TMPDIR": str(places.pod_dir / "tmp"),
+        "TMUX_TMPDIR": str(tmux_dir(pod.id)),
         "HF_ENDPOINT": places.base_url,
         "OMP_NUM_THREADS": _SHARE_OF_CORES,
     }

@@ -46,8 +46,9 @@ def make_bin(environ: Mapping[str, str]) -> Path:
     words = "the session ends: its work is pushed, then the pod goes"
     script.write_text(f"#!/bin/sh\n: > {shlex.quote(str(folder.parent / 'closing'))}\necho '{words}'\n")
     script.chmod(0o755)
-    everywhere = Path("/usr/local/bin/exit-session")
-    if is_rented(environ) and os.access(everywhere.parent, os.W_OK):
+    # Whoever comes by ssh has another PATH than tmux; where pods share a machine, its first folder is the pod's own.
+    everywhere = Path("/usr/local/bin" if is_rented(environ) else environ.get("PATH", "").split(":")[0]) / script.name
+    if os.access(everywhere.parent, os.W_OK):
         everywhere.unlink(missing_ok=True)
         everywhere.symlink_to(script)
     return folder
@@ -70,12 +71,14 @@ def open_desk(desk: Desk, start: Sequence[str]) -> bool:
     """The tmux session, with `start` in its first window. False where tmux would not."""
     if folder := desk.env.get("TMUX_TMPDIR"):
         Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
-    first = ["-n", "start", started(desk, start)] if start else ["-n", "work"]
+    first = ["-n", "start", started(desk, start)] if start else ["-n", "work", f"exec {_shell(desk)}"]
     wanted = ["new-session", "-d", "-s", NAME, "-x", "200", "-y", "50", "-c", str(desk.work), *first]
     done = _run(["tmux", *wanted], desk.env)
     if done.returncode:
         desk.say(f"session: tmux: {done.stderr.strip()[:300]}")
         return False
+    # tmux starts login shells, and those take another PATH.
+    _run(["tmux", "set-option", "-g", "default-command", f"exec {_shell(desk)}"], desk.env)
     if start:
         _run(["tmux", "new-window", "-d", "-t", f"{NAME}:", "-n", "work", "-c", str(desk.work)], desk.env)
     return True
@@ -83,9 +86,8 @@ def open_desk(desk: Desk, start: Sequence[str]) -> bool:
 
 def started(desk: Desk, start: Sequence[str]) -> str:
     """A line for the shell: the command, its exit code for us, and then a shell in its place."""
-    shell = desk.env.get("SHELL") or "/bin/sh"
     ended = shlex.quote(str(desk.start_ended))
-    return f"{shlex.join(start)}; code=$?; echo $code > {ended}; echo; echo start: exit code $code; exec {shell}"
+    return f"{shlex.join(start)}; code=$?; echo $code > {ended}; echo; echo start: exit code $code; exec {_shell(desk)}"
 
 
 def is_open(desk: Desk) -> bool:
@@ -128,6 +130,12 @@ def close_desk(desk: Desk) -> None:
     _run(["tmux", "kill-server"], desk.env)
     if folder := desk.env.get("TMUX_TMPDIR"):
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _shell(desk: Desk) -> str:
+    """The people's own, else the best of the image's."""
+    path = desk.env.get("PATH")
+    return shlex.quote(desk.env.get("SHELL") or shutil.which("bash", path=path) or "/bin/sh")
 
 
 def _run(argv: Sequence[str], env: Mapping[str, str], timeout_s: float = _CALL_S) -> "subprocess.CompletedProcess[str]":
