@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from whole import CANARY, World, end, make_world
 
+from pushtrain import climb
 from pushtrain.gitcmd import git
 from pushtrain.ledger import RunRecord
 
@@ -20,7 +21,7 @@ name: {name}
 task: session
 session: {{{session}, tensorboard: {tensorboard}}}
 compute: {{gpus: [NVIDIA A40], volume: {{size_gb: 10}}}}
-budget: {{max_hours: {hours}, max_usd: 1}}
+budget: {{max_hours: 1, max_usd: {usd}}}
 """
 SESSIONS = {
     "idle": "idle_minutes: 0.08",
@@ -94,15 +95,17 @@ def sessions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sessions]:
     world = make_world(tmp_path_factory.mktemp("session"))
     world.env["PUSHTRAIN_GRACE_S"] = "12"
     for name, session in SESSIONS.items():
-        hours = 0.012 if name == "spent" else 1
+        usd = 0.003 if name == "spent" else 1
         world.write(
             f"jobs/{name}.yaml",
-            SPEC.format(name=name, session=session, hours=hours, tensorboard=str(name == "closed").lower()),
+            SPEC.format(name=name, session=session, usd=usd, tensorboard=str(name == "closed").lower()),
         )
     world.push()
     made = Sessions(world)
     try:
-        _play(made)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(climb, "LEAST_USEFUL_S", 1.0)
+            _play(made)
         yield made
         world.assert_no_secret()
     finally:
@@ -185,7 +188,8 @@ def test_a_lost_pod_opens_the_session_again_with_the_work_tree_as_it_was(session
 
 def test_a_session_ends_with_its_budget(sessions: Sessions) -> None:
     record = sessions.record("spent")
-    assert end(record) == ("succeeded", "DeadlineReached") and record.result is not None
+    assert end(record) == ("succeeded", "DeadlineReached")
+    assert record.result is not None
     assert record.result["session"]["branch"] == f"session/{record.run_id}"
 
 
