@@ -67,7 +67,8 @@ def _tree(place: Place, against: str, secrets: Sequence[bytes]) -> tuple[str, in
     """Tree of the whole work tree, by an index of its own; how many files differ from `against`; what is left out."""
     index = place.work / ".git" / "pushtrain-index"
     try:
-        shutil.copyfile(place.work / ".git" / "index", index)
+        # With its time: git looks into a file that changed in the second its index was written.
+        shutil.copy2(place.work / ".git" / "index", index)
     except FileNotFoundError:
         index.unlink(missing_ok=True)
     env = {**place.plain, "GIT_INDEX_FILE": str(index), "GIT_LITERAL_PATHSPECS": "1"}
