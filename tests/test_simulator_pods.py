@@ -209,6 +209,7 @@ def test_the_environment_is_the_pods_and_not_the_simulators(api: Client, simulat
     expected = {
         "HOME": str(folder / "home"),
         "TMPDIR": str(folder / "tmp"),
+        "TMUX_TMPDIR": f"/tmp/pt-{pod}",
         "RUN_ID": "7f3a",
         "RUNPOD_POD_ID": pod,
         "RUNPOD_DC_ID": "EU-SE-1",
