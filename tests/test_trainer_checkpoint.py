@@ -16,6 +16,7 @@ from trainer.checkpoint import (
     rotate,
     stop_on_signals,
     to_resume,
+    whole_at,
 )
 from trainer.failures import DiskFull, OtherRecipe, Preempted
 
@@ -99,6 +100,21 @@ def test_room_is_made_for_the_next_one_by_the_oldest_and_never_by_the_last_whole
     with pytest.raises(DiskFull, match="filling: a checkpoint takes"):
         make_room(tmp_path, 1000, lambda _: 999)
     assert kept(tmp_path) == [12]
+
+
+def test_the_checkpoint_that_may_be_published_stays_however_old_it_is(tmp_path: Path) -> None:
+    for step in (2, 4, 6, 8, 10):
+        checkpoint(tmp_path, step)
+    best = frozenset({"checkpoint-2"})
+    rotate(tmp_path, lambda _: GB, best)
+    assert kept(tmp_path) == [2, 6, 8, 10]
+    with pytest.raises(DiskFull):
+        make_room(tmp_path, 1000, lambda _: 0, best)
+    assert kept(tmp_path) == [2, 10]
+    assert whole_at(tmp_path, 2) == tmp_path / "checkpoint-2"
+    assert whole_at(tmp_path, 4) is None
+    (tmp_path / "checkpoint-2" / "optimizer.pt").write_bytes(b"other bytes")
+    assert whole_at(tmp_path, 2) is None
 
 
 def test_a_removal_that_was_cut_short_leaves_an_unfinished_checkpoint(

@@ -102,7 +102,7 @@ def test_a_template_that_refuses_a_role_names_the_row() -> None:
 
 
 def test_messages_for_a_model_without_a_template_are_refused_with_what_to_do() -> None:
-    with pytest.raises(DatasetError) as refused:
+    with pytest.raises(ModelUnsupported) as refused:
         encoded({"messages": TURNS}, template=None)
     assert "prompt and completion" in str(refused.value.hint)
 

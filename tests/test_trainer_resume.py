@@ -34,6 +34,7 @@ pytest_plugins = ("trainer_fixtures",)
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 # What is the same to the bit; the state of the trainer holds the curve, which is compared for itself.
+FIGURES = ("train_loss", "eval_loss", "steps", "tokens_seen", "best_step")
 SAME = ("model", "adapter_model", "optimizer", "scheduler", "rng_state")
 
 IN_THE_WEIGHTS = point("transformers:Trainer._save_optimizer_and_scheduler", call=2)
@@ -77,6 +78,12 @@ CASES = {
         more={"task": "seq2seq", "model": {"id": SEQ2SEQ_ID}, "seq2seq": {"max_target_length": 12}},
         lines=summaries,
     ),
+    "lora, stopped early, killed between two evaluations": Case(
+        dies=point("transformers:Trainer.training_step", call=10),
+        resumes=4,
+        train={"max_steps": 40, "learning_rate": 0.1, "eval_steps": 2, "early_stopping_patience": 2, "save_steps": 4},
+        held_out=0.125,
+    ),
     "lora, across an epoch, killed in a removal": Case(
         dies=IN_A_REMOVAL, resumes=16, train={"max_steps": 18, "save_steps": 4, "determinism": "strict"}
     ),
@@ -111,9 +118,7 @@ def test_killed_and_resumed_equals_unbroken_to_the_bit(
     assert published(broken) == published(whole)
     assert_locked(whole, broken, strict=case.train.get("determinism") == "strict")
     unbroken = whole.file("result.json")["metrics"]
-    assert {key: result[key] for key in ("train_loss", "eval_loss", "steps")} == {
-        key: unbroken[key] for key in ("train_loss", "eval_loss", "steps")
-    }
+    assert {key: result.get(key) for key in FIGURES} == {key: unbroken.get(key) for key in FIGURES}
 
 
 def test_a_replay_trains_on_what_the_first_run_found_and_publishes_beside_it(

@@ -45,7 +45,7 @@ def test_metrics_events_and_result_keep_to_the_contract(whole: Bench) -> None:
     assert (whole.run_dir / "attempt-1" / "step").exists(), "what the pod's watchdog looks at between two of them"
     assert [record["step"] for record in steps] == [1, 2, 3, 4, 5, 6]
     fields = {"time", "step", "total_steps", "epoch", "loss", "learning_rate", "grad_norm", "tokens_per_s"}
-    fields |= {"samples_per_s", "peak_memory_gb"}
+    fields |= {"samples_per_s", "peak_memory_gb", "tokens_seen"}
     assert all(record.keys() == fields and record["tokens_per_s"] > 0 for record in steps)
     evaluations = [record for record in whole.file("metrics.jsonl") if "eval_loss" in record]
     assert [record["step"] for record in evaluations] == [3, 6]
@@ -55,6 +55,7 @@ def test_metrics_events_and_result_keep_to_the_contract(whole: Bench) -> None:
     assert metrics["eval_loss"] == evaluations[-1]["eval_loss"] < metrics["base_eval_loss"]
     assert metrics["train_loss"] == pytest.approx(sum(record["loss"] for record in steps) / 6)
     assert (metrics["steps"], metrics["resumed_from_step"]) == (6, None)
+    assert metrics["tokens_seen"] == steps[-1]["tokens_seen"] > steps[0]["tokens_seen"] > 0
     assert whole.file("failure.json") is None
 
 

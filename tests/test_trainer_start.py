@@ -39,10 +39,9 @@ def test_a_model_that_is_not_there_is_exit_2_and_names_it(bench: Bench) -> None:
 def test_a_revision_that_is_not_there_is_exit_2_and_names_it(bench: Bench) -> None:
     bench.write(model={"id": MODEL_ID, "revision": "v9"})
     assert bench.run() == 2
-    assert bench.file("failure.json") == {
-        "reason": "RevisionNotFound",
-        "message": f"model {MODEL_ID} at v9: the Hub has no such revision",
-    }
+    failure = bench.file("failure.json")
+    assert failure["reason"] == "RevisionNotFound"
+    assert failure["message"].startswith(f"model {MODEL_ID} at v9: the Hub has no such revision (a branch, a tag or")
 
 
 def test_weights_divided_by_deepspeed_need_deepspeed(bench: Bench) -> None:
@@ -80,7 +79,9 @@ def test_messages_need_a_template_and_the_commit_may_have_one(bench: Bench) -> N
     assert "takes 256 tokens at most" in bench.file("failure.json")["message"], "before the rows are written"
     bench.write([{"messages": turns}] * 20, train={"chat_template_path": "data/chat.jinja"})
     assert bench.run() == 2
-    assert "row 2: no chat text can be made of it: not these" in bench.file("failure.json")["message"]
+    assert (
+        "data/rows.jsonl:2: row 2: no chat text can be made of it: not these" in bench.file("failure.json")["message"]
+    )
 
 
 def test_an_empty_dataset_is_exit_2(bench: Bench) -> None:

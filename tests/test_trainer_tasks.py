@@ -113,6 +113,12 @@ def test_rouge_is_what_google_s_scorer_says() -> None:
         ({"dpo": {"beta": 0.2}}, "dpo is for task dpo, this is sft"),
         ({"task": "dpo", "seq2seq": {}}, "seq2seq is for task seq2seq, this is dpo"),
         ({"task": "dpo", "train": {"packing": True}}, "is for task sft, this is dpo"),
+        ({"train": {"early_stopping_patience": 2}}, "it needs eval_steps"),
+        ({"train": {"early_stopping_threshold": 0.1}}, "is for early_stopping_patience"),
+        (
+            {"train": {"early_stopping_patience": 2, "eval_steps": 5}, "data": {"eval_fraction": 0}},
+            "needs held-out rows: data.eval_fraction is 0",
+        ),
         ({"task": "dpo", "dpo": {"loss_type": ["exo_pair"]}}, "needs label_smoothing"),
         ({"task": "dpo", "dpo": {"label_smoothing": 0.1}}, "label_smoothing does nothing"),
         ({"task": "dpo", "dpo": {"loss_weights": [1.0, 2.0]}}, "2 numbers for 1 losses"),

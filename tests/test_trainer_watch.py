@@ -4,14 +4,19 @@ import contextlib
 import json
 import math
 import sqlite3
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hub_server import Hub
 from test_trainer_gpu import path_with_smi
 from tiny_model import Bench, hub_with_model
+
+from trainer.job import Job, file_sha256
 
 # httpx2 deprecates how huggingface_hub 2.4 hands it the bytes of an LFS file.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -77,20 +82,127 @@ def test_every_step_says_its_rates_and_what_a_million_tokens_cost(bench: Bench) 
         assert "mfu" not in record, "nobody knows what this CPU can do"
 
 
-def test_a_training_that_comes_apart_is_stopped_and_its_last_checkpoint_is_kept(bench: Bench) -> None:
-    train = {"max_steps": 60, "learning_rate": 1.0, "save_steps": 5, "warmup_steps": 0}
+def test_a_training_that_comes_apart_is_stopped_and_what_was_good_is_kept_beside_main(
+    bench: Bench, hub: Hub, tmp_path: Path
+) -> None:
+    """The rate rises step by step, so that it comes apart some time after it has learned."""
+    train = {"max_steps": 200, "learning_rate": 1.0, "save_steps": 5, "warmup_steps": 100}
     bench.write(publish={"repo": "demo/apart"}, train=train, method={"kind": "full"})
-    assert bench.run() == 1
+    assert bench.run(PUSHTRAIN_RUN_ID="apart-1") == 1
     failure = bench.file("failure.json")
     assert failure["reason"] in ("LossExploded", "LossNotFinite")
-    assert "learning_rate" in failure["message"]
-    losses = [record["loss"] for record in bench.file("metrics.jsonl") if "loss" in record]
-    assert len(losses) < 40
-    assert not losses[-1] or losses[-1] > 3 * losses[0] or math.isnan(losses[-1])
-    assert list((bench.run_dir / "checkpoints").glob("checkpoint-*/COMPLETE.json"))
+    assert "learning_rate" in failure["message"] and "demo/apart, revision run/apart-1" in failure["message"]
+    losses = {record["step"]: record["loss"] for record in bench.file("metrics.jsonl") if "loss" in record}
+    assert len(losses) < 150
+    last = losses[max(losses)]
+    assert last is None or last > 3 * min(losses.values())
+    told = [event for event in bench.file("events.jsonl") if event["state"] == "publishing"]
+    step, revision = told[-1]["data"]["step"], told[-1]["data"]["revision"]
+    assert failure["reason"] in told[0]["message"]
+    assert losses[step] < losses[1], "of before it came apart"
+    assert step < max(losses) - 9, "older than what is usually kept"
+    assert hub.alice.model_info("demo/apart", revision="run/apart-1").sha == revision
+    listed = set(hub.alice.list_repo_files("demo/apart", revision=revision))
+    assert {"README.md", "model.safetensors", "config.json", "tokenizer.json"} <= listed
+    assert not {name for name in listed if "optimizer" in name or "state" in name or "training_args" in name}
+    assert not {"model.safetensors", "README.md"} & set(hub.alice.list_repo_files("demo/apart"))
+    card = hub.alice.hf_hub_download("demo/apart", "README.md", revision=revision, local_dir=tmp_path / "card")
+    text = Path(card).read_text()
+    assert "**This is no result.**" in text and failure["reason"] in text and 'revision="run/apart-1"' in text
+    saved = hub.alice.hf_hub_download("demo/apart", "model.safetensors", revision=revision, local_dir=tmp_path / "card")
+    checkpoint = bench.run_dir / "checkpoints" / f"checkpoint-{step}" / "model.safetensors"
+    assert file_sha256(Path(saved)) == file_sha256(checkpoint)
+    assert bench.file("result.json") is None
+    assert_the_one_who_started_workers_keeps_it(bench, revision)
 
 
-def test_an_idle_gpu_ends_the_training_with_its_last_step_saved(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def assert_the_one_who_started_workers_keeps_it(bench: Bench, revision: str) -> None:
+    """Of several processes each has written why it ended, and the one that started them finds the same checkpoint."""
+    from trainer.checkpoint import Stop
+    from trainer.failures import WorkerDied
+    from trainer.keep import keeping
+    from trainer.report import Report
+
+    job = replace(bench.job(), run_id="apart-1")
+    pins = json.loads((bench.run_dir / "inputs.json").read_text())
+    data = f"sha256:{file_sha256(bench.root / 'data' / 'rows.jsonl')}"
+    job = replace(job, inputs=replace(job.inputs, model_sha=next(iter(pins.values())), data_version=data))
+    report = Report(bench.run_dir / "attempt-2")
+    (report.folder / "failure.json").write_text(json.dumps({"reason": "GpuIdle", "message": "idle"}))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in bench.environ().items():
+            patch.setenv(name, value)
+        with pytest.raises(WorkerDied), keeping(job, report, Stop()):
+            raise WorkerDied("worker exit codes: 1, -9")
+    assert "revision run/apart-1" in bench.file("failure.json", attempt=2)["message"]
+    assert bench.file("events.jsonl", attempt=2)[-1]["data"]["revision"] != revision, "another card: another reason"
+
+
+def test_a_hub_that_is_away_hides_no_reason(
+    bench: Bench, hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from trainer.failures import LossExploded
+    from trainer.keep import keep_what_there_is
+    from trainer.report import Report
+
+    bench.write(publish={"repo": "demo/away"})
+    report, job = Report(bench.run_dir / "attempt-1"), bench.job()
+    keep_what_there_is(job, LossExploded("up"), report)
+    assert "nothing of this training is kept" in capsys.readouterr().out
+    write_checkpoint(job, 4, [2.0] * 4)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("trainer.publish.KEEP_RETRY_DELAYS_S", ())
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.utils._http.time", SimpleNamespace(sleep=lambda _: None, time=time.time))
+    keep_what_there_is(job, LossExploded("up"), report)
+    assert "what there is was not kept: publish.repo demo/away: the Hub cannot be reached" in capsys.readouterr().out
+    assert bench.file("failure.json") == {"reason": "LossExploded", "message": "up"}
+
+
+def test_only_a_whole_finite_checkpoint_whose_loss_was_on_course_is_good(bench: Bench) -> None:
+    import torch
+
+    from trainer.failures import GpuIdle, LossExploded
+    from trainer.keep import last_good
+
+    bench.write()
+    job, exploded = bench.job(), LossExploded("up")
+    assert last_good(job, exploded) is None
+    write_checkpoint(job, 12, [2.0] * 12)
+    write_checkpoint(job, 14, [2.0] * 13 + [60.0])
+    write_checkpoint(job, 16, [2.0] * 15 + [math.nan])
+    write_checkpoint(job, 18, [2.0] * 18, weight=torch.inf)
+    cut = write_checkpoint(job, 20, [2.0] * 20)
+    (cut / "adapter_model.safetensors").write_bytes(b"other")
+    found = last_good(job, exploded)
+    assert found is not None and found.step == 12
+    write_checkpoint(job, 30, [2.0] * 14 + [4.0] * 16)
+    assert last_good(job, exploded) == found, "on its way off"
+    idle = last_good(job, GpuIdle("idle"))
+    assert idle is not None and idle.step == 30
+    bench.write(train={"learning_rate": 0.001})
+    assert last_good(bench.job(), exploded) is None, "of another recipe none"
+
+
+def write_checkpoint(job: Job, step: int, losses: list[float], weight: float = 1.0) -> Path:
+    import torch
+    from safetensors.torch import save_file
+
+    from trainer.checkpoint import mark_complete
+
+    folder = job.checkpoints / f"checkpoint-{step}"
+    folder.mkdir(parents=True)
+    save_file({"a": torch.full((2, 2), weight)}, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps({"target_modules": "all-linear"}))
+    log = [{"step": number, "loss": loss} for number, loss in enumerate(losses, 1)]
+    (folder / "trainer_state.json").write_text(json.dumps({"log_history": log}))
+    mark_complete(folder, job.recipe, is_final=False)
+    return folder
+
+
+def test_an_idle_gpu_ends_the_training_with_its_last_step_saved_and_kept(
+    bench: Bench, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from trainer.__main__ import main
 
     monkeypatch.setattr("trainer.watch.background.TICK_S", 0.05)
@@ -108,6 +220,9 @@ def test_an_idle_gpu_ends_the_training_with_its_last_step_saved(bench: Bench, mo
     assert [record["gpu_utilization"] for record in bench.file("metrics.jsonl") if "gpu_utilization" in record] == [0]
     [checkpoint] = (bench.run_dir / "checkpoints").glob("checkpoint-*/COMPLETE.json")
     assert bench.file("metrics.jsonl")[-1]["step"] == int(checkpoint.parent.name.removeprefix("checkpoint-"))
+    assert "demo/idle, revision run/run" in failure["message"]
+    kept = hub.alice.list_repo_files("demo/idle", revision="run/run")
+    assert {"adapter_model.safetensors", "adapter_config.json", "README.md"} <= set(kept)
 
 
 @pytest.mark.skipif(not find_spec("trackio"), reason="the extra trackio is not installed")

@@ -11,7 +11,9 @@ from trainer.failures import GpuIdle
 from trainer.report import Report
 from trainer.watch.background import Background, Bounds
 from trainer.watch.loss import LossCourse
+from trainer.watch.patience import Patience
 from trainer.watch.rates import Effort, Meter
+from trainer.watch.tokens import TokenCount
 
 
 def first_explosion(losses: list[float]) -> int | None:
@@ -44,6 +46,28 @@ def test_a_training_that_came_apart_at_its_second_step_is_seen_at_the_twentieth(
 def test_what_was_logged_before_a_resume_counts() -> None:
     course = LossCourse([2.0] * 30)
     assert [course.explodes(6.0) is not None for _ in range(6)] == [False] * 5 + [True]
+
+
+def test_patience_is_counted_in_evaluations_and_again_from_the_log_of_a_resumed_training() -> None:
+    losses = [3.0, 2.0, 2.1, 1.9, 1.95, float("nan"), 1.0]
+    patience, history, over = Patience(2), list[dict[str, float]](), list[int]()
+    for step, loss in enumerate(losses, 1):
+        assert patience.is_better(step, loss) == (step in (1, 2, 4, 7))
+        history += [{"step": step, "loss": 0.1}, {"step": step, "eval_loss": loss}]
+        again = Patience(2, history=history)
+        assert vars(again) == vars(patience)
+        over += [step] if patience.is_over else []
+    assert over == [6] and patience.best_step == 7
+    near = Patience(2, 0.5)
+    assert [near.is_better(step, loss) for step, loss in enumerate(losses)] == [True, True, *[False] * 4, True]
+
+
+def test_tokens_go_on_counting_over_attempts_without_the_batch_that_was_only_tried() -> None:
+    first = TokenCount([], tried=50)
+    assert first.total({"loss": 1.0, "num_tokens": 150.0}, 0) == 100
+    second = TokenCount([{"step": 1, "tokens_seen": 100}, {"step": 1, "eval_loss": 1.0}], tried=50)
+    assert second.total({"loss": 1.0, "num_tokens": 170.0}, 0) == 220
+    assert TokenCount([{"tokens_seen": 100}]).total({"loss": 1.0}, 130) == 130, "transformers goes on by itself"
 
 
 def test_rates_are_between_one_reading_and_the_next() -> None:

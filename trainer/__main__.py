@@ -35,6 +35,7 @@ from trainer.failures import (
 from trainer.fit.again import carry_out_as_it_fits, remembered
 from trainer.gpu import cards, check_bf16
 from trainer.job import Job, rank
+from trainer.keep import keeping
 from trainer.launch import process_count, run_workers, visible_gpus
 from trainer.report import Report, say
 from trainer.sharding import check_parallel
@@ -122,13 +123,15 @@ def _attempt(arguments: argparse.Namespace, given: list[str], report: Report, st
         if job.processes > 1:
             if download is not None:
                 download.join()
-            return _run_all(given, job, stop)
+            with keeping(job, report, stop):
+                return _run_all(given, job, stop)
     if job.processes == 1 and visible_gpus() > 1:
         # transformers would spread one process over every GPU it sees.
         os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     set_environment(spec.train.determinism)
     report.phases.ended("checks")
-    carry_out_as_it_fits(remembered(job), rows, report, stop, download)
+    with keeping(job, report, stop):
+        carry_out_as_it_fits(remembered(job), rows, report, stop, download)
 
 
 def _training(spec: JobSpec) -> TrainingSpec:

@@ -8,10 +8,11 @@ from typing import Any
 from huggingface_hub import ModelCardData, try_to_load_from_cache
 from huggingface_hub.repocard import ModelCard
 
+from pushtrain.errors import PushtrainError
 from pushtrain.redact import redact
 from trainer.data import Prepared
 from trainer.gates import Gate
-from trainer.job import Job
+from trainer.job import Job, read_json
 from trainer.merge import Merged
 from trainer.tasks import task_of
 
@@ -40,13 +41,26 @@ class Facts:
 
 def model_card(job: Job, data: Prepared, facts: Facts) -> str:
     """Markdown with the Hub's metadata block. Holds no time: the same run writes the same card."""
-    parts = [_metadata(job), _headline(job), _usage(job), _numbers(facts), _provenance(job, data, facts.lock)]
+    is_merged = job.spec.publish.merge
+    parts = [_metadata(job, is_merged=is_merged), _headline(job, is_merged=is_merged), _usage(job), _numbers(facts)]
+    parts.append(_provenance(job, data, facts.lock))
     return redact("\n\n".join([*parts, _samples(facts.samples)]) + "\n")
 
 
-def _metadata(job: Job) -> str:
+def stopped_card(job: Job, stopped: PushtrainError, step: int) -> str:
+    """Of a checkpoint that is kept because the training was stopped: what it is, and why it is no result."""
+    why = (
+        f"**This is no result.** The training was stopped: {stopped.reason}, {str(stopped).rstrip('.')}. These are its "
+        f"weights after step {step}, the last checkpoint before that; nobody has evaluated them."
+    )
+    parts = [_metadata(job, is_merged=False), _headline(job, is_merged=False), why, _usage(job, is_result=False)]
+    lock = read_json(job.run_dir / "lock.json")
+    return redact("\n\n".join([*parts, *([_provenance(job, None, lock)] if lock else [])]) + "\n")
+
+
+def _metadata(job: Job, *, is_merged: bool) -> str:
     spec = job.spec
-    is_whole = spec.method.kind == "full" or spec.publish.merge
+    is_whole = spec.method.kind == "full" or is_merged
     license_, link = _license(job)
     card = ModelCardData(
         base_model=spec.model.id,
@@ -74,33 +88,36 @@ def _license(job: Job) -> tuple[str | None, str | None]:
     return name if isinstance(name, str) else None, link if isinstance(link, str) else None
 
 
-def _headline(job: Job) -> str:
+def _headline(job: Job, *, is_merged: bool) -> str:
     spec = job.spec
     kinds = {"lora": "A LoRA adapter", "qlora": "A LoRA adapter for the 4-bit base", "full": "A full fine-tuning"}
-    kind = "A LoRA adapter merged into its base" if spec.publish.merge else kinds[spec.method.kind]
+    kind = "A LoRA adapter merged into its base" if is_merged else kinds[spec.method.kind]
     name = spec.publish.repo.partition("/")[2]
     license_, _ = _license(job)
     under = f" The base's licence is `{license_}`." if license_ else " The base's card names no licence."
     return f"# {name}\n\n{kind}, made by pushtrain from `{spec.model.id}`.{under}"
 
 
-def _usage(job: Job) -> str:
+def _usage(job: Job, *, is_result: bool = True) -> str:
+    """What is no result is on the run's own revision alone."""
     repo, model, sha = job.spec.publish.repo, job.spec.model.id, job.inputs.model_sha
+    is_merged = is_result and job.spec.publish.merge
+    at = "" if is_result else f', revision="run/{job.run_id}"'
     auto = str(task_of(job.spec).model_class().__name__)
-    if job.spec.method.kind == "full" or job.spec.publish.merge:
-        lines = [f'model = {auto}.from_pretrained("{repo}")']
+    if job.spec.method.kind == "full" or is_merged:
+        lines = [f'model = {auto}.from_pretrained("{repo}"{at})']
         imports = [f"from transformers import {auto}, AutoTokenizer"]
     else:
         lines = [
             f'base = {auto}.from_pretrained("{model}", revision="{sha}")',
-            f'model = PeftModel.from_pretrained(base, "{repo}")',
+            f'model = PeftModel.from_pretrained(base, "{repo}"{at})',
         ]
         imports = ["from peft import PeftModel", f"from transformers import {auto}, AutoTokenizer"]
-    lines.append(f'tokenizer = AutoTokenizer.from_pretrained("{repo}")')
+    lines.append(f'tokenizer = AutoTokenizer.from_pretrained("{repo}"{at})')
     text = "```python\n" + "\n".join([*imports, "", *lines]) + "\n```"
-    if job.spec.publish.merge:
+    if is_merged:
         text += "\n\nThe adapter alone is in `adapter/`."
-    return f'{text}\n\nThis very result: `revision="run/{job.run_id}"`.'
+    return text if not is_result else f'{text}\n\nThis very result: `revision="run/{job.run_id}"`.'
 
 
 def _numbers(facts: Facts) -> str:
@@ -113,6 +130,8 @@ def _numbers(facts: Facts) -> str:
     table = ["| | before | after |", "| --- | --- | --- |", *rows] if rows else ["No rows were held out."]
     lines = ["## Numbers", "", *table, ""]
     lines.append(f"Mean training loss {_number(metrics.get('train_loss'))} in {metrics['steps']} optimizer steps.")
+    if (best := metrics.get("best_step")) is not None:
+        lines.append(f"The weights are those of step {best}, whose held-out loss was the lowest.")
     if facts.gates:
         lines += ["", "Gates: " + "; ".join(str(gate) for gate in facts.gates) + "."]
     if (merged := facts.merged) is not None:
@@ -125,8 +144,8 @@ def _numbers(facts: Facts) -> str:
     return "\n".join(lines)
 
 
-def _provenance(job: Job, data: Prepared, lock: Mapping[str, Any]) -> str:
-    spec, counts = job.spec, data.counts
+def _provenance(job: Job, data: Prepared | None, lock: Mapping[str, Any]) -> str:
+    spec = job.spec
     recipe = spec.train.model_dump(mode="json", exclude_none=True) | {"learning_rate": spec.learning_rate}
     part = getattr(spec, spec.task).model_dump(mode="json") if spec.task in ("dpo", "seq2seq") else {}
     rows = {
@@ -134,7 +153,7 @@ def _provenance(job: Job, data: Prepared, lock: Mapping[str, Any]) -> str:
         "commit": job.commit or "not run from a commit",
         "base model": f"{spec.model.id} @ {job.inputs.model_sha}",
         "data": f"{job.dataset_name} @ {job.inputs.data_version}",
-        "rows": f"{counts.rows} of {data.form}, {counts.held_out} held out; {counts.tokens} tokens",
+        **({"rows": _rows(data)} if data is not None else {}),
         "task": ", ".join([spec.task, *(f"{key} {value}" for key, value in part.items())]),
         "method": _method(job),
         "recipe": ", ".join(f"{key} {value}" for key, value in recipe.items()),
@@ -145,6 +164,11 @@ def _provenance(job: Job, data: Prepared, lock: Mapping[str, Any]) -> str:
         "cost": f"in receipt.json of the ledger's branch runs/{job.run_id}, once the pod has ended",
     }
     return "\n".join(["## Where it comes from", "", *(f"- {key}: `{value}`" for key, value in rows.items())])
+
+
+def _rows(data: Prepared) -> str:
+    counts = data.counts
+    return f"{counts.rows} of {data.form}, {counts.held_out} held out; {counts.tokens} tokens"
 
 
 def _hardware(lock: Mapping[str, Any]) -> str:

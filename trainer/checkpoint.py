@@ -83,6 +83,17 @@ def latest_complete(root: Path, recipe: Mapping[str, Any]) -> Checkpoint | None:
     return None
 
 
+def newest_whole(
+    root: Path, recipe: Mapping[str, Any], is_good: Callable[[Path], bool] = lambda _: True
+) -> Checkpoint | None:
+    """The furthest checkpoint of this recipe that is whole and good. Changes nothing, and raises nothing of its own."""
+    for folder in _numbered(root):
+        marker = _marker(folder)
+        if marker.get("digest") == spec_digest(recipe) and not _fault(folder, marker["files"]) and is_good(folder):
+            return Checkpoint(folder, _step_of(folder), bool(marker["is_final"]))
+    return None
+
+
 def to_resume(root: Path, recipe: Mapping[str, Any]) -> Checkpoint | None:
     """`latest_complete`, or in one of several processes the one that whoever started them has found and verified."""
     found = os.environ.get(RESUME_FROM)
@@ -91,29 +102,43 @@ def to_resume(root: Path, recipe: Mapping[str, Any]) -> Checkpoint | None:
     return Checkpoint(root / found, _step_of(root / found), bool(_marker(root / found)["is_final"])) if found else None
 
 
-def make_room(root: Path, need: int, free: Callable[[Path], int]) -> None:
-    """Before a checkpoint of `need` bytes is written: remove the oldest whole ones until it fits, never the last one.
+def make_room(root: Path, need: int, free: Callable[[Path], int], kept: frozenset[str] = frozenset()) -> None:
+    """Before a checkpoint of `need` bytes is written: remove the oldest whole ones until it fits, never the last one,
+    nor those whose names are in `kept`.
 
-    Raises DiskFull when it does not fit beside that one: half a checkpoint is of no use.
+    Raises DiskFull when it does not fit beside those: half a checkpoint is of no use.
     """
-    whole = _whole(root)
+    spare = [folder for folder in _whole(root)[1:] if folder.name not in kept]
     while (left := free(root)) < need:
-        if len(whole) <= 1:
+        if not spare:
             text = f"the disk is filling: a checkpoint takes {need / 1e6:.1f} MB, {root} has {left / 1e6:.1f} MB free"
             raise DiskFull(text, hint="raise compute.volume.size_gb; the last whole checkpoint is kept")
-        remove(whole.pop())
+        remove(spare.pop())
 
 
-def rotate(root: Path, free: Callable[[Path], int]) -> None:
-    """After a checkpoint has its marker: keep it, and of the older ones what MOST_KEPT and DISK_SHARE allow."""
+def rotate(root: Path, free: Callable[[Path], int], kept: frozenset[str] = frozenset()) -> None:
+    """After a checkpoint has its marker: keep it, those in `kept`, and of the older ones what MOST_KEPT and DISK_SHARE
+    allow."""
     for folder in root.glob(_DAMAGED + "checkpoint-*"):
         shutil.rmtree(folder)
     whole = _whole(root)
     sizes = [size_bytes(folder) for folder in whole]
     share = DISK_SHARE * (free(root) + sum(sizes))
     for index, folder in enumerate(whole):
-        if index >= MOST_KEPT or (index > 0 and sum(sizes[: index + 1]) > share):
+        is_spare = index >= MOST_KEPT or (index > 0 and sum(sizes[: index + 1]) > share)
+        if is_spare and folder.name not in kept:
             remove(folder)
+
+
+def whole_at(root: Path, step: int) -> Path | None:
+    """The checkpoint of this step, every byte of it verified; None, and the reason in the log, where there is none."""
+    folder = root / f"checkpoint-{step}"
+    marker = _marker(folder)
+    fault = _fault(folder, marker["files"]) if marker else "it is not there"
+    if fault is not None:
+        say(f"checkpoint: {folder.name} cannot be used: {fault}")
+        return None
+    return folder
 
 
 def remove(folder: Path) -> None:

@@ -87,7 +87,7 @@ def check_saved(job: Job, trainer: Any, questions: Sequence[Question]) -> None:
 
     Raises AdapterBroken when a weight is not finite, or the two do not agree.
     """
-    _check_finite(job.adapter)
+    check_finite(job.adapter)
     ids = [question.prompt_ids for question in questions]
     in_memory = [next_logits(job, trainer.model, prompt) for prompt in ids]
     if not base_comes_first(job):
@@ -162,7 +162,8 @@ def largest_difference(one: Sequence[torch.Tensor], other: Sequence[torch.Tensor
     return max((float((a - b).abs().max()) for a, b in zip(one, other, strict=True)), default=0.0)
 
 
-def _check_finite(folder: Path) -> None:
+def check_finite(folder: Path) -> None:
+    """Raises AdapterBroken for a weight below `folder` that is not a number."""
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as weights:
             for name in weights.keys():  # noqa: SIM118 - not a dict

@@ -203,12 +203,14 @@ def _hub_failure(error: BaseException, subject: str, missing: type[PushtrainErro
     from huggingface_hub import errors as hub
 
     if isinstance(error, hub.GatedRepoError):
-        hint = "accept its conditions on the Hub with the account HF_TOKEN belongs to"
+        hint = "accept its conditions on the Hub with the account HF_TOKEN belongs to, and set HF_TOKEN where it is not"
         return HubForbidden(f"{subject} is gated", hint=hint)
     if isinstance(error, hub.RevisionNotFoundError):
-        return RevisionNotFound(f"{subject}: the Hub has no such revision")
+        hint = "a branch, a tag or a commit that it has; its page on the Hub lists them"
+        return RevisionNotFound(f"{subject}: the Hub has no such revision", hint=hint)
     if isinstance(error, hub.RepositoryNotFoundError):
-        return missing(f"{subject}: not on the Hub, or HF_TOKEN may not see it")
+        hint = "the name as its page on the Hub has it; for a private one a token that may read it"
+        return missing(f"{subject}: not on the Hub, or HF_TOKEN may not see it", hint=hint)
     if isinstance(error, hub.HfHubHTTPError):
         return _refused(subject, error.response.status_code, error.server_message or str(error))
     if _is_unreachable(error):
@@ -219,7 +221,8 @@ def _hub_failure(error: BaseException, subject: str, missing: type[PushtrainErro
 def _refused(subject: str, status: int, message: str) -> HubError:
     said = f"the Hub answers {status}: {_first_line(message)}"
     if status in (401, 403):
-        return HubForbidden(f"{subject}: {said}", hint="HF_TOKEN must be a valid token that may do this")
+        hint = "HF_TOKEN must be a valid token that may do this: write to publish.repo, read everything else"
+        return HubForbidden(f"{subject}: {said}", hint=hint)
     if status == 429 or status >= 500:
         return HubUnreachable(f"{subject}: {said}")
     return HubRejected(f"{subject}: {said}")

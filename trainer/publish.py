@@ -15,6 +15,9 @@ from trainer.job import Job, file_sha256, replayed
 from trainer.report import say
 from trainer.upload import RETRY_DELAYS_S, Target, commit_files
 
+# What is kept of a failed run is worth less than a result: about two minutes with what huggingface_hub tries itself.
+KEEP_RETRY_DELAYS_S = (5.0, 15.0)
+
 # Nothing else leaves the pod: a stray file in the folder may hold a log, a path or a token.
 _ALLOWED = re.compile(
     r"""README\.md | (adapter/)?
@@ -67,10 +70,20 @@ def keep_adapter(job: Job) -> None:
     """The adapter alone to the run's revision, where the model it was to become cannot be made. Raises as `publish`."""
     if not job.uploads:
         return
-    files = {f"adapter/{path.name}": path for path in sorted(job.adapter.iterdir())}
-    allowed = {name: path for name, path in files.items() if _ALLOWED.fullmatch(name)}
-    revision = _commit(job, allowed, f"run/{job.run_id}")
+    revision = keep(job, job.adapter, "adapter/")
     say(f"publishing: only the adapter, {job.spec.publish.repo}@{revision[:8]}, revision run/{job.run_id}")
+
+
+def keep(job: Job, folder: Path, below: str = "") -> str:
+    """What may be published of `folder` to the run's own revision alone; the commit. Raises as `publish` does."""
+    files = {f"{below}{path.name}": path for path in sorted(folder.iterdir())}
+    allowed = {name: path for name, path in files.items() if is_published(name)}
+    return _commit(job, allowed, f"run/{job.run_id}", KEEP_RETRY_DELAYS_S)
+
+
+def is_published(name: str) -> bool:
+    """Whether a file of this path in the repository may leave the pod."""
+    return _ALLOWED.fullmatch(name) is not None
 
 
 def _may_promote(gates: Sequence[Gate]) -> bool:
@@ -86,7 +99,7 @@ def _may_promote(gates: Sequence[Gate]) -> bool:
     return True
 
 
-def _commit(job: Job, files: Mapping[str, Path], branch: str) -> str:
+def _commit(job: Job, files: Mapping[str, Path], branch: str, delays_s: Sequence[float] | None = None) -> str:
     to = Target(
         repo=job.spec.publish.repo,
         title=f"Run {job.run_id}",
@@ -94,14 +107,14 @@ def _commit(job: Job, files: Mapping[str, Path], branch: str) -> str:
         description=f"Trained by pushtrain from commit {job.commit}." if job.commit else None,
         replaces=_ALLOWED,
     )
-    return retried(lambda: commit_files(to, files), RETRY_DELAYS_S, time.sleep)
+    return retried(lambda: commit_files(to, files), RETRY_DELAYS_S if delays_s is None else delays_s, time.sleep)
 
 
 def _files(job: Job) -> dict[str, Path]:
     """What is uploaded, by its path in the repository: the adapter, or the merged model with the adapter below it."""
     folders = {"": _root(job)} | ({"adapter/": job.adapter} if job.spec.publish.merge else {})
     found = {f"{prefix}{path.name}": path for prefix, folder in folders.items() for path in sorted(folder.iterdir())}
-    return {name: path for name, path in found.items() if _ALLOWED.fullmatch(name)}
+    return {name: path for name, path in found.items() if is_published(name)}
 
 
 def _root(job: Job) -> Path:

@@ -102,6 +102,12 @@ class Report:
         message = f"{error} ({error.hint})" if error.hint else str(error)
         self._end("failure.json", {"reason": error.reason, "message": message})
 
+    def explain(self, text: str) -> None:
+        """Say more in the failure that is written already."""
+        path = self.folder / "failure.json"
+        known = json.loads(path.read_text(encoding="utf-8"))
+        write_json(path, {**known, "message": f"{known['message']}; {text}"})
+
     def close(self) -> None:
         if self._is_main:
             self._reserve.unlink(missing_ok=True)

@@ -126,6 +126,8 @@ def _metrics(outcome: Outcome) -> dict[str, Any]:
         **outcome.adapter.figures,
         "train_loss": outcome.trained.train_loss,
         "steps": outcome.trained.steps,
+        "tokens_seen": outcome.trained.tokens,
+        **({"best_step": outcome.trained.best_step} if outcome.trained.best_step is not None else {}),
         "resumed_from_step": outcome.trained.resumed_from_step,
     }
     if torch.cuda.is_available():

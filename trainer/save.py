@@ -4,6 +4,7 @@ import gc
 import json
 import math
 import shutil
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -47,9 +48,9 @@ def save_adapter(job: Job, trainer: Any) -> None:
     job.adapter.mkdir(parents=True)
     trainer.model.save_pretrained(job.adapter)
     if job.spec.method.takes_from_base:
-        _for_the_plain_base(job)
+        for_the_plain_base(job, job.adapter)
     if job.spec.method.kind != "full":
-        _pin_config(job)
+        pin_config(job, job.adapter)
     trainer.processing_class.save_pretrained(job.adapter)
 
 
@@ -73,15 +74,17 @@ def save_divided(job: Job, trainer: Any) -> None:
 
         model.save_pretrained(job.adapter, state_dict=weights)
         check_saved_parts(job, get_peft_model_state_dict(model, state_dict=weights, save_embedding_layers=False))
-        _pin_config(job)
+        pin_config(job, job.adapter)
     trainer.processing_class.save_pretrained(job.adapter)
     say(f"evaluation: read again from {job.adapter}, every weight is what was trained")
 
 
-def _for_the_plain_base(job: Job) -> None:
-    """The adapter as one of twice the rank that anybody can load on the base as it is on the Hub."""
-    weights, settings = job.adapter / "adapter_model.safetensors", job.adapter / "adapter_config.json"
-    save_file(on_plain_base(load_file(weights), load_start(job)), weights, metadata={"format": "pt"})
+def for_the_plain_base(job: Job, folder: Path) -> None:
+    """The adapter in `folder` as one of twice the rank that anybody can load on the base as it is on the Hub."""
+    weights, settings = folder / "adapter_model.safetensors", folder / "adapter_config.json"
+    changed = on_plain_base(load_file(weights), load_start(job))
+    weights.unlink()  # it may be a link to a checkpoint
+    save_file(changed, weights, metadata={"format": "pt"})
     config: dict[str, Any] = json.loads(settings.read_text(encoding="utf-8"))
     # The scale stays: alpha / r, with rsLoRA alpha / √r.
     alpha = config["lora_alpha"] * (math.sqrt(2) if config["use_rslora"] else 2)
@@ -89,9 +92,9 @@ def _for_the_plain_base(job: Job) -> None:
     write_whole(settings, json.dumps(config) + "\n")
 
 
-def _pin_config(job: Job) -> None:
+def pin_config(job: Job, folder: Path) -> None:
     """Name the base by Hub id and commit, and sort what PEFT keeps as a set: the same run writes the same bytes."""
-    path = job.adapter / "adapter_config.json"
+    path = folder / "adapter_config.json"
     config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = job.spec.model.id
     config["revision"] = job.inputs.model_sha

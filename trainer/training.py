@@ -6,14 +6,17 @@ from typing import TYPE_CHECKING, Any
 from transformers import set_seed
 from transformers.trainer_callback import PrinterCallback, TrainerState
 
-from trainer.checkpoint import Checkpoint
+from trainer.checkpoint import Checkpoint, whole_at
 from trainer.data import Prepared
 from trainer.data.batch import say_first_batch
 from trainer.failures import Preempted
 from trainer.job import Job
+from trainer.report import say
 from trainer.sharding import put_back
 from trainer.tasks import task_of
 from trainer.watch import Watch
+from trainer.watch.patience import Patience
+from trainer.watch.tokens import trained_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -21,11 +24,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trained:
-    """`train_loss` is the mean over all steps of the run, those before a resume included."""
+    """`train_loss` is the mean over all steps of the run, `tokens` their number, those before a resume included.
+    `best_step` is the step of the weights, where they are an earlier one's: the best evaluation's."""
 
     train_loss: float | None
     steps: int
     resumed_from_step: int | None
+    tokens: int | None = None
+    best_step: int | None = None
 
 
 def build_trainer(
@@ -63,6 +69,8 @@ def train(job: Job, trainer: Any, watch: Watch, checkpoint: Checkpoint | None) -
             raise Preempted(f"after step {trainer.state.global_step}")
     return Trained(
         train_loss=_mean_loss(trainer.state),
+        tokens=trained_tokens(trainer.state.log_history),
+        best_step=_take_best(job, trainer),
         steps=trainer.state.global_step,
         resumed_from_step=checkpoint.step if checkpoint else None,
     )
@@ -78,6 +86,21 @@ def _restore(job: Job, trainer: Any, checkpoint: Checkpoint) -> None:
     elif job.spec.method.kind != "full":
         trainer.model.load_adapter(str(checkpoint.path), "default", is_trainable=True)
     trainer.state = TrainerState.load_from_json(str(checkpoint.path / "trainer_state.json"))
+
+
+def _take_best(job: Job, trainer: Any) -> int | None:
+    """With early stopping, the weights of the best evaluation, and its step; the last ones where its checkpoint is not
+    whole any more."""
+    patience, last = Patience.of(job.spec.train, trainer.state.log_history), trainer.state.global_step
+    if patience is None or patience.best_step in (None, last):
+        return None if patience is None else last
+    assert patience.best_step is not None
+    folder = whole_at(job.checkpoints, patience.best_step)
+    if folder is None:
+        return int(last)
+    trainer._load_from_checkpoint(str(folder))
+    say(f"training: the weights are those of step {patience.best_step}, whose held-out loss was the lowest")
+    return patience.best_step
 
 
 def _mean_loss(state: TrainerState) -> float | None:

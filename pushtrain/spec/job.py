@@ -75,6 +75,16 @@ class TrainingSpec(JobSpec):
         return self
 
     @model_validator(mode="after")
+    def _patience_has_something_to_look_at(self) -> "TrainingSpec":
+        if self.train.early_stopping_patience is None:
+            return self
+        if self.data.eval_fraction == 0 and self.data.eval_split is None:
+            raise ValueError("train.early_stopping_patience needs held-out rows: data.eval_fraction is 0")
+        if self.train.parallel not in (None, "ddp"):
+            raise ValueError(f"train.early_stopping_patience is not for train.parallel {self.train.parallel}: use ddp")
+        return self
+
+    @model_validator(mode="after")
     def _form_suits_the_task(self) -> "TrainingSpec":
         form, forms = self.data.form, TASK_FORMS[self.task]
         if form is not None and form not in forms:

@@ -125,9 +125,21 @@ class Train(Part):
     """Writes a checkpoint every so many steps; a lost pod costs at most these."""
     eval_steps: Positive | None = None
     """Evaluates every so many steps; only at the end when left out."""
+    early_stopping_patience: Positive | None = None
+    """Stops after so many evaluations in a row that were no better, and publishes the best one's weights."""
+    early_stopping_threshold: Annotated[float, Field(ge=0)] = 0.0
+    """How much lower the held-out loss has to be to count as better."""
     parallel: Parallel | None = None
     """Several GPUs: ddp, the model whole on each; fsdp2 or deepspeed_zero3, its weights divided; left out: ddp."""
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 17
     """Seed of the held-out rows, the order of the data, and the adapter's weights."""
     determinism: Literal["seeded", "strict"] = "seeded"
     """strict: kernels that give the same bits each time, slower; seeded: the fast ones."""
+
+    @model_validator(mode="after")
+    def _patience_counts_evaluations(self) -> "Train":
+        if self.early_stopping_patience is None and "early_stopping_threshold" in self.model_fields_set:
+            raise ValueError("early_stopping_threshold is for early_stopping_patience")
+        if self.early_stopping_patience is not None and self.eval_steps is None:
+            raise ValueError("early_stopping_patience counts evaluations: it needs eval_steps, how often there is one")
+        return self

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pushtrain.rows import Message, Row, split_pair, tools_of
-from trainer.failures import DatasetError
+from trainer.failures import DatasetError, ModelUnsupported
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -46,7 +46,8 @@ class Writer:
     def parts(self, row: Row) -> list[Piece]:
         """What is asked and what is answered.
 
-        Raises DatasetError when the chat template cannot write the row so that its turns can be told apart.
+        Raises DatasetError when the chat template cannot write the row so that its turns can be told apart, and
+        ModelUnsupported when there is none.
         """
         record = row.record
         if self.is_chat(row):
@@ -102,6 +103,9 @@ class Writer:
     def _render(self, row: Row, messages: list[Message], *, add_generation_prompt: bool = False) -> str:
         from jinja2 import TemplateError
 
+        if not self.tokenizer.chat_template:
+            hint = "train.chat_template_path names one, or use rows of prompt and completion with this model"
+            raise ModelUnsupported("rows of messages need a chat template, the model's tokenizer has none", hint=hint)
         try:
             text = self.tokenizer.apply_chat_template(
                 messages,
@@ -111,10 +115,7 @@ class Writer:
                 chat_template=self._template,
             )
         except (TemplateError, TypeError, ValueError) as error:
-            hint = None
-            if not self.tokenizer.chat_template:
-                hint = "train.chat_template_path names one, or use rows of prompt and completion with this model"
-            raise DatasetError(f"row {row.number}: no chat text can be made of it: {error}", hint=hint) from error
+            raise DatasetError(f"row {row.number}: no chat text can be made of it: {error}") from error
         return str(text)
 
 

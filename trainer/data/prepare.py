@@ -13,7 +13,7 @@ from trainer.data.encode import Encoder, Example, Lenient, Question
 from trainer.data.fit import model_config
 from trainer.data.layout import Layout, choose, packed
 from trainer.data.parallel import encoded
-from trainer.data.sources import Rows, Skipped, as_dataset_error, hub_rows, hub_stream, reading_of, shown
+from trainer.data.sources import Rows, Skipped, as_dataset_error, hub_rows, hub_stream, named, reading_of, shown
 from trainer.data.split import held_out_indexes
 from trainer.failures import DatasetError, ModelUnsupported
 from trainer.job import Job
@@ -73,7 +73,7 @@ def prepare(job: Job, rows: Rows | None, encode: Encoder) -> Prepared:
     with cache.alone():
         known = cache.read(folder)
         if known is None:
-            with cache.making(folder) as part:
+            with cache.making(folder) as part, named(job):
                 cache.finish(part, _make(job, rows, encode, part))
             known = cache.read(folder)
         else:
@@ -104,10 +104,7 @@ def _make(job: Job, rows: Rows | None, encode: Encoder, folder: Path) -> dict[st
     trained = _without(rows, held, aside)
     _write(folder / "train.arrow", encode, _counted(trained, len(rows), encode, counts))
     if not counts.rows:
-        raise DatasetError(
-            f"no row has anything to learn within its first {job.spec.train.max_length} tokens",
-            hint="raise train.max_length",
-        )
+        raise _nothing_left(job, counts)
     _say_skipped(rows.reading, counts)
     kept_out: Rows | list[Row] = aside
     if data.eval_split is not None:
@@ -128,6 +125,14 @@ def _make(job: Job, rows: Rows | None, encode: Encoder, folder: Path) -> dict[st
         "layout": asdict(layout),
         "questions": [asdict(question) for question in questions],
     }
+
+
+def _nothing_left(job: Job, counts: Counts) -> DatasetError:
+    if counts.bad and not counts.dropped:
+        text = f"not one of {counts.bad} rows can be written by the chat template, and data.bad_rows skips them all"
+        return DatasetError(text, hint="data.bad_rows: refuse says what is wrong with the first")
+    text = f"no row has anything to learn within its first {job.spec.train.max_length} tokens"
+    return DatasetError(text, hint="raise train.max_length")
 
 
 def _without(rows: Rows, held: set[int], kept_out: list[Row]) -> Iterator[Row]:

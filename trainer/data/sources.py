@@ -1,7 +1,9 @@
 """Where rows come from. Rows can be gone through more than once and are never all in memory; each was judged by
 `pushtrain.rows`, so that the first bad one ends the run under its name, file:row."""
 
+import re
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -121,6 +123,20 @@ def hub_rows(job: Job, split: str) -> HubRows:
 def shown(job: Job, split: str) -> str:
     """A split of the Hub's dataset for people."""
     return f"{job.dataset_name}@{job.inputs.data_version[:8]} {split}"
+
+
+@contextmanager
+def named(job: Job) -> Iterator[None]:
+    """Of a row that was read, and cannot be written, the file or split, too: `file:row`, as of one that cannot be
+    read."""
+    try:
+        yield
+    except DatasetError as error:
+        found = re.match(r"row (\d+): ", str(error))
+        if found is None:
+            raise
+        where = job.spec.data.place if not job.spec.data.is_on_hub else shown(job, job.spec.data.split)
+        raise DatasetError(str(error), where=f"{where}:{found[1]}", hint=error.hint) from error
 
 
 def _begin(reading: Reading) -> None:

@@ -4,12 +4,14 @@ Every operator runs as it would, forward, backward and AdamW, and each storage i
 So any architecture is covered that a config.json can build; the closed form of `pushtrain.estimate` knows families.
 What a GPU adds (context, workspaces, fragmentation) is in neither.
 
-An 8B model takes some ten seconds. Two things are put in by size: the head, which TRL 1.16 computes in tiles of at most
-4096 tokens × 32768 words in bf16, and 4-bit layers, which bitsandbytes cannot make without data.
+An 8B model takes some ten seconds. Two things are put in by size: the head of sft and dpo, which TRL 1.16 computes in
+tiles of at most 4096 tokens × 32768 words in bf16, and 4-bit layers, which bitsandbytes cannot make without data. dpo
+has both answers in one batch, and its reference; seq2seq is the model's own loss, logits and all.
 """
 
 import weakref
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +21,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from pushtrain.estimate.config import shape_of
-from pushtrain.estimate.memory import BF16_BYTES, GIB, NF4_DOUBLE_BYTES, memory
-from pushtrain.estimate.recipe import recipe_of
+from pushtrain.estimate.memory import GIB, NF4_DOUBLE_BYTES, memory
+from pushtrain.estimate.recipe import Recipe, recipe_of
 from trainer.adapters import with_trained_weights
-from trainer.failures import ModelUnsupported
 from trainer.job import Job
 from trainer.report import say
 from trainer.tasks import task_of
@@ -73,7 +74,7 @@ class Storages(TorchDispatchMode):
 
 
 def say_dry_run(job: Job, config: Mapping[str, Any]) -> None:
-    """Run and say both figures and their ratio. Raises ModelUnsupported for a task other than sft."""
+    """Run and say both figures and their ratio."""
     shape = shape_of(config)
     estimate = memory(shape, recipe_of(job.spec))
     found = dry_run(job, config)
@@ -84,28 +85,57 @@ def say_dry_run(job: Job, config: Mapping[str, Any]) -> None:
 
 def dry_run(job: Job, config: Mapping[str, Any]) -> DryRun:
     """Two micro-steps of the job's recipe with an optimizer step between them."""
-    if job.spec.task != "sft":
-        raise ModelUnsupported(f"the dry run of memory is for task sft, this is {job.spec.task}")
     shape, recipe = shape_of(config), recipe_of(job.spec)
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    model = _model(job, config, fake)
+    model, reference = _model(job, config, fake), _reference(job, config, fake)
     with fake:
-        ids = torch.zeros(recipe.micro_batch, recipe.length, dtype=torch.long)
         optimizer = torch.optim.AdamW([it for it in model.parameters() if it.requires_grad], foreach=False)
         storages = Storages()
-        for tensor in (*model.parameters(), *model.buffers()):
+        for tensor in (*model.parameters(), *model.buffers(), *(reference.parameters() if reference else ())):
             storages.hold(tensor)
         with storages:
             for turn in range(2):
                 storages.peak = storages.now
-                with torch.autocast("cpu", dtype=torch.bfloat16):
-                    hidden = _decoder(model)(input_ids=ids, use_cache=False).last_hidden_state
-                _Head.apply(hidden, model.get_output_embeddings().weight).backward()
-                del hidden
+                _loss(job, recipe, model, reference).backward()  # type: ignore[no-untyped-call]
                 if turn == 0:
                     optimizer.step()
-    packed = (BF16_BYTES - NF4_DOUBLE_BYTES) * shape.linear_parameters if recipe.bits == 4 else 0.0
+    whole = torch.finfo(_dtype(job)).bits / 8
+    packed = (whole - NF4_DOUBLE_BYTES) * shape.linear_parameters if recipe.bits == 4 else 0.0
     return DryRun(counted=storages.peak, packed=packed)
+
+
+def _loss(job: Job, recipe: Recipe, model: Any, reference: Any) -> torch.Tensor:
+    """Of one micro-batch of the longest rows, as the trainer of the task computes it."""
+    ids = torch.zeros(recipe.micro_batch, recipe.length, dtype=torch.long)
+    if job.spec.task == "seq2seq":
+        labels = torch.zeros(recipe.micro_batch, recipe.target_length or recipe.length, dtype=torch.long)
+        with _autocast(job):
+            loss: torch.Tensor = model(input_ids=ids, labels=labels, use_cache=False).loss
+        return loss
+    if job.spec.task == "sft":
+        return _head(job, model, ids)
+    both = torch.cat([ids, ids])
+    loss = _head(job, model, both)
+    if not job.spec.dpo.precompute_ref_log_probs:
+        with torch.no_grad(), nullcontext() if reference is not None else model.disable_adapter():
+            _head(job, model if reference is None else reference, both)
+    return loss
+
+
+def _head(job: Job, model: Any, ids: torch.Tensor) -> torch.Tensor:
+    with _autocast(job):
+        hidden = _decoder(model)(input_ids=ids, use_cache=False).last_hidden_state
+    loss: torch.Tensor = _Head.apply(hidden, model.get_output_embeddings().weight)
+    return loss
+
+
+def _autocast(job: Job) -> torch.autocast:
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=job.spec.train.bf16)
+
+
+def _dtype(job: Job) -> torch.dtype:
+    """Of a weight that is not trained."""
+    return torch.bfloat16 if job.spec.train.bf16 else torch.float32
 
 
 class _Head(torch.autograd.Function):
@@ -135,15 +165,10 @@ def _tile(shape: torch.Size) -> torch.Tensor:
 
 def _model(job: Job, config: Mapping[str, Any], fake: FakeTensorMode) -> Any:
     """On `meta` first, since PEFT cannot work on fake tensors; then each weight as a fake one on the CPU."""
-    from transformers import AutoConfig
-
-    task, kind = task_of(job.spec), job.spec.method.kind
-    dtype = torch.float32 if kind == "full" else torch.bfloat16
+    kind = job.spec.method.kind
+    base = _base(job, config, torch.float32 if kind == "full" else _dtype(job))
     with torch.device("meta"):
-        made = AutoConfig.for_model(**config)
-        made.dtype = dtype
-        base = task.model_class().from_config(made, attn_implementation="sdpa", dtype=dtype)
-        model: Any = with_trained_weights(base, job, task.peft_type)
+        model: Any = with_trained_weights(base, job, task_of(job.spec).peft_type)
     for weight in model.parameters():
         if weight.requires_grad:
             weight.data = weight.data.float()
@@ -155,6 +180,28 @@ def _model(job: Job, config: Mapping[str, Any], fake: FakeTensorMode) -> Any:
             model.enable_input_require_grads()
     model.train()
     return model
+
+
+def _reference(job: Job, config: Mapping[str, Any], fake: FakeTensorMode) -> Any:
+    """DPO's second model, where it has one while it trains (`trainer.tasks.dpo`); None for the model's own base."""
+    method = job.spec.method
+    has_own = method.kind == "full" or method.takes_from_base
+    if job.spec.task != "dpo" or not has_own or job.spec.dpo.precompute_ref_log_probs:
+        return None
+    model = _base(job, config, _dtype(job)).requires_grad_(False).eval()
+    with fake:
+        _to_fake(model)
+    return model
+
+
+def _base(job: Job, config: Mapping[str, Any], dtype: torch.dtype) -> Any:
+    """With the attention that transformers takes by itself: not every family has sdpa."""
+    from transformers import AutoConfig
+
+    with torch.device("meta"):
+        made = AutoConfig.for_model(**config)
+        made.dtype = dtype
+        return task_of(job.spec).model_class().from_config(made, dtype=dtype)
 
 
 def _to_fake(model: Any) -> None:

@@ -22,7 +22,9 @@ from trainer.report import Report, say, say_if_quiet
 from trainer.watch.background import Background, Bounds
 from trainer.watch.effort import effort_of
 from trainer.watch.loss import LossCourse
+from trainer.watch.patience import Patience
 from trainer.watch.rates import Effort, Meter
+from trainer.watch.tokens import KEY, TokenCount
 from trainer.watch.trackers import Trackers
 
 # Beside the checkpoint, so that the end can still be told: log, metrics, result.
@@ -39,6 +41,9 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self._report = report
         self._meter = Meter(Effort(samples_per_step=0))
         self._course = LossCourse()
+        self._tokens = TokenCount()
+        self._patience: Patience | None = None
+        self._good: int | None = None  # the step of the last checkpoint that was saved near the best
         self._trackers = Trackers(job)
         self._is_alone = "PUSHTRAIN_RUN_ID" not in os.environ
         limits = job.spec.limits
@@ -62,9 +67,16 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         tokens = try_longest(self._job, self.trainer) * self._job.processes
         self._meter = Meter(effort_of(self._job, self.trainer.model))
         self._course = LossCourse(entry["loss"] for entry in state.log_history if "loss" in entry)
+        self._tokens = TokenCount(state.log_history, tokens)
+        self._patience = Patience.of(self._job.spec.train, state.log_history)
+        self._good = state.global_step if self._course.is_near else None
         if state.is_world_process_zero:
             self._trackers.start()
-        self._meter.start(time.monotonic(), state.global_step, tokens)
+        # Seen by transformers: only where it counts, in seq2seq, and then those of earlier attempts.
+        self._meter.start(time.monotonic(), state.global_step, tokens + state.num_input_tokens_seen)
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        self._patience = None  # what is evaluated from here on is the result
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._report.step()
@@ -74,20 +86,36 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             say(f"training: told to stop, saving step {state.global_step}")
             control.should_save = control.should_training_stop = True
         if state.global_step >= state.max_steps:
-            control.should_evaluate = False  # what is published is evaluated after training
+            # What is published is evaluated after training; with patience it may be the model of an earlier step.
+            control.should_evaluate = self._patience is not None
         # A loss that is not finite must be seen before the checkpoint that holds it is written.
-        control.should_log = control.should_log or control.should_save
+        may_save = control.should_save or (control.should_evaluate and self._patience is not None)
+        control.should_log = control.should_log or may_save
         self._background.step()
         if self._background.fault is not None:
             if self._job.processes > 1:
                 raise self._background.fault  # the others have not seen it, and would wait at the checkpoint
             control.should_save = control.should_log = True
         if control.should_save and state.is_world_process_zero:
-            check_room(Path(args.output_dir), self.trainer)
+            self._check_room(Path(args.output_dir))
 
     def on_substep_end(self, _args: Any, state: TrainerState, _control: TrainerControl, **_: Any) -> None:
         say_if_quiet(f"training: in step {state.global_step + 1}")
         self._background.step()
+
+    def on_evaluate(
+        self, args: Any, state: TrainerState, control: TrainerControl, metrics: dict[str, Any], **_: Any
+    ) -> None:
+        if self._patience is None:
+            return
+        if self._patience.is_better(state.global_step, metrics["eval_loss"]):
+            control.should_save = True  # it may be what is published
+        elif self._patience.is_over:
+            best = f"step {self._patience.best_step} had {self._patience.best_loss:.4f}"
+            say(f"training: stopped early, {self._patience.waited} evaluations were no better: {best}")
+            control.should_save = control.should_training_stop = True
+        if control.should_save and state.is_world_process_zero:
+            self._check_room(Path(args.output_dir))
 
     def on_prediction_step(self, _args: Any, state: TrainerState, _control: TrainerControl, **_: Any) -> None:
         self._report.step()
@@ -105,13 +133,26 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             torch.distributed.barrier()  # every process writes its own random state
         if state.is_world_process_zero:
             folder = self._job.checkpoints / f"checkpoint-{state.global_step}"
-            mark_complete(folder, self._job.recipe, is_final=state.global_step >= state.max_steps)
-            rotate(self._job.checkpoints, free_bytes)
+            is_over = self._patience is not None and self._patience.is_over
+            mark_complete(folder, self._job.recipe, is_final=is_over or state.global_step >= state.max_steps)
+            self._good = state.global_step if self._course.is_near else self._good
+            rotate(self._job.checkpoints, free_bytes, self._kept)
         if self._background.fault is not None:
             raise self._background.fault
 
+    @property
+    def _kept(self) -> frozenset[str]:
+        """Of the checkpoints those that may be published: the best, and the last good one."""
+        best = self._patience.best_step if self._patience is not None else None
+        return frozenset(f"checkpoint-{step}" for step in (best, self._good) if step is not None)
+
+    def _check_room(self, folder: Path) -> None:
+        check_room(folder, self.trainer, self._kept)
+
     def _step(self, state: TrainerState, logs: dict[str, Any]) -> None:
         tokens = int(logs.get("num_tokens") or state.num_input_tokens_seen)
+        total = self._tokens.total(logs, state.num_input_tokens_seen)
+        state.log_history[-1][KEY] = total
         rates, step_s = self._meter.read(time.monotonic(), state.global_step, tokens)
         loss, grad_norm = float(logs["loss"]), logs.get("grad_norm")
         record = {
@@ -121,6 +162,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             "loss": loss,
             "learning_rate": logs.get("learning_rate"),
             "grad_norm": grad_norm,
+            KEY: total,
             **rates,
             "peak_memory_gb": _peak_memory_gb(),
         }
@@ -154,15 +196,16 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         return self.stop.requested
 
 
-def check_room(folder: Path, trainer: Any) -> None:
-    """Before a checkpoint is written. Raises DiskFull where it would not fit: the one before it stays whole.
+def check_room(folder: Path, trainer: Any, kept: frozenset[str] = frozenset()) -> None:
+    """Before a checkpoint is written. Raises DiskFull where it would not fit: the one before it stays whole, and those
+    in `kept`.
 
     Its size is that of the last one, else what AdamW's fp32 weights and two moments of each trained weight take.
     """
     earlier = [size_bytes(path) for path in folder.glob("checkpoint-*")]
     trained = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
     folder.mkdir(parents=True, exist_ok=True)
-    make_room(folder, max(earlier, default=12 * trained) + _ROOM_BYTES, free_bytes)
+    make_room(folder, max(earlier, default=12 * trained) + _ROOM_BYTES, free_bytes, kept)
 
 
 def _peak_memory_gb() -> float:

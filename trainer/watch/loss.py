@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable
+from math import isfinite
 from statistics import median
 
 WINDOW = 10
@@ -25,6 +26,22 @@ class LossCourse:
         for loss in earlier:
             self.explodes(loss)
 
+    @property
+    def limit(self) -> float:
+        """Above it a median has left its course."""
+        return FACTOR * self.best + NATS
+
+    @property
+    def is_on(self) -> bool:
+        """Whether the last loss alone is one to go on from."""
+        return not self._window or (isfinite(self._window[-1]) and self._window[-1] <= self.limit)
+
+    @property
+    def is_near(self) -> bool:
+        """Whether the last losses are near the best ones, too: a quarter of the way to the limit at most. What comes
+        apart is known only when it is all the way there."""
+        return not self._window or (self.is_on and median(self._window) <= self.best + (self.limit - self.best) / 4)
+
     def explodes(self, loss: float) -> float | None:
         """Take the next loss; the median, when it has left its course."""
         self._window.append(loss)
@@ -35,4 +52,4 @@ class LossCourse:
             return None
         middle = median(self._window)
         self.best = min(self.best, middle)
-        return middle if self._seen >= 2 * WINDOW and middle > FACTOR * self.best + NATS else None
+        return middle if self._seen >= 2 * WINDOW and middle > self.limit else None
