@@ -15,7 +15,7 @@ from pushtrain import __version__
 from pushtrain.cli_again import extend, replay, retry
 from pushtrain.cli_plan import plan, prices, review
 from pushtrain.cli_setup import doctor, init
-from pushtrain.cli_ssh import cp, ssh, ssh_key, sync, tunnel
+from pushtrain.cli_ssh import add_ssh_verbs, forget_over
 from pushtrain.cli_volumes import volumes
 from pushtrain.errors import PushtrainError
 from pushtrain.redact import redact
@@ -45,6 +45,8 @@ def main() -> None:
     except OSError as failure:
         report(PushtrainError(f"{failure.filename or 'the system'}: {failure.strerror or failure}"))
         sys.exit(PushtrainError.exit_code)
+    finally:
+        forget_over(sys.argv[1:2])
 
 
 @app.command()
@@ -180,11 +182,7 @@ def cancel(
     raise typer.Exit(max([failure.exit_code for failure in done.failures], default=0))
 
 
-app.command()(ssh)
-app.command()(ssh_key)
-app.command()(cp)
-app.command()(sync)
-app.command()(tunnel)
+add_ssh_verbs(app)
 app.command()(retry)
 app.command()(extend)
 app.command()(replay)

@@ -1,5 +1,6 @@
 """The verbs that go onto a pod by ssh: part of the command line, `pushtrain.cli`."""
 
+import contextlib
 import os
 import shlex
 import sys
@@ -8,10 +9,31 @@ from typing import Annotated
 
 import typer
 
+from pushtrain.errors import PushtrainError
 from pushtrain.terminal import out, say
 
 RUN_HELP = "Run id, its beginning, or a job name."
+Names = Annotated[list[str] | None, typer.Argument(metavar="RUN", help="Runs; all active ones when left out.")]
 Wait = Annotated[float, typer.Option("--wait", min=0, help="Seconds to wait for a pod that is starting.")]
+
+
+def add_ssh_verbs(app: typer.Typer) -> None:
+    for verb in (ssh, ssh_key, ssh_config, cp, sync, tunnel):
+        app.command()(verb)
+
+
+def forget_over(verb: list[str]) -> None:
+    """After a verb that may have ended a run: its host goes out of the managed configuration, where there is one."""
+    from pushtrain.ssh.config import is_wanted
+
+    if verb not in (["cancel"], ["reconcile"], ["run"]) or not is_wanted(os.environ):
+        return
+    from pushtrain.settings import load_settings
+    from pushtrain.ssh.session import tidy
+    from pushtrain.wiring import open_ledger
+
+    with contextlib.suppress(PushtrainError):  # the verb has said what there was to say; the next use drops it
+        tidy(open_ledger(load_settings(Path.cwd())), os.environ)
 
 
 def ssh(
@@ -111,3 +133,21 @@ def tunnel(
             held.hold(wait_s=wait)
     except (KeyboardInterrupt, Stopped):
         say("the tunnel is closed; the pod goes on")
+
+
+def ssh_config(
+    names: Names = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Take it all away again.")] = False,
+) -> None:
+    """Let `ssh pushtrain-RUN`, scp and VS Code's Remote-SSH find the pods of runs by name.
+
+    Puts one Include line at the top of ~/.ssh/config, once. From then on every verb keeps the entries fresh.
+    """
+    from pushtrain.ssh import config
+    from pushtrain.ssh.session import open_line, write_config
+
+    if remove:
+        out.print("taken away" if config.remove(os.environ) else "there was nothing")
+        return
+    lines = write_config(open_line(Path.cwd(), os.environ, say), names or [])
+    out.print("\n".join(lines) or "no run is active")

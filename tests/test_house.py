@@ -44,6 +44,7 @@ VERBS = [
     "setup-pulumi",
     "simulator",
     "ssh",
+    "ssh-config",
     "ssh-key",
     "sweep",
     "sync",

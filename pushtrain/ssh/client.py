@@ -94,13 +94,22 @@ def ssh_argv(
 
 def option_arguments(endpoint: Endpoint, files: SshFiles) -> list[str]:
     """What ssh, scp and rsync's ssh have in common, but for the port."""
-    options = [f'UserKnownHostsFile="{files.known_hosts}"', *_ALIVE]
+    return [part for option in option_values(endpoint, files) for part in ("-o", option)]
+
+
+def option_values(endpoint: Endpoint, files: SshFiles) -> list[str]:
+    """The same as `Name=value`, as `-o` and, with a space, ssh_config take it."""
+    options = [f"UserKnownHostsFile={_quoted(files.known_hosts)}", *_ALIVE]
     if endpoint.proxy:
         options += ["StrictHostKeyChecking=accept-new"]
     else:
         options += [f"HostKeyAlias={alias(endpoint.run_id)}", *_DIRECT]
-    arguments = [part for option in options for part in ("-o", option)]
-    return arguments + (["-i", str(files.identity), "-o", "IdentitiesOnly=yes"] if files.identity else [])
+    return options + ([f"IdentityFile={_quoted(files.identity)}", "IdentitiesOnly=yes"] if files.identity else [])
+
+
+def _quoted(path: Path) -> str:
+    """A percent sign begins one of ssh's own words there."""
+    return '"' + str(path).replace("%", "%%") + '"'
 
 
 def in_folder(endpoint: Endpoint, command: str) -> str:

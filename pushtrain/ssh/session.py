@@ -2,15 +2,17 @@
 
 import signal
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pushtrain.cloud import Cloud
 from pushtrain.errors import SshError
 from pushtrain.ledger import Ledger
+from pushtrain.run import ledger_prefix
 from pushtrain.settings import load_settings
-from pushtrain.ssh.client import SshFiles, pin, ssh_argv
+from pushtrain.ssh import config
+from pushtrain.ssh.client import SshFiles, alias, pin, ssh_argv
 from pushtrain.ssh.endpoint import Endpoint
 from pushtrain.ssh.reach import WAIT_S, Seams, check_key, reach
 from pushtrain.wiring import open_cloud, open_ledger
@@ -29,7 +31,39 @@ class Line:
         """The endpoint, answering and letting us in, and the files that pin it. Raises SshError."""
         found = reach(self.cloud, self.ledger, name, self.seams, wait_s=wait_s, through_gaps=through_gaps)
         check_key(found, self.environ)
-        return found, pin(found, self.environ)
+        files = pin(found, self.environ)
+        config.update(self.environ, {found.run_id: config.entry(found, files, ledger_prefix(self.ledger.url))})
+        tidy(self.ledger, self.environ)
+        return found, files
+
+
+def tidy(ledger: Ledger, environ: Mapping[str, str]) -> None:
+    """Take runs of this ledger that are over, or that it does not know any more, out of the managed ssh configuration.
+    Another repository's stay."""
+    written = config.hosts(environ, ledger_prefix(ledger.url))
+    if not written:
+        return
+    tips = ledger.refs()
+    records = ledger.read_all({run_id: tips[run_id] for run_id in written if run_id in tips})
+    config.update(environ, {}, [it for it in written if it not in records or records[it].is_over])
+
+
+def write_config(line: Line, names: Sequence[str]) -> list[str]:
+    """The managed configuration with a host for each of these runs that has an answering pod; all active ones where
+    none is named. What was done, as lines for a person."""
+    added = config.include(line.environ)
+    said = [f"{config.INCLUDE} is now the first line of ~/.ssh/config"] if added else []
+    if not names:
+        names = [run_id for run_id, it in line.ledger.read_all(line.ledger.refs()).items() if not it.is_over]
+    for name in names:
+        try:
+            found, _ = line.reach(name, wait_s=0.0)
+        except SshError as not_now:
+            said.append(f"{name}: {not_now}")
+        else:
+            said.append(f"ssh {alias(found.run_id)}")
+    tidy(line.ledger, line.environ)
+    return said
 
 
 def open_line(root: Path, environ: Mapping[str, str], say: Callable[[str], None]) -> Line:
