@@ -6,12 +6,14 @@ its deadline is then followed by another one on the same volume, from the last c
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from pydantic import ValidationError
 
 from pushtrain.budget import cap_usd, extended
 from pushtrain.control import Control
-from pushtrain.errors import PushtrainError, SpecError
+from pushtrain.desired import Desired
+from pushtrain.errors import GitHubError, PushtrainError, SpecError
 from pushtrain.events import Event, EventDraft
 from pushtrain.ledger import RunRecord
 from pushtrain.lookup import newest_run
@@ -51,8 +53,9 @@ def extend(control: Control, name: str, more: More) -> RunRecord:
         return record
     _refuse_ended(record)
     raised = _raised(record, more)
-    _hold_against_policy(control, record, raised)
-    budget, data = raised.budget, {"hours": more.hours, "usd": more.usd, "by": more.by, "request": more.request}
+    approval = _hold_against_policy(control, record, raised)
+    budget = raised.budget
+    data = {"hours": more.hours, "usd": more.usd, "by": more.by, "request": more.request, **approval}
     draft = EventDraft(
         state="extended",
         writer="control",
@@ -102,9 +105,11 @@ def _raised(record: RunRecord, more: More) -> JobSpec:
     return spec.model_copy(update={"budget": budget})
 
 
-def _hold_against_policy(control: Control, record: RunRecord, raised: JobSpec) -> None:
-    """The rules about money of HEAD's policy, for the sum; everything else was looked at before the claim."""
-    file = control.source.desired().policy
+def _hold_against_policy(control: Control, record: RunRecord, raised: JobSpec) -> dict[str, Any]:
+    """The rules about money of HEAD's policy, for the sum; everything else was looked at before the claim. Returns what
+    the event says of an approval."""
+    wanted = control.source.desired()
+    file = wanted.policy
     policy, text_file = file.required(), parse(record.spec, str(record.run["spec_path"]))
     month_usd = None
     if policy.max_usd_per_month is not None:
@@ -114,10 +119,28 @@ def _hold_against_policy(control: Control, record: RunRecord, raised: JobSpec) -
         together = spec_error([replace(it.problem, where=it.policy_where) for it in broken])
         raise SpecError(str(together), hint=together.hint, reason=VIOLATION)
     above = policy.approval and raised.budget.max_usd > policy.approval.above_usd
-    if above and raised.budget.max_usd > cap_usd(record):
-        raise SpecError(
-            f"${raised.budget.max_usd:g} in all is above the sum that needs an approval, and an extension has none",
-            where=file.where("approval"),
-            hint="a pull request that raises budget.max_usd: a new run, with its review",
-            reason=APPROVAL_MISSING,
-        )
+    if not above or raised.budget.max_usd <= cap_usd(record):
+        return {}
+    return _released(control, wanted, raised)
+
+
+def _released(control: Control, wanted: Desired, raised: JobSpec) -> dict[str, Any]:
+    """By the environment that the policy names: whoever lets the workflow run in sees whose wish it is and how much. A
+    review was of the spec, and of its sum."""
+    approval, released = wanted.policy.required().approval, control.outside.released
+    environment = approval.environment if approval else None
+    why = "and the policy names no environment whose approval would count"
+    if environment is not None:
+        why = f"and nobody but who started it let this workflow run into {environment}"
+        try:
+            if released is not None and (by := released(wanted, environment)):
+                return {"approved_by": by, "environment": environment}
+        except GitHubError as failure:
+            why = f"and GitHub cannot be asked: {failure.reason}: {failure}"
+    raise SpecError(
+        f"${raised.budget.max_usd:g} in all is above the sum that needs an approval, {why}",
+        where=wanted.policy.where("approval"),
+        hint="approval.environment in the policy, required reviewers there, and the workflow's extend; or a pull "
+        "request that raises budget.max_usd: a new run, with its review",
+        reason=APPROVAL_MISSING,
+    )

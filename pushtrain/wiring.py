@@ -65,8 +65,13 @@ def open_control(root: Path, say: Callable[[str], None], environ: Mapping[str, s
         clock=clock,
         sleep=time.sleep,
         expect=Expectations(settings.root, environ, ledger, say),
-        outside=Outside(licence=Licences(environ), approved=_approvals(environ, say)),
+        outside=_outside(environ, say),
     )
+
+
+def _outside(environ: Mapping[str, str], say: Callable[[str], None]) -> Outside:
+    asked = _approvals(environ, say)
+    return Outside(licence=Licences(environ), approved=asked, released=asked.released if asked else None)
 
 
 def _approvals(environ: Mapping[str, str], say: Callable[[str], None]) -> Approvals | None:

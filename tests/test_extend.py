@@ -10,6 +10,7 @@ from pushtrain.errors import PushtrainError, SpecError
 from pushtrain.extend import More, extend
 from pushtrain.lookup import newest_run
 from pushtrain.policy.file import parse_policy
+from pushtrain.policy.outside import Outside
 
 
 @pytest.fixture
@@ -86,6 +87,24 @@ def test_what_policy_and_bounds_do_not_allow_is_refused_and_not_written(
     assert refused.value.reason == reason, refused.value
     assert not world.events("extended")
     extend(world.control(), "job", More(hours=0.5))
+
+
+@pytest.mark.parametrize("by", [["bob"], []])
+def test_above_the_sum_an_approval_of_the_environment_counts_and_is_recorded(world: World, by: list[str]) -> None:
+    """Who wrote the wish is not among them: `Approvals.released` leaves out who started the workflow run."""
+    policy(world, "approval: {above_usd: 11, environment: gpu}")
+    control = world.control()
+    control.outside = Outside(released=lambda wanted, environment: by if environment == "gpu" else ["nobody"])
+    if not by:
+        with pytest.raises(SpecError, match="nobody but who started it") as refused:
+            extend(control, "job", More(usd=3.0))
+        assert refused.value.reason == "ApprovalMissing" and "required reviewers" in str(refused.value.hint)
+        assert not world.events("extended")
+        return
+    extend(control, "job", More(usd=3.0, by="ann"))
+    (note,) = world.events("extended")
+    assert (note.data["approved_by"], note.data["environment"], note.data["by"]) == (["bob"], "gpu", "ann")
+    assert cap_usd(newest_run(world.control().ledger, "job")) == 13.0
 
 
 def test_two_extensions_are_held_against_the_policy_together(world: World) -> None:

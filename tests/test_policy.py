@@ -107,10 +107,48 @@ def test_a_policy_limits_nothing_that_it_does_not_name_but_code_of_others() -> N
     assert file.spec is not None and violations(NO_POLICY, file.spec, file) == []
 
 
+SESSION = """\
+version: 1
+name: job
+task: session
+session: {secrets: [HF_TOKEN]}
+compute:
+  gpus: [NVIDIA A40]
+  ports: [8888/http, 22/tcp]
+  volume: {size_gb: 10, name: models, keep: true}
+budget: {max_hours: 1, max_usd: 1}
+"""
+CLOSED = """\
+version: 1
+session: false
+ssh: false
+ports: ["*/http"]
+secrets: [WANDB_API_KEY]
+kept_volumes: []
+"""
+
+
+def test_who_gets_in_what_is_given_and_what_stays_can_each_be_said_no_to() -> None:
+    found = {it.rule: it for it in broken(CLOSED, SESSION)}
+    assert {rule: (it.where.removeprefix("jobs/job.yaml:"), it.value) for rule, it in found.items()} == {
+        "session": ("3:7", "session"),
+        "ssh": ("6:3", "true"),
+        "ports": ("7:22", "22/tcp"),
+        "secrets": ("4:21", "HF_TOKEN"),
+        "kept_volumes": ("8:31", "models"),
+    }
+    assert found["ssh"].hint == "ssh: false" and "none is allowed here" in found["kept_volumes"].message
+    assert broken("version: 1\nports: [8888/http, 22/*]\nsecrets: [HF_TOKEN]\nkept_volumes: [mod*]\n", SESSION) == []
+    assert [it.rule for it in broken("version: 1\nports: []\n", SESSION)] == ["ports", "ports"]
+    command = COMMAND.replace('"true"]', '"true"], secrets: [HF_TOKEN]')
+    assert [it.rule for it in broken("version: 1\nsecrets: []\nsession: false\n", command)] == ["secrets"]
+
+
 def test_every_rule_can_be_broken() -> None:
     """A rule that nothing breaks would be a promise that is not kept."""
     rules = {it.rule for it in broken(POLICY, licence=lambda *_: None, month_usd=0)}
     rules |= {it.rule for it in broken(POLICY, COMMAND)} | {"approval", "version", "max_usd_per_month"}
+    rules |= {it.rule for it in broken(CLOSED, SESSION)}
     assert rules >= set(Policy.model_fields)
 
 

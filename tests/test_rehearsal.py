@@ -32,11 +32,11 @@ def start(place: Path, *options: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(command, cwd=place, env=env, start_new_session=True, **output)
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_from_init_to_the_receipt_every_step_holds_and_nothing_is_left(place: Path) -> None:
     """Merged by squash: the commit on main is then none of the branch's."""
     rehearsal = start(place, "--merge", "squash")
-    out, _ = rehearsal.communicate(timeout=390)
+    out, _ = rehearsal.communicate(timeout=590)
     assert rehearsal.returncode == 0, out
     folder = place / "rehearsal" / "run"
     for words in ("`pushtrain init` wrote", "review.yml starts on pull_request", "reconcile │ first-lora-", "end │"):
@@ -71,13 +71,13 @@ def test_ctrl_c_while_a_workflow_runs_leaves_nothing(place: Path) -> None:
     wait_until_nothing_lives(place)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(400)
 def test_a_run_that_fails_is_a_step_that_does_not_hold(place: Path) -> None:
     """A base model without weights: the plan is content, since it reads sizes only; the training is not."""
     (weights,) = place.glob("base/model-*/*.safetensors")
     weights.write_bytes(b"no weights")
     rehearsal = start(place)
-    out, _ = rehearsal.communicate(timeout=250)
+    out, _ = rehearsal.communicate(timeout=380)
     assert rehearsal.returncode == 1, out
     assert "it does not hold that train.yml ran" in out and "Traceback" not in out
     wait_until_nothing_lives(place)

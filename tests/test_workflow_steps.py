@@ -129,6 +129,7 @@ def test_by_hand_is_recorded_with_its_actor_and_the_next_reconcile_is_dispatched
     given = {"hours": "0.5", "usd": "1", "why": "--usd=99 `touch x`", "run": "job"}
     (run,) = scene.actions.by_hand("train.yml", action="extend", **given)
     assert scene.clean(run).results == BY_HAND, run.steps
+    assert run.title == "extend job by hours 0.5 by US dollars 1", "what an approver of the environment sees"
     (note,) = (it for it in world.record("job").events if it.state == "extended")
     assert (note.data["by"], note.data["usd"], note.message) == ("ann", 1.0, given["why"])
     asked = {"workflow": "train.yml", "ref": "main", "inputs": {"action": "reconcile"}}

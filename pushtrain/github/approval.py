@@ -35,7 +35,7 @@ class Approvals:
             missing, reviewed = self._reviewed(wanted, job, policy.approval)
             if not missing:
                 return reviewed
-            if policy.approval.environment and (by := self._released(wanted, policy.approval.environment)):
+            if policy.approval.environment and (by := self.released(wanted, policy.approval.environment)):
                 return {"approved_by": by, "environment": policy.approval.environment}
         except GitHubError as failure:
             missing = f"GitHub cannot be asked: {failure.reason}: {failure}"
@@ -89,7 +89,7 @@ class Approvals:
             return False
         return said.get("permission") in _MAY_WRITE
 
-    def _released(self, wanted: Desired, environment: str) -> list[str]:
+    def released(self, wanted: Desired, environment: str) -> list[str]:
         """Who let this workflow run into the environment, the one who started it apart; of this very commit only."""
         if not self.workflow_run.isdigit():
             return []

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from pushtrain.cloud import Tier
+from pushtrain.spec.command import Secret
 from pushtrain.spec.names import HubId, Part
 
 POLICY_FILE = "pushtrain-policy.yaml"
@@ -13,6 +14,7 @@ POLICY_FILE = "pushtrain-policy.yaml"
 Pattern = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9*][A-Za-z0-9 ._+/:@*-]{0,254}$")]
 Licence = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+_-]{0,99}$")]
 Bucket = Annotated[str, StringConstraints(pattern=r"^(s3|gs)://[A-Za-z0-9][A-Za-z0-9._/-]{0,254}$")]
+OpenPort = Annotated[str, StringConstraints(pattern=r"^(\*|[1-9][0-9]{0,4})/(http|tcp|\*)$")]
 DatasetOwner = HubId | Bucket
 Dollars = Annotated[float, Field(gt=0, le=1_000_000)]
 
@@ -51,6 +53,16 @@ class Policy(Part):
     """Container images, e.g. runpod/pytorch:* or ghcr.io/acme/train@sha256:*."""
     command: bool = True
     """False: no job may be `task: command` or `session`, which run any program."""
+    session: bool = True
+    """False: no job may be `task: session`, a pod to work on by hand."""
+    ssh: bool = True
+    """False: `compute.ssh` has to be false, so that nobody logs in to a pod."""
+    ports: list[OpenPort] | None = None
+    """Ports that `compute.ports` may open to the internet, e.g. 8888/http or */http; []: none."""
+    secrets: list[Secret] | None = None
+    """Secrets that commands and sessions may be given by name, e.g. WANDB_API_KEY; []: none."""
+    kept_volumes: list[Pattern] | None = None
+    """Names of volumes that may be kept beyond a run, e.g. models or team-*; []: none."""
     model_owners: Annotated[list[HubId], Field(min_length=1)] | None = None
     """Owners of base models on the Hub, or single models as OWNER/NAME."""
     dataset_owners: Annotated[list[DatasetOwner], Field(min_length=1)] | None = None

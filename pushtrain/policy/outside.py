@@ -21,6 +21,8 @@ class Outside:
 
     licence: Callable[[str, str], str | None] | None = None
     approved: Callable[[Desired, Job], Mapping[str, Any]] | None = None
+    released: Callable[[Desired, str], list[str]] | None = None
+    """Who let this very workflow run into an environment, the one who started it apart; raises GitHubError."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -41,11 +41,12 @@ class Known:
 
 
 def violations(file: PolicyFile, spec: JobSpec, spec_file: SpecFile, known: Known | None = None) -> list[Violation]:
-    """Every rule that the spec breaks: money, compute, task, publishing. Raises SpecError for a wrong policy."""
+    """Every rule that the spec breaks: money, compute, access, task, publishing. Raises SpecError (wrong policy)."""
     policy, known = file.required(), known or Known()
     broken = [
         *_budget(policy, spec, known),
         *_compute(policy, spec),
+        *_access(policy, spec),
         *_task(policy, spec, known),
         *_publish(policy, spec),
     ]
@@ -136,6 +137,23 @@ def _compute(policy: Policy, spec: JobSpec) -> Iterator[_Broken]:
         yield _not_allowed("images", ("compute", "image"), compute.image, policy.images)
 
 
+def _access(policy: Policy, spec: JobSpec) -> Iterator[_Broken]:
+    """Who gets into the pod, what it is given, and what stays of it."""
+    compute, volume = spec.compute, spec.compute.volume
+    if isinstance(spec, SessionSpec) and not policy.session:
+        message = "task is session, a pod to work on by hand, and is not allowed here"
+        yield _Broken(rule="session", path=("task",), value="session", message=message)
+    if compute.ssh and not policy.ssh:
+        message = "compute.ssh is true, which is the default, and nobody may log in to a pod here"
+        yield _Broken(rule="ssh", path=("compute", "ssh"), value="true", message=message, hint="ssh: false")
+    yield from _listed("ports", ("compute", "ports"), compute.ports, policy.ports)
+    part = {"command": getattr(spec, "command", None), "session": getattr(spec, "session", None)}.get(spec.task)
+    if part is not None:
+        yield from _listed("secrets", (spec.task, "secrets"), part.secrets, policy.secrets)
+    if volume.keep and policy.kept_volumes is not None and not matches(str(volume.name), policy.kept_volumes):
+        yield _not_allowed("kept_volumes", ("compute", "volume", "name"), str(volume.name), policy.kept_volumes)
+
+
 def _task(policy: Policy, spec: JobSpec, known: Known) -> Iterator[_Broken]:
     if isinstance(spec, CommandSpec | SessionSpec) and not policy.command:
         what = "any program of the commit" if isinstance(spec, CommandSpec) else "whatever somebody types"
@@ -186,8 +204,8 @@ def _listed(
 
 def _not_allowed(rule: str, path: tuple[str | int, ...], value: str, allowed: Sequence[str]) -> _Broken:
     key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
-    message = f"{key} is {shorten(ascii(value))}, not {_said(allowed)}"
-    return _Broken(rule=rule, path=path, value=value, message=message)
+    said = f"not {_said(allowed)}" if allowed else "and none is allowed here"
+    return _Broken(rule=rule, path=path, value=value, message=f"{key} is {shorten(ascii(value))}, {said}")
 
 
 def _said(allowed: Sequence[str]) -> str:

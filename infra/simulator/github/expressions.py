@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pushtrain.errors import PushtrainError
 
 Status = Literal["success", "failure", "cancelled", "skipped"]
-_INSIDE = re.compile(r"\$\{\{(.*?)\}\}", re.DOTALL)
+_INSIDE = re.compile(r"\$\{\{((?:(?!\}\}).)*)\}\}", re.DOTALL)
 _TOKEN = re.compile(
     r"\s*(?:(?P<text>'(?:[^']|'')*')|(?P<number>-?\d+(?:\.\d+)?)|(?P<call>(?:always|success|failure|cancelled)\(\))"
     r"|(?P<name>[A-Za-z_][\w-]*(?:\.[A-Za-z_][\w-]*)*)|(?P<sign>==|!=|&&|\|\||!|\(|\)))"

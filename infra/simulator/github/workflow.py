@@ -66,6 +66,11 @@ class WorkflowRun:
     ran: list[str] = field(default_factory=list)
 
     @property
+    def title(self) -> str:
+        """What GitHub shows of the run in its list, and to whoever is asked to let it into an environment."""
+        return " ".join(as_text(filled(str(self.document.get("run-name", self.name)), self.contexts)).split())
+
+    @property
     def summary(self) -> str:
         path = self.folder / "summary.md"
         return path.read_text("utf-8") if path.exists() else ""
