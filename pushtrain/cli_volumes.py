@@ -1,5 +1,6 @@
 """`pushtrain volumes`: network volumes that outlive a run, and their files; part of the command line."""
 
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from pushtrain.volumes.account import Account, Row
+    from pushtrain.volumes.transfer import Report, Transfer
 
 volumes = typer.Typer(
     name="volumes",
@@ -21,6 +23,7 @@ volumes = typer.Typer(
 )
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A kept volume's name, or any volume's id.")]
+PartMb = Annotated[int, typer.Option("--part-mb", min=1, max=500, help="What is sent at once; a cut costs as much.")]
 Size = Annotated[int, typer.Option("--size-gb", help="10 to 4096; a volume only ever grows.")]
 
 
@@ -81,6 +84,78 @@ def delete(
         return time.monotonic() < give_up_s
 
     _account().delete(name, yes=yes, wait=wait)
+
+
+@volumes.command("ls")
+def list_files(
+    where: Annotated[str, typer.Argument(metavar="NAME[/PATH]", help="A volume, or what is below a path on it.")],
+    as_json: Json = False,
+) -> None:
+    """Files on a volume, with their sizes; no pod is needed where the data center has RunPod's S3 API."""
+    from pushtrain.volumes.files import open_store, place
+
+    wanted = place(where)
+    found = list(open_store(_account(), wanted.name, os.environ).files(wanted.path))
+    if as_json:
+        print_json([{"path": it.key, "size": it.size, "etag": it.etag} for it in found])
+    else:
+        out.print("\n".join(f"{it.size:>15,}  {it.key}" for it in found) or "no file")
+
+
+@volumes.command()
+def put(
+    local: Annotated[Path, typer.Argument(metavar="LOCAL", help="A file; or a folder, whose content is sent.")],
+    where: Annotated[str, typer.Argument(metavar="NAME[/PATH]", help="The volume, and where on it.")],
+    part_mb: PartMb = 64,
+) -> None:
+    """Files onto a volume before any GPU is rented. Cut off, the same command goes on with what is missing."""
+    from pushtrain.volumes import files
+
+    _told(files.put(_account(), local, files.place(where), _transfer(part_mb)))
+
+
+@volumes.command()
+def get(
+    where: Annotated[str, typer.Argument(metavar="NAME/PATH", help="A file on a volume, or what is below a path.")],
+    local: Annotated[Path, typer.Argument(metavar="LOCAL", help="Where it goes.")],
+    part_mb: PartMb = 64,
+) -> None:
+    """Files from a volume. Cut off, the same command goes on with what is missing."""
+    from pushtrain.volumes import files
+
+    _told(files.get(_account(), files.place(where), local, _transfer(part_mb)))
+
+
+@volumes.command()
+def copy(
+    name: Name,
+    data_center: Annotated[str, typer.Argument(metavar="DATA_CENTER", help="Where there are GPUs.")],
+    new_name: Annotated[str, typer.Option("--as", help="The copy's name; left out: NAME-data-center.")] = "",
+    part_mb: PartMb = 64,
+    as_json: Json = False,
+) -> None:
+    """A volume's copy in another data center, through this machine. Cut off, the same command goes on."""
+    from pushtrain.volumes.files import copy_volume
+    from pushtrain.volumes.kept import told
+
+    made, report = copy_volume(_account(), name, data_center, new_name=new_name, transfer=_transfer(part_mb))
+    _told(report)
+    if as_json:
+        print_json(told(made) | {"files_sent": len(report.sent), "files_there": len(report.there)})
+
+
+def _transfer(part_mb: int) -> "Transfer":
+    from pushtrain.volumes.progress import progress_lines
+    from pushtrain.volumes.transfer import Transfer
+
+    return Transfer(sleep=time.sleep, progress=progress_lines(say, time.monotonic), part_bytes=part_mb * 10**6)
+
+
+def _told(report: "Report") -> None:
+    for path in report.left_out:
+        say(f"left out, as it is a link or no file: {path}")
+    size = f"{report.bytes_sent / 1e6:,.1f} MB"
+    out.print(f"{len(report.sent)} files copied ({size}), {len(report.there)} were there; compared by MD5 and size")
 
 
 def _account() -> "Account":

@@ -26,6 +26,7 @@ LONG = frozenset(
         "trainer_resume",
         "trainer_stream",
         "trainer_watch",
+        "volumes_recipes",
         "whole_command",
         "whole_limits",
         "whole_session",

@@ -8,7 +8,9 @@ from climb_world import World
 from infra.simulator.state import Pod, Volume
 from pushtrain.cloud import Live
 from pushtrain.errors import SpecError
+from pushtrain.pod.shared import left_by_finished
 from pushtrain.reconcile import tick
+from pushtrain.refs import CLAIMS, RUNS, claim_of, look
 from pushtrain.run import KEPT_PREFIX, is_kept, kept_prefix, kept_volume_name, ledger_prefix, resource_prefix
 from pushtrain.spec import job_spec
 from pushtrain.sweep import remove_orphans, survey
@@ -205,6 +207,17 @@ def test_a_crash_right_after_the_create_is_adopted_with_its_kept_volume(world: W
     world.tick()
     (said,) = world.events("provisioned")
     assert said.data["kept_volume_id"] == volumes(world)[0].id and len(pods(world)) == len(volumes(world)) == 1
+
+
+def test_a_pod_clears_what_finished_runs_left_and_nothing_else(tmp_path: Path) -> None:
+    over, waits_for_its_bill, active, own, unknown = (f"job{number}-01234567-89abcdef" for number in range(5))
+    for name in (over, waits_for_its_bill, active, own, unknown):
+        (tmp_path / name / "checkpoints").mkdir(parents=True)
+    tips = {run_id: f"tip of {run_id}" for run_id in (over, waits_for_its_bill, active, own)}
+    claims = {CLAIMS + claim_of(run_id): tip if run_id == over else "first" for run_id, tip in tips.items()}
+    known = look({**{RUNS + run_id: tip for run_id, tip in tips.items()}, **claims})
+    assert left_by_finished(tmp_path, known, own) == [tmp_path / over]
+    assert left_by_finished(tmp_path, known, over) == [] and left_by_finished(tmp_path / "none", known, own) == []
 
 
 @pytest.mark.parametrize(

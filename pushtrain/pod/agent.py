@@ -22,6 +22,7 @@ from pushtrain.pod.context import LEDGER_TOKEN, SAVING_SHARE, Context, read_cont
 from pushtrain.pod.environment import prepare_environment, programs, trainer_env
 from pushtrain.pod.outcome import TAIL_LINES, Outcome, Remains, decide
 from pushtrain.pod.ports import addresses
+from pushtrain.pod.shared import clear_finished
 from pushtrain.pod.shipper import Shipper
 from pushtrain.pod.spool import Spool, plain
 from pushtrain.pod.ssh import Door, open_door
@@ -53,6 +54,7 @@ def main() -> int:
             tick_s=context.tick_s,
         )
         shipper.start()
+        clear_finished(context, environ)
         attempt = Attempt(context, environ, shipper, stop)
         try:
             outcome = attempt.run(heartbeat)

@@ -2,14 +2,17 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count, islice
 from typing import Any
 from unittest.mock import patch
 
+from infra import launch
 from infra.clouds.runpod_answers import Answer
-from pushtrain import climb
+from pushtrain import climb, run
+from pushtrain.cloud import VolumeRequest
 from pushtrain.pod.watchdog import Limits
+from pushtrain.run import kept_volume_name
 
 from . import container
 from .schedule import schedule
@@ -39,13 +42,13 @@ def create_before_intent() -> Iterator[None]:
     """The rungs are written down after the pod was made: whoever dies in between leaves a pod nobody planned."""
     write, late = climb.recorded_rungs, dict[str, Callable[[], object]]()
 
-    def recorded_rungs(control: Any, run: Any, record: Any, fresh: Any, *, attempt: int) -> Any:
-        late[run.id] = lambda: write(control, run, record, fresh, attempt=attempt)
+    def recorded_rungs(control: Any, of: Any, record: Any, fresh: Any, *, attempt: int) -> Any:
+        late[of.id] = lambda: write(control, of, record, fresh, attempt=attempt)
         return list(fresh)
 
-    def ask(control: Any, run: Any, *rest: Any) -> Any:
-        refusal = _ask(control, run, *rest)
-        late.pop(run.id, lambda: None)()
+    def ask(control: Any, of: Any, *rest: Any) -> Any:
+        refusal = _ask(control, of, *rest)
+        late.pop(of.id, lambda: None)()
         return refusal
 
     _ask = climb._ask
@@ -91,6 +94,34 @@ def restart_rearms_deadline() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def kept_in_the_stack() -> Iterator[None]:
+    """The kept volume is a resource of the run's stack, like its own: it goes with the first run that used it."""
+
+    def stack_plan(of: Any, spec: Any, candidate: Any, **more: Any) -> Any:
+        made, kept = _stack_plan(of, spec, candidate, **more), spec.compute.volume
+        if not kept.keep or made.pod is None:
+            return made
+        name = kept_volume_name(kept.name, of.ledger_url)
+        own = VolumeRequest(name=name, size_gb=kept.size_gb, data_center=candidate.data_center, kind="STANDARD")
+        return replace(made, volume=own)
+
+    _stack_plan = launch.stack_plan
+    with patch.object(launch, "stack_plan", stack_plan):
+        yield
+
+
+@contextlib.contextmanager
+def kept_bears_the_mark() -> Iterator[None]:
+    """A kept volume's name begins like a run's: the sweep finds it, and no run owns it."""
+
+    def marked(ledger_url: str) -> str:
+        return run.ledger_prefix(ledger_url) + "keep-"
+
+    with patch.object(run, "kept_prefix", marked):
+        yield
+
+
 _FIRST_LOOK: dict[str, float] = {}
 
 BUGS: Mapping[str, Bug] = {
@@ -100,4 +131,6 @@ BUGS: Mapping[str, Bug] = {
     "restart re-arms the deadline": Bug(
         restart_rearms_deadline, 60, frozenset({"container_restart", "killed_pod_process"}), first=1900
     ),
+    "the kept volume is in the stack": Bug(kept_in_the_stack, 40),
+    "a kept volume bears the mark": Bug(kept_bears_the_mark, 40),
 }

@@ -25,6 +25,7 @@ from infra.simulator.machine import STOP_GRACE_S, Running
 from infra.simulator.pod_env import pod_key
 from infra.simulator.service import Service, Settings
 from infra.simulator.state import Account, Pod, PodOrder, Volume
+from pushtrain.run import is_kept
 
 from .fault import Fault, Hit
 from .virtual import Process, Scheduler
@@ -70,6 +71,10 @@ class Watcher(Protocol):
     def volume_made(self, volume: Volume) -> None: ...
 
     def gone(self, name: str) -> None: ...
+
+    def kept_gone(self, volume: Volume) -> None:
+        """A volume was deleted whose name says that nobody deletes it."""
+        ...
 
 
 class HeardFaults(Faults):
@@ -149,7 +154,11 @@ class VirtualService(Service):
         self.containers.pod_changed(pod)
 
     def _remove_soon(self, volume_id: str) -> None:
-        self._watcher.gone(self.account.volumes[volume_id].name)
+        volume = self.account.volumes[volume_id]
+        if is_kept(volume.name):
+            self._watcher.kept_gone(volume)
+        else:
+            self._watcher.gone(volume.name)
         self.containers.volume_gone(volume_id)
 
 

@@ -10,7 +10,7 @@ from infra.simulator import billing
 from infra.simulator.state import Account, Pod, Volume
 from pushtrain.events import Event, EventDraft, broken_links, decode
 from pushtrain.ledger import RUNS
-from pushtrain.run import ledger_prefix, resource_prefix
+from pushtrain.run import is_kept, kept_prefix, kept_volume_name, ledger_prefix, resource_prefix
 
 from .memory_git import MemoryRemote
 from .virtual import Scheduler
@@ -18,6 +18,10 @@ from .virtual import Scheduler
 LEDGER_URL = "https://git.example/o/runs.git"
 MARK = ledger_prefix(LEDGER_URL)
 OTHER_MARK = ledger_prefix("https://git.example/o/other-runs.git")
+KEPT_MARK = kept_prefix(LEDGER_URL)
+# Made before all of it: one of ours that no run uses, and another ledger's of the name that runs here use.
+IDLE = kept_volume_name("idle", LEDGER_URL)
+OTHERS = kept_volume_name("models", "https://git.example/o/other-runs.git")
 
 
 @dataclass(kw_only=True)
@@ -40,6 +44,8 @@ class Figures:
     overshoot_usd: float = 0.0
     overshoot_share: float = 0.0
     excused_usd: float = 0.0
+    kept: int = 0
+    """Volumes that are there at rest, on purpose."""
 
 
 @dataclass(kw_only=True)
@@ -98,6 +104,8 @@ class Promises:
             self.figures.twins += 1
 
     def volume_made(self, volume: Volume) -> None:
+        if is_kept(volume.name):
+            return self._kept_made(volume)
         run_id = self._owner(volume.name)
         if run_id is None:
             return
@@ -105,6 +113,24 @@ class Promises:
         places = {rung["data_center"] for event in planned for rung in event.data.get("rungs") or ()}
         if volume.data_center not in places:
             self.breaks("intent", f"volume {volume.name} was made in {volume.data_center}, planned: {sorted(places)}")
+
+    def _kept_made(self, volume: Volume) -> None:
+        """Some run that names it said where, before it was made."""
+        places = set()
+        for run_id in self._run_of.values():
+            if self._run_json(run_id).get("kept_volume") == volume.name:
+                planned = [event for event in self._events(run_id) if event.state == "provisioning"]
+                places |= {rung["data_center"] for event in planned for rung in event.data.get("rungs") or ()}
+        if volume.data_center not in places:
+            self.breaks("intent", f"{volume.name} was made in {volume.data_center}, planned: {sorted(places)}")
+
+    def kept_gone(self, volume: Volume) -> None:
+        """Of two made at once one goes again, before anybody mounts it. Nothing else ever deletes a kept volume."""
+        account = self._cloud()
+        same = [it for it in account.live_volumes() if it.name == volume.name and it.id != volume.id]
+        used = [pod.name for pod in account.pods.values() if pod.volume_id == volume.id]
+        if not same or used or not volume.name.startswith(KEPT_MARK):
+            self.breaks("kept", f"{volume.name} ({volume.id}) was deleted; used by {used}, beside it {len(same)}")
 
     def gone(self, name: str) -> None:
         if not name.startswith(MARK):
@@ -117,7 +143,7 @@ class Promises:
 
     def at_work(self, pod: Pod, is_at_work: bool) -> None:
         """Agent and trainer of a pod began, or ended. Two at once on one volume would write over each other."""
-        place = pod.volume_id or pod.id
+        place = pod.name.rpartition("-")[0]  # one volume a run, or its own folder on one that runs share
         if not is_at_work:
             if self._at_work.get(place) == pod.id:
                 del self._at_work[place]
@@ -179,6 +205,7 @@ class Promises:
                 self.breaks("receipt", f"{run_id} ends with {events[-1].state} and no receipt")
             if problems := broken_links(events):
                 self.breaks("events", f"{run_id}: {problems[0]}")
+        self._check_kept()
         self._check_landed()
         if self._doubles:
             self.breaks("one pod", f"two pods of {sorted(self._doubles)} to the end")
@@ -186,6 +213,21 @@ class Promises:
             for _, created, ended, _ in self._resources(run_id):
                 orphan_s = (ended or self._scheduler.now) - max(created, closed)
                 self.figures.longest_orphan_s = max(self.figures.longest_orphan_s, orphan_s)
+
+    def _check_kept(self) -> None:
+        """What a run worked on, and what was there before all of it, is there still; of each name one."""
+        live = [it for it in self._cloud().live_volumes() if is_kept(it.name)]
+        names = Counter(it.name for it in live)
+        self.figures.kept = len(live)
+        if twice := [name for name, many in names.items() if many > 1]:
+            self.breaks("kept", f"{twice[0]} is there {names[twice[0]]} times")
+        ids = {it.id for it in live}
+        for run_id in self._run_of.values():
+            used = [it.data.get("kept_volume_id") for it in self._events(run_id) if it.state == "provisioned"]
+            if gone := [it for it in used if it and it not in ids]:
+                self.breaks("kept", f"{run_id} worked on {gone[0]}, which is gone")
+        if missing := {IDLE, OTHERS} - names.keys():
+            self.breaks("kept", f"{sorted(missing)} are gone")
 
     def _check_landed(self) -> None:
         final = {run_id: [_key(event) for event in self._events(run_id)] for run_id in self._run_of.values()}
@@ -205,6 +247,10 @@ class Promises:
                 self.breaks("events", f"{run_id}: what {who} said is not in its order")
 
     # Helpers.
+
+    def _run_json(self, run_id: str) -> Mapping[str, Any]:
+        files = self.remote.commits[self.remote.refs[RUNS + run_id]].files
+        return dict(json.loads(self.remote.blobs[files["run.json"]]))
 
     def _cloud(self) -> Account:
         assert self.account is not None

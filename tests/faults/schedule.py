@@ -12,6 +12,7 @@ from .trainer import Work
 
 OPERATIONS = ("create_pod", "create_volume", "list_pod", "list_volume", "pod_action", "delete_volume")
 CREATES = ("create_pod", "create_volume")
+KEEP = "volume: {name: models, keep: true, "
 
 
 # Narrow and wide ladders, caps that bite early and late. Few, because each is parsed once a process.
@@ -81,7 +82,7 @@ def scenario(seed: int) -> Scenario:
         jobs = {"job": JOB.format(name="job", seed=1, **_SPECS[0])}
         work, max_minutes = replace(work, steps=20, step_s=60.0), 3.0
     return Scenario(
-        jobs=jobs,
+        jobs=_some_kept(jobs, random.Random(f"kept {seed}")),
         work=work,
         start_s=rng.choice([5.0, 20.0, 90.0]),
         max_minutes=max_minutes,
@@ -89,6 +90,14 @@ def scenario(seed: int) -> Scenario:
         hour_s=rng.choice([900.0, 3600.0, 3600.0]),
         page_size=rng.choice([None, None, 100, 100, 100, 3]),
     )
+
+
+def _some_kept(jobs: Mapping[str, str], rng: random.Random) -> dict[str, str]:
+    """In a fifth of all scenarios the jobs share a kept volume, or one of two has it."""
+    if rng.random() >= 0.2:
+        return dict(jobs)
+    sharing = [name for name in jobs if name == "job" or rng.random() < 0.7]
+    return {name: text.replace("volume: {", KEEP) if name in sharing else text for name, text in jobs.items()}
 
 
 def schedule(seed: int) -> Schedule:

@@ -24,7 +24,7 @@ from .memory_git import MemoryStore
 from .money import check_money
 from .office import Office, WatchedLedger
 from .people import Actions
-from .promises import MARK, OTHER_MARK, Figures, Listed, Promises
+from .promises import IDLE, MARK, OTHER_MARK, OTHERS, Figures, Listed, Promises
 from .schedule import Scenario, Schedule, scenario
 from .source import Repository
 from .strikes import STRIKES, fates
@@ -158,12 +158,16 @@ class World:
         )
 
     def _foreign(self) -> None:
-        """Of other people: without a mark, with another ledger's mark, and with names that only look like ours."""
+        """Of other people: without a mark, with another ledger's mark, and with names that only look like ours. And two
+        kept volumes that no run here uses."""
         names = ("my-notebook", f"{OTHER_MARK}job-00000000-00000000", "pt-", "PT-" + MARK[3:])
         for name in names:
             volume = self.service.account.create_volume(f"{name}-v", 10, "EU-SE-1", None, START)
             order = PodOrder(name=f"{name}-a1", image="x", gpu="NVIDIA A40", volume_id=volume.id)
             self.service.account.create_pod(order, START)
+
+        for name in (IDLE, OTHERS):
+            self.service.account.create_volume(name, 10, "EU-SE-1", None, START)
 
     def _arm(self, fault: Fault) -> None:
         self.scheduler.at(START + fault.at_s, lambda: STRIKES[fault.kind](self, fault))

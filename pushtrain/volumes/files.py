@@ -1,0 +1,91 @@
+"""`volume:NAME/path` as a source or target of a copy, and a whole volume's way to another data center."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pushtrain.cloud import Volume
+from pushtrain.errors import RequestRejected
+from pushtrain.run import KEPT_NAME
+from pushtrain.volumes import transfer as files
+from pushtrain.volumes.account import Account
+from pushtrain.volumes.endpoints import access_to, check_data_center
+from pushtrain.volumes.kept import in_words
+from pushtrain.volumes.store import VolumeStore
+from pushtrain.volumes.transfer import Report, Transfer
+
+SCHEME = "volume:"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """A path on a volume; `name` is whatever `Account.one` takes."""
+
+    name: str
+    path: str
+
+
+def is_volume(text: str) -> bool:
+    """Whether a source or target of `pushtrain cp` is a volume's, and so needs no pod."""
+    return text.startswith(SCHEME)
+
+
+def place(text: str) -> Place:
+    """`volume:NAME/path`, with or without `volume:`. Raises RequestRejected without a name."""
+    name, _, path = text.removeprefix(SCHEME).partition("/")
+    if not name:
+        raise RequestRejected(f"{text!r} names no volume", hint=f"{SCHEME}NAME/path, e.g. {SCHEME}models/base/")
+    return Place(name=name, path=path)
+
+
+def put(
+    account: Account, local: Path, target: Place, transfer: Transfer, environ: Mapping[str, str] = os.environ
+) -> Report:
+    """A file or a folder's content onto a volume. Raises PushtrainError, CloudError."""
+    return files.put(transfer, open_store(account, target.name, environ), local, target.path)
+
+
+def get(
+    account: Account, source: Place, local: Path, transfer: Transfer, environ: Mapping[str, str] = os.environ
+) -> Report:
+    """A file, or what is below a path, from a volume. Raises PushtrainError, CloudError."""
+    return files.get(transfer, open_store(account, source.name, environ), source.path, local)
+
+
+def open_store(account: Account, name: str, environ: Mapping[str, str]) -> VolumeStore:
+    return VolumeStore(access_to(account.one(name).volume, environ))
+
+
+def copy_volume(
+    account: Account,
+    name: str,
+    data_center: str,
+    *,
+    new_name: str,
+    transfer: Transfer,
+    environ: Mapping[str, str] = os.environ,
+) -> tuple[Volume, Report]:
+    """A kept volume with the same files in another data center; `new_name` empty: the old one and the data center.
+
+    Everything that can be wrong is found out before the new one is made, and billed; said again it goes on. Raises
+    RequestRejected, CloudError.
+    """
+    row = account.one(name)
+    access = access_to(row.volume, environ)
+    check_data_center(data_center)
+    if row.volume.data_center == data_center:
+        raise RequestRejected(f"{row.name} is in {data_center} already", hint="name another data center")
+    called = new_name or f"{row.name}-{data_center.lower()}"
+    if not KEPT_NAME.fullmatch(called):
+        raise RequestRejected(f"{called!r} is no name for a volume", hint="--as NAME: small letters, digits, hyphens")
+    source = VolumeStore(access)
+    next(source.files(), None)  # the keys open it, or nothing is made
+    if row.users:
+        account.say(
+            f"{row.name} is in use by {', '.join(row.users)}: what changes meanwhile may be missing in the copy"
+        )
+    made = account.create(called, row.volume.size_gb, data_center)
+    report = files.copy(transfer, source, VolumeStore(access_to(made, environ)))
+    account.say(f"{in_words(row.volume)} stays as it is: delete it when nobody needs it any more")
+    return made, report
