@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from pushtrain.cli_volumes import cp_volume
 from pushtrain.errors import PushtrainError
 from pushtrain.terminal import out, say
 
@@ -72,10 +73,13 @@ def ssh_key() -> None:
 
 
 def cp(
-    places: Annotated[list[str], typer.Argument(metavar="FROM… TO", help="One side is RUN:path, the other is here.")],
+    places: Annotated[
+        list[str],
+        typer.Argument(metavar="FROM… TO", help="One side is RUN:path or volume:NAME/path, the other is here."),
+    ],
     wait: Wait = 180.0,
 ) -> None:
-    """Copy files and folders to or from the pod of a run; a transfer that breaks off goes on where it was.
+    """Copy files and folders to or from a run's pod, or a volume without one; what breaks off goes on where it was.
 
     Relative paths there count from the volume. A pod that is lost meanwhile is waited for: its next attempt has the
     same volume.
@@ -83,7 +87,10 @@ def cp(
     from pushtrain.ssh.copying import carry, ways_here
     from pushtrain.ssh.places import read_places
     from pushtrain.ssh.session import open_line
+    from pushtrain.volumes.files import is_volume
 
+    if any(is_volume(it) for it in places):
+        return cp_volume(places)
     copy = read_places(places[:-1], places[-1])
     carry(open_line(Path.cwd(), os.environ, say), copy, ways_here(sys.stdout.isatty()), wait_s=wait)
 

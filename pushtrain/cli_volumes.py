@@ -2,11 +2,13 @@
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pushtrain.errors import RequestRejected
 from pushtrain.terminal import out, print_drawn, print_json, say
 
 if TYPE_CHECKING:
@@ -124,6 +126,25 @@ def get(
     from pushtrain.volumes import files
 
     _told(files.get(_account(), files.place(where), local, _transfer(part_mb)))
+
+
+def cp_volume(places: Sequence[str]) -> None:
+    """`pushtrain cp` where one side is `volume:NAME/path`: by S3, without any pod."""
+    from pushtrain.volumes import files
+
+    *sources, target = places
+    account, transfer = _account(), _transfer(64)
+    for source in sources or [""]:
+        if files.is_volume(source) == files.is_volume(target) or files.is_elsewhere(source, target):
+            raise RequestRejected(
+                f"cannot copy from {source or 'nowhere'} to {target}",
+                hint="one side is volume:NAME/path, the other a file or folder here; `pushtrain volumes copy` is for "
+                "a whole volume",
+            )
+        if files.is_volume(target):
+            _told(files.put(account, Path(source), files.place(target), transfer))
+        else:
+            _told(files.get(account, files.place(source), Path(target), transfer))
 
 
 @volumes.command()

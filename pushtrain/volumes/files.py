@@ -1,6 +1,7 @@
 """`volume:NAME/path` as a source or target of a copy, and a whole volume's way to another data center."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,11 @@ class Place:
 def is_volume(text: str) -> bool:
     """Whether a source or target of `pushtrain cp` is a volume's, and so needs no pod."""
     return text.startswith(SCHEME)
+
+
+def is_elsewhere(*texts: str) -> bool:
+    """Whether one of them is a path of a run's pod, `RUN:path`."""
+    return any(re.match(r"[a-z0-9][a-z0-9-]*:", text) and not is_volume(text) for text in texts)
 
 
 def place(text: str) -> Place:
