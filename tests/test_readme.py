@@ -79,6 +79,19 @@ def test_every_relative_link_leads_to_a_file_of_the_repository(page: Path) -> No
             assert anchor in _anchors(linked), f"{page.name}: {target}"
 
 
+def test_the_way_of_a_batch_names_what_is_there() -> None:
+    import trainer
+
+    steps = re.findall(r"^ {4}\d  ([\w/]+\.py) +(.*)", trainer.__doc__ or "", re.MULTILINE)
+    assert len(steps) == 7
+    for path, words in steps:
+        text = (ROOT / "trainer" / path).read_text(encoding="utf-8")
+        for name in re.findall(r"`(\w+)`", words):
+            assert f"def {name}(" in text, f"{path}: {name}"
+        for other in re.findall(r"(\w+\.py)", words):
+            assert (ROOT / "trainer" / path).with_name(other).exists(), f"{path}: {other}"
+
+
 def test_every_make_target_and_folder_named_in_readme_exists() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     named = set(re.findall(r"^make ([a-z-]+)", README, re.MULTILINE)) | set(re.findall(r"`make ([a-z-]+)`", README))

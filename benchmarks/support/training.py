@@ -147,7 +147,7 @@ class World:
 
 def arguments(description: str, repeats: int) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="a model of the real Hub; else a small random one on loopback")
+    parser.add_argument("--model", help="an ungated model of the real Hub; else a small random one on loopback")
     parser.add_argument("--repeats", type=int, default=repeats)
     return parser.parse_args()
 
@@ -166,7 +166,8 @@ def world(folder: Path, rows: list[dict[str, str]], model: str | None, shape: Sh
         "HF_HUB_DISABLE_TELEMETRY": "1",
         # Threads of torch wait for each other by spinning: on a machine with other work two of them cost twice as much.
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1" if model is None else str(os.cpu_count() or 1)),
-        **{name: value for name, value in os.environ.items() if name in ("HF_TOKEN", "CUDA_VISIBLE_DEVICES")},
+        # No token: nothing is uploaded then. So `--model` has to be one that everybody may read.
+        **{name: value for name, value in os.environ.items() if name == "CUDA_VISIBLE_DEVICES"},
     }
     if model is not None:
         yield World(folder=folder, model=model, environ=base, rows=rows)
