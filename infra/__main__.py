@@ -13,6 +13,7 @@ import pulumi
 from git import Repo
 
 from infra.launch import make_launch
+from pushtrain.capabilities import CLOUDS
 from pushtrain.engine import Program
 from pushtrain.errors import PushtrainError, SpecError
 from pushtrain.placement import Candidate
@@ -39,7 +40,7 @@ def sketch(environ: Mapping[str, str], root: Path, now_s: float) -> Program:
     tier = spec.compute.tiers[0]
     first = Candidate(
         gpu=spec.compute.gpus[0],
-        data_center=next(iter(spec.compute.data_centers), "ANY") if tier == "SECURE" else None,
+        data_center=next(iter(spec.compute.data_centers), "ANY") if CLOUDS[spec.compute.cloud].keeps(tier) else None,
         tier=tier,
         usd_per_hour=0.0,
         gpu_memory_gb=0,

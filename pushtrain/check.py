@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pushtrain.capabilities import CLOUDS, losing
 from pushtrain.check_command import check_command
 from pushtrain.committed import against_head
 from pushtrain.errors import SpecError
@@ -128,22 +129,25 @@ def _unknown_gpus(file: SpecFile, spec: JobSpec, gpu_names: Collection[str]) -> 
             near = nearest(gpu, [name for name in gpu_names if not unusable(name)])
             meant = f"did you mean {' or '.join(repr(name) for name in near)}? " if near else ""
             hint = f"{meant}pushtrain/gpus.py has the known ids; at run time the cloud's live list decides"
-            message = f"compute.gpus[{index}]: {gpu!r} is not a GPU type of RunPod that is known"
+            title = CLOUDS[spec.compute.cloud].title
+            message = f"compute.gpus[{index}]: {gpu!r} is not a GPU type of {title} that is known"
             yield Problem(where=file.where("compute", "gpus", index), message=message, hint=hint)
 
 
 def _lost_with_the_pod(file: SpecFile, spec: JobSpec) -> Iterator[Problem]:
-    """What allowing community machines means, said before anything is rented."""
-    compute = spec.compute
-    if "COMMUNITY" not in compute.tiers:
+    """What machines without a network volume mean, said before anything is rented."""
+    compute, can = spec.compute, CLOUDS[spec.compute.cloud]
+    if not (lost := losing(compute.cloud, compute.tiers)):
         return
-    where = file.where("compute", "tiers")
+    where, named = file.where("compute", "tiers"), " and ".join(lost)
     if compute.data_centers:
-        message = "compute.tiers allows COMMUNITY, but its machines are in none of compute.data_centers"
-        yield Problem(where=where, message=message, hint="leave compute.data_centers out, or COMMUNITY")
+        message = f"compute.tiers allows {named}, but its machines are in none of compute.data_centers"
+        yield Problem(where=where, message=message, hint=f"leave compute.data_centers out, or {named}")
         return
-    message = "on COMMUNITY nothing survives a lost pod: the next attempt starts from step 0, within the same budget"
-    yield Problem(where=where, message=message, hint="tiers: [SECURE, COMMUNITY] asks for such a machine last")
+    message = f"on {named} nothing survives a lost pod: the next attempt starts from step 0, within the same budget"
+    last = [*can.volume_tiers, *lost]
+    hint = f"tiers: [{', '.join(last)}] asks for such a machine last" if can.volume_tiers else ""
+    yield Problem(where=where, message=message, hint=hint or f"{can.title} has no volume that outlives a pod")
 
 
 def _files(file: SpecFile, spec: JobSpec, root: Path) -> tuple[list[Problem], list[Problem]]:

@@ -186,6 +186,7 @@ class Cloud(Protocol):
     """One cloud account. Blocking; safe to use from one thread."""
 
     name: str
+    """As `pushtrain.capabilities.CLOUDS` and `compute.cloud` have it; what it can and cannot do is there."""
 
     def offers(self, gpu_count: int = 1, min_cuda_version: str | None = None) -> list[Offer]:
         """Everything rentable by type, data center and tier, with live price and the stock of hosts whose driver is

@@ -4,18 +4,19 @@ A pod's deadline is absolute and nobody can reach it: the budget counts from the
 its deadline is then followed by another one on the same volume, from the last checkpoint.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
 
 from pushtrain.budget import cap_usd, extended
+from pushtrain.capabilities import machine
 from pushtrain.control import Control
 from pushtrain.desired import Desired
 from pushtrain.errors import GitHubError, PushtrainError, SpecError
 from pushtrain.events import Event, EventDraft
 from pushtrain.ledger import RunRecord
+from pushtrain.lifecycle import keeps
 from pushtrain.lookup import newest_run
 from pushtrain.policy.gate import month_so_far
 from pushtrain.policy.outside import APPROVAL_MISSING
@@ -78,18 +79,16 @@ def _refuse_ended(record: RunRecord) -> None:
         what = ended[0].reason or ended[0].state if ended else "over"
         hint = "`pushtrain retry` starts it once more, with the budget of its spec"
         raise PushtrainError(f"{record.run_id} is at its end ({what})", hint=hint, reason="RunEnded")
-    if _tier(record.events) == "COMMUNITY":
-        message = f"{record.run_id} is on a community machine, whose disk goes with the pod: nothing could go on"
+    started = [event for event in record.events if event.state == "provisioned"]
+    if started and not keeps(started[-1]):
+        there = machine(str(started[-1].data.get("tier")))
+        message = f"{record.run_id} is on a {there}, whose disk goes with the pod: nothing could go on"
         raise PushtrainError(message, hint="a new run with a larger budget", reason="NothingToGoOnFrom")
 
 
 def _ends(event: Event, attempt: int) -> bool:
     """A failure of this attempt that more time does not mend."""
     return event.state == "failed" and event.attempt == attempt and event.reason != "DeadlineReached"
-
-
-def _tier(events: Sequence[Event]) -> str:
-    return next((str(it.data.get("tier", "")) for it in reversed(events) if it.state == "provisioned"), "")
 
 
 def _raised(record: RunRecord, more: More) -> JobSpec:

@@ -105,7 +105,7 @@ def _unplaced(events: Sequence[Event], mine: Sequence[Event], *, now_s: float, l
     attempt = mine[-1].attempt
     waiting = _last(mine, "waiting")
     before = _last(events, "provisioned")
-    held = before is not None and before.data.get("tier") != "COMMUNITY"
+    held = before is not None and keeps(before)
     limit_s = limits.placement_held_s if held else limits.placement_s
     since = _last(events, "lost") if before is not None else events[0]
     if waiting is None or since is None or now_s <= since.epoch_s + limit_s:
@@ -197,7 +197,7 @@ def _worth_another(mine: Sequence[Event], *, may_be_another: bool) -> Event | No
     if failed is None or failed.writer != "pod":
         return None
     by_hand = any(event.state == "retried" and event.seq > failed.seq for event in mine)
-    kept = start is None or start.data.get("tier") != "COMMUNITY"
+    kept = start is None or keeps(start)
     published = kept and _last(mine, "publishing") is not None and failed.reason in _UPLOAD_AGAIN
     longer = failed.reason == "DeadlineReached" and _is_extended(mine)
     return failed if by_hand or longer or (may_be_another and (published or failed.reason in _ELSEWHERE)) else None
@@ -207,7 +207,12 @@ def _is_extended(mine: Sequence[Event]) -> bool:
     """Whether the budget was raised after this attempt's pod got its deadline; what it did is on its volume."""
     start = _last(mine, "provisioned")
     added = start and any(event.state == "extended" and event.seq > start.seq for event in mine)
-    return bool(added) and start is not None and start.data.get("tier") != "COMMUNITY"
+    return bool(added) and start is not None and keeps(start)
+
+
+def keeps(provisioned: Event) -> bool:
+    """Whether what this pod wrote outlives it: it was in a data center, beside a network volume."""
+    return provisioned.data.get("data_center", "") is not None
 
 
 def _counts(event: Event, attempt: int) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pushtrain.capabilities import CLOUDS, machine
 from pushtrain.cloud import Offer, Stock, Tier, VolumeKind
 from pushtrain.errors import NoCapacity, SpecError
 from pushtrain.gpus import nearest, unusable
@@ -19,8 +20,8 @@ _STOCK_ORDER: dict[Stock, int] = {"HIGH": 0, "MEDIUM": 1, "LOW": 2, "NONE": 3}
 class Candidate:
     """One place to try. `usd_per_hour` is the price of all its GPUs, without storage.
 
-    A community machine has no `data_center` and no network volume, but a disk of the pod's own. `volume_kind` is the
-    network volume the run would get in that data center.
+    Where the cloud has no network volumes (a community machine) there is no `data_center`, but a disk of the pod's own.
+    `volume_kind` is the network volume the run would get in that data center.
     """
 
     gpu: str
@@ -34,7 +35,7 @@ class Candidate:
     @property
     def place(self) -> str:
         """For people."""
-        return f"{self.gpu} {where(self.data_center)}"
+        return f"{self.gpu} {where(self.data_center, self.tier)}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,9 +95,9 @@ def check_gpus(spec: JobSpec, known_gpus: Collection[str] | None = None) -> None
             )
 
 
-def where(data_center: str | None) -> str:
-    """For people: `in EU-SE-1`, or what is known of a community machine's place."""
-    return f"in {data_center}" if data_center else "on a community machine"
+def where(data_center: str | None, tier: str) -> str:
+    """For people: `in EU-SE-1`, or what is known of a place without a network volume."""
+    return f"in {data_center}" if data_center else f"on a {machine(tier)}"
 
 
 def hourly_usd(candidate: Candidate, spec: JobSpec) -> float:
@@ -106,7 +107,7 @@ def hourly_usd(candidate: Candidate, spec: JobSpec) -> float:
 
 def storage_usd_per_hour(spec: JobSpec, candidate: Candidate) -> float:
     """USD per hour of all storage while a pod runs."""
-    own_gb = spec.compute.volume.size_gb if candidate.tier == "COMMUNITY" else 0
+    own_gb = spec.compute.volume.size_gb if candidate.data_center is None else 0
     disks = storage_usd_per_month("DISK", spec.compute.disk_gb + own_gb) / HOURS_PER_MONTH
     return disks + volume_usd_per_hour(spec, candidate)
 
@@ -114,7 +115,7 @@ def storage_usd_per_hour(spec: JobSpec, candidate: Candidate) -> float:
 def volume_usd_per_hour(spec: JobSpec, candidate: Candidate) -> float:
     """USD per hour of the run's network volume, which is billed for as long as it exists; 0 without one, and for a kept
     one: no run pays for what all share."""
-    if candidate.tier == "COMMUNITY" or spec.compute.volume.keep:
+    if candidate.data_center is None or spec.compute.volume.keep:
         return 0.0
     return storage_usd_per_month(candidate.volume_kind or "STANDARD", spec.compute.volume.size_gb) / HOURS_PER_MONTH
 
@@ -138,7 +139,7 @@ def cap(spec: JobSpec, candidate: Candidate) -> CostEstimate:
 
 def _conditions(spec: JobSpec, volume_data_center: str | None) -> list[tuple[str, Callable[[Offer], bool]]]:
     """What was removed, in words, and the test that keeps the rest; from what the spec says to what the hour brings."""
-    compute = spec.compute
+    compute, can = spec.compute, CLOUDS[spec.compute.cloud]
     conditions: list[tuple[str, Callable[[Offer], bool]]] = [
         (f"are not {' or '.join(compute.gpus)}", lambda offer: offer.gpu in compute.gpus),
         (f"are not in compute.tiers {', '.join(compute.tiers)}", lambda offer: offer.tier in compute.tiers),
@@ -159,7 +160,7 @@ def _conditions(spec: JobSpec, volume_data_center: str | None) -> list[tuple[str
         *conditions,
         (
             "are in data centers without network volumes",
-            lambda offer: offer.tier == "COMMUNITY" or (offer.has_network_volumes and offer.data_center is not None),
+            lambda offer: not can.keeps(offer.tier) or (offer.has_network_volumes and offer.data_center is not None),
         ),
         (f"have no machine with {compute.count} GPUs", lambda offer: offer.max_count >= compute.count),
         ("are out of stock", lambda offer: offer.stock != "NONE"),
@@ -167,18 +168,18 @@ def _conditions(spec: JobSpec, volume_data_center: str | None) -> list[tuple[str
 
 
 def _wider(spec: JobSpec) -> str:
-    if "COMMUNITY" in spec.compute.tiers:
-        return "name more GPU types or data centers, or wait"
-    return "name more GPU types or data centers, allow COMMUNITY in compute.tiers, or wait"
+    more = [tier for tier in CLOUDS[spec.compute.cloud].tiers if tier not in spec.compute.tiers]
+    allow = f", allow {' or '.join(more)} in compute.tiers," if more else ","
+    return f"name more GPU types or data centers{allow} or wait"
 
 
 def candidate_of(offer: Offer, spec: JobSpec) -> Candidate:
     """What an offer is for a spec, whatever its stock."""
-    secure = offer.tier == "SECURE"
-    kinds = offer.volume_kinds if secure else ()
+    keeps = CLOUDS[spec.compute.cloud].keeps(offer.tier)
+    kinds = offer.volume_kinds if keeps else ()
     return Candidate(
         gpu=offer.gpu,
-        data_center=offer.data_center if secure else None,
+        data_center=offer.data_center if keeps else None,
         tier=offer.tier,
         usd_per_hour=offer.usd_per_gpu_hour * spec.compute.count,
         gpu_memory_gb=offer.gpu_memory_gb,

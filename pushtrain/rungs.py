@@ -39,7 +39,7 @@ class Rung:
     @property
     def place(self) -> str:
         """For people."""
-        return f"{self.gpu} {where(self.data_center)}"
+        return f"{self.gpu} {where(self.data_center, self.tier)}"
 
     @classmethod
     def of(cls, spec: JobSpec, candidate: Candidate, rest: Left, now_s: float) -> "Rung":
@@ -69,7 +69,7 @@ def rung_of(rungs: Sequence[Rung], pod: Pod | None, volume: Volume | None) -> Ru
     """
     if pod is None:
         here = [rung for rung in rungs if volume is None or rung.data_center == volume.data_center]
-        local = [rung for rung in here if volume is None and rung.tier == "COMMUNITY"]
+        local = [rung for rung in here if volume is None and rung.data_center is None]
         return next(iter(local + here), None)
     place = pod.data_center or (volume.data_center if volume else None)
     return next(
@@ -77,7 +77,7 @@ def rung_of(rungs: Sequence[Rung], pod: Pod | None, volume: Volume | None) -> Ru
             rung
             for rung in rungs
             if (rung.gpu, rung.tier) == (pod.gpu, pod.tier)
-            and (rung.tier == "COMMUNITY" or place in (None, rung.data_center))
+            and (rung.data_center is None or place in (None, rung.data_center))
         ),
         None,
     )

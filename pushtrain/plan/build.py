@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pushtrain.capabilities import CLOUDS
 from pushtrain.errors import NoCapacity, PushtrainError
 from pushtrain.estimate.cards import usable_gb
 from pushtrain.estimate.correction import correction
@@ -72,7 +73,7 @@ def resources(spec: JobSpec, candidate: Candidate | None) -> tuple[Resource, ...
     """What a Pulumi preview of the first attempt shows: the stack is new, so everything is created."""
     compute = spec.compute
     where = f"in {candidate.data_center}" if candidate and candidate.data_center not in (None, "ANY") else ""
-    is_local = candidate.tier == "COMMUNITY" if candidate else compute.tiers[0] == "COMMUNITY"
+    is_local = not CLOUDS[compute.cloud].keeps(candidate.tier if candidate else compute.tiers[0])
     gpu = candidate.gpu if candidate else compute.gpus[0]
     own = f", {compute.volume.size_gb} GB of its own disk" if is_local else ""
     ports = f", open to the internet: {', '.join(compute.ports)}" if compute.ports else ""

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 
+from pushtrain.capabilities import losing, machine
 from pushtrain.estimate.tokens import packs
 from pushtrain.plan.hub import DatasetFacts, ModelFacts
 from pushtrain.plan.model import Caution, Place, Plan, Revision
@@ -51,9 +52,9 @@ def _of_any(plan: Plan) -> Iterator[Caution]:
         )
     if isinstance(spec, TrainingSpec | CommandSpec) and spec.publish is not None and not spec.publish.private:
         yield Caution(reason="PublishedOpenly", message=f"{spec.publish.repo} is created for everybody to see")
-    if "COMMUNITY" in spec.compute.tiers:
+    if lost := losing(spec.compute.cloud, spec.compute.tiers):
         goes_on = "goes on from what was pushed" if isinstance(spec, SessionSpec) else "starts from step 0"
-        message = f"on a community machine nothing survives a lost pod: the next attempt {goes_on}"
+        message = f"on a {machine(lost[0])} nothing survives a lost pod: the next attempt {goes_on}"
         yield Caution(reason="CommunityMachine", message=message)
     first = plan.first
     if first is not None and first.money is not None and first.hours is not None:

@@ -1,5 +1,6 @@
 """A plan's figures as short words, the same in a terminal and in a comment."""
 
+from pushtrain.capabilities import losing, machine
 from pushtrain.estimate.hours import Band
 from pushtrain.plan.model import Money, Place, Plan, Suggestion
 from pushtrain.spec import JobSpec, SessionSpec
@@ -114,6 +115,6 @@ def after_a_lost_pod(plan: Plan) -> str:
     goes_on, anew = "the next attempt goes on from the last checkpoint", "the next attempt starts from step 0"
     if plan.spec.task == "command":
         goes_on, anew = "the command starts again on the same volume", "the command starts again on an empty disk"
-    if "COMMUNITY" not in tiers:
+    if not (lost := losing(plan.spec.compute.cloud, tiers)):
         return goes_on
-    return anew if "SECURE" not in tiers else f"{goes_on}; on a community machine {anew}"
+    return anew if len(lost) == len(tiers) else f"{goes_on}; on a {machine(lost[0])} {anew}"

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from pushtrain.capabilities import losing
 from pushtrain.policy.file import PolicyFile
 from pushtrain.policy.model import Policy
 from pushtrain.spec import CommandSpec, JobSpec, SessionSpec, TrainingSpec
@@ -119,9 +120,10 @@ def _compute(policy: Policy, spec: JobSpec) -> Iterator[_Broken]:
     yield from _listed("data_centers", ("compute", "data_centers"), compute.data_centers, policy.data_centers)
     if policy.data_centers is not None:
         allowed = _said(policy.data_centers)
-        if "COMMUNITY" in compute.tiers:
-            message = f"compute.tiers has COMMUNITY, whose machines are in no data center of {allowed}"
-            yield _Broken(rule="data_centers", path=("compute", "tiers"), value="COMMUNITY", message=message)
+        if lost := losing(compute.cloud, compute.tiers):
+            named = " and ".join(lost)
+            message = f"compute.tiers has {named}, whose machines are in no data center of {allowed}"
+            yield _Broken(rule="data_centers", path=("compute", "tiers"), value=named, message=message)
         elif not compute.data_centers:
             message = f"compute.data_centers is empty, so that any would do, and only {allowed} may be used"
             hint = "name the data centers that will do, e.g. data_centers: [EU-SE-1]"

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
 
+from pushtrain.capabilities import unmet
 from pushtrain.cloud import Tier
 from pushtrain.gpus import USABLE_GPU_NAMES
 from pushtrain.run import KEPT_NAME
@@ -93,9 +94,17 @@ class Compute(Part):
         return self.asked_image or f"the image of template {self.template}"
 
     @model_validator(mode="after")
-    def _kept_where_volumes_are(self) -> "Compute":
-        if self.volume.keep and "COMMUNITY" in self.tiers:
-            raise ValueError("tiers has COMMUNITY, whose machines take no network volume: volume.keep needs SECURE")
+    def _asks_for_what_the_cloud_has(self) -> "Compute":
+        missing = unmet(
+            self.cloud,
+            tiers=self.tiers,
+            keeps_volume=self.volume.keep,
+            data_centers=bool(self.data_centers),
+            template=self.template is not None,
+            ports=self.ports,
+        )
+        if said := "; ".join(missing):
+            raise ValueError(said)
         return self
 
     @field_validator("ports")

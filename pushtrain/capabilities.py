@@ -1,0 +1,124 @@
+"""What each cloud can and cannot do, as data: what a job spec may ask of it, what a plan warns of, the table of
+docs/clouds.md. Nothing else asks which cloud it is.
+
+Sources are named where the client of a cloud is (`infra/clouds/`); a cloud is listed here when that client exists.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from pushtrain.cloud import Tier
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Capabilities:
+    """One cloud. `title` is its name for people; the other fields are explained by `_ROWS`, in the table's words.
+
+    `volume_tiers` are the tiers whose machines mount a volume that outlives the pod; on any other a pod has a disk of
+    its own, which goes with it.
+    """
+
+    title: str
+    rents: Literal["container", "VM"]
+    tiers: Mapping[Tier, str]
+    volume_tiers: tuple[Tier, ...]
+    has_data_centers: bool
+    has_volume_files: bool
+    has_spot: bool
+    has_templates: bool
+    has_http_proxy: bool
+    has_ssh_keys: bool
+    has_scoped_key: bool
+    ends_itself: str
+    logs: str
+    bill: str
+
+    def keeps(self, tier: str) -> bool:
+        """Whether what a pod of that tier wrote can outlive it."""
+        return tier in self.volume_tiers
+
+
+CLOUDS: Mapping[str, Capabilities] = {
+    "runpod": Capabilities(
+        title="RunPod",
+        rents="container",
+        tiers={"SECURE": "data centers", "COMMUNITY": "other people's machines"},
+        volume_tiers=("SECURE",),
+        has_data_centers=True,
+        has_volume_files=True,
+        has_spot=False,
+        has_templates=True,
+        has_http_proxy=True,
+        has_ssh_keys=True,
+        has_scoped_key=True,
+        ends_itself="REST v2, GraphQL or runpodctl, with the pod's key",
+        logs="streamed, resumable",
+        bill="by the hour, settled after an hour or so",
+    ),
+}
+
+
+def losing(cloud: str, tiers: Iterable[Tier]) -> list[Tier]:
+    """Those of `tiers` on which nothing outlives the pod."""
+    return [tier for tier in tiers if not CLOUDS[cloud].keeps(tier)]
+
+
+def machine(tier: str) -> str:
+    """What a pod without a network volume is on, for people."""
+    return "community machine" if tier == "COMMUNITY" else "machine without a network volume"
+
+
+def unmet(
+    cloud: str,
+    *,
+    tiers: Iterable[Tier] = (),
+    keeps_volume: bool = False,
+    data_centers: bool = False,
+    template: bool = False,
+    ports: Iterable[str] = (),
+) -> Iterator[str]:
+    """What a spec's `compute` asks for that the cloud does not have, each as a sentence without its end."""
+    can = CLOUDS[cloud]
+    tiers = list(tiers)
+    for tier in tiers:
+        if tier not in can.tiers:
+            yield f"tiers has {tier}, which {can.title} does not rent out: it has {' and '.join(can.tiers)}"
+    if keeps_volume and (without := [tier for tier in tiers if tier in can.tiers and not can.keeps(tier)]):
+        needs = f"needs {' or '.join(can.volume_tiers)}" if can.volume_tiers else f"is not to be had at {can.title}"
+        yield f"tiers has {' and '.join(without)}, whose machines take no network volume: volume.keep {needs}"
+    if data_centers and not can.has_data_centers:
+        yield f"data_centers names places, and {can.title} sells machines by no data center"
+    if template and not can.has_templates:
+        yield f"template: {can.title} has none that pushtrain reads; write image and env into the spec"
+    if not can.has_http_proxy and (http := [port for port in ports if port.endswith("/http")]):
+        yield f"ports has {' and '.join(http)}, and {can.title} has no HTTP proxy: ask for /tcp"
+
+
+def table() -> list[str]:
+    """The rows of docs/clouds.md, markdown."""
+    clouds = CLOUDS.values()
+    head = ["", *(can.title for can in clouds)]
+    rows = [[what, *(_cell(say(can)) for can in clouds)] for what, say in _ROWS]
+    return ["| " + " | ".join(row).strip() + " |" for row in [head, ["---"] * len(head), *rows]]
+
+
+def _cell(value: object) -> str:
+    return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+
+
+_ROWS = (
+    ("what is rented", lambda can: can.rents),
+    ("`tiers`", lambda can: "; ".join(f"{tier}: {words}" for tier, words in can.tiers.items())),
+    ("network volume that outlives the pod", lambda can: ", ".join(can.volume_tiers) or "no"),
+    ("`data_centers` can be named", lambda can: can.has_data_centers),
+    ("files of a volume without a pod (S3)", lambda can: can.has_volume_files),
+    ("interruptible machines", lambda can: can.has_spot),
+    ("`template`", lambda can: can.has_templates),
+    ("`ports` as /http, by a proxy of the cloud", lambda can: can.has_http_proxy),
+    ("the account's ssh keys reach the pod", lambda can: can.has_ssh_keys),
+    ("the pod gets a key that is good for itself alone", lambda can: can.has_scoped_key),
+    ("how a pod ends itself", lambda can: can.ends_itself),
+    ("log", lambda can: can.logs),
+    ("bill", lambda can: can.bill),
+)
