@@ -1,6 +1,7 @@
 """Everything about job specs that can be known before anything is rented: the files, their data, each other.
 
-Needs no key and no network. What only a cloud or the Hub can say (stock, prices, whether a model exists) is not here.
+Needs no key and no network. What only a cloud, the Hub or the ledger can say (stock, prices, a model's licence, the sum
+of the month) is not here: `plan --base` and `review` look at it.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -74,7 +75,7 @@ def check(
             wrong += files_problems
             warnings += files_warnings
             broken = [it.problem for it in violations(policy, file.spec, file, known)] if policy.policy else []
-            known = _with(known, file.spec)
+            known = counted(known, file.spec)
             # What is suspended starts nothing; the rule is held against it again when it does.
             (warnings if file.spec.suspend else wrong).extend(broken)
             specs += [] if wrong else [file.spec]
@@ -99,7 +100,7 @@ def policy_for(root: Path, base: str | None) -> tuple[PolicyFile, list[Problem],
     return holds, problems, warnings
 
 
-def _with(known: Known | None, spec: JobSpec) -> Known | None:
+def counted(known: Known | None, spec: JobSpec) -> Known | None:
     """What the next spec finds when this one runs."""
     if known is None or known.month_usd is None or spec.suspend:
         return known

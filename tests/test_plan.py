@@ -233,6 +233,28 @@ def test_against_a_base_only_what_changed_is_planned_key_by_key(root: Path, repo
             plan_specs([], root, OFFLINE, base=wrong)
 
 
+def test_against_a_base_the_month_and_licences_are_looked_at_for_what_a_merge_starts(root: Path, repo: Repo) -> None:
+    (root / "pushtrain-policy.yaml").write_text("version: 1\nmax_usd_per_month: 10\nlicences: [mit]\n")
+    for name in ("old", "edited"):
+        job(root, name, budget={"max_usd": 9.0})
+    repo.git.add(".")
+    repo.git.commit("-m", "base")
+    subprocess.run(["git", "init", "-q", "--bare", str(root / "runs.git")], check=True, timeout=20)
+    for name in ("edited", "fresh"):
+        job(root, name, budget={"max_usd": 6.0})
+    environ = OFFLINE | git_environ(root) | {"PUSHTRAIN_SOURCE_URL": "x"}
+    ledger = {"PUSHTRAIN_LEDGER_URL": f"file://{root}/runs.git"}
+    plans, problems = plan_specs([], root, environ | ledger, base="main")
+    assert [(str(it.where).partition(":")[0], "max_usd_per_month" in str(it)) for it in problems] == [
+        ("jobs/fresh.yaml", True)
+    ], "what is active already is not counted twice, and each new job finds the one before it"
+    (warning,) = plans.warnings
+    assert "licences were not looked at here" in warning and warning in " ".join(text_of(plans).split())
+    assert document(plans)["warnings"] == [warning]
+    plans, problems = plan_specs([], root, environ | {"PUSHTRAIN_LEDGER_URL": "file:///nowhere.git"}, base="main")
+    assert problems == [] and any("max_usd_per_month was not looked at here" in it for it in plans.warnings)
+
+
 def test_the_bases_prices_count_and_not_those_a_pull_request_writes(root: Path, repo: Repo) -> None:
     job(root)
     repo.git.add(".")

@@ -9,17 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pushtrain.check import check, policy_for
-from pushtrain.errors import LedgerError, PushtrainError, SpecError
+from pushtrain.errors import PushtrainError, SpecError
 from pushtrain.github.changes import Change, changed_specs
 from pushtrain.github.markdown import code, details, fitted, plain, table
 from pushtrain.plan import Plan, plans
 from pushtrain.plan.markdown import plan_body
 from pushtrain.plan.words import headline
 from pushtrain.policy.file import PolicyFile, policy_at
-from pushtrain.policy.gate import month_so_far
-from pushtrain.policy.licence import Licences
+from pushtrain.policy.known import known_before
 from pushtrain.policy.model import POLICY_FILE
-from pushtrain.policy.rules import Known
 from pushtrain.redact import redact
 from pushtrain.spec.file import spec_error
 
@@ -104,7 +102,7 @@ def review(root: Path, base: str, head: str, environ: Mapping[str, str]) -> Revi
     try:
         found.changes = changed_specs(root, base, environ)
         found.policy = policy_at(root, base)
-        known, unknown = _known(found.policy, root, environ)
+        known, unknown = known_before(found.policy, root, environ)
         found.warnings += unknown
         paths = [Path(change.path) for change in found.changes if change.kind != "gone"]
         found.problems += _twins(paths, root)
@@ -121,29 +119,6 @@ def review(root: Path, base: str, head: str, environ: Mapping[str, str]) -> Revi
     except PushtrainError as failure:
         found.problems.append(failure)
     return found
-
-
-def _known(policy: PolicyFile, root: Path, environ: Mapping[str, str]) -> tuple[Known, list[str]]:
-    """What the policy asks about and no spec says, and what nobody here can tell: reconcile asks again in any case."""
-    from time import time
-
-    from pushtrain.settings import load_settings
-    from pushtrain.wiring import open_ledger
-
-    rules = policy.policy
-    licence = Licences(environ) if rules is not None and rules.licences is not None else None
-    if rules is None or rules.max_usd_per_month is None:
-        return Known(licence=licence), []
-    try:
-        ledger = open_ledger(load_settings(root, environ), environ)
-        return Known(licence=licence, month_usd=month_so_far(ledger, ledger.refs(), time())), []
-    except (LedgerError, SpecError) as away:
-        text = (
-            f"{POLICY_FILE}: max_usd_per_month was not looked at here, since the ledger cannot be read: {away.reason}"
-        )
-        return Known(licence=licence), [f"{text}; it is before anything is rented"]
-    except PushtrainError as away:
-        return Known(licence=licence), [f"{POLICY_FILE}: max_usd_per_month was not looked at here: {away}"]
 
 
 def _twins(paths: Sequence[Path], root: Path) -> list[PushtrainError]:

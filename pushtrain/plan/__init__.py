@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from pushtrain.check import check
+from pushtrain.check import check, counted
 from pushtrain.errors import SpecError
 from pushtrain.plan.advice import suggestions
 from pushtrain.plan.base import Base, changed, read_base, same_but_name
@@ -23,9 +23,12 @@ from pushtrain.plan.cautions import cautions, revisions
 from pushtrain.plan.model import Plan, Plans
 from pushtrain.plan.sources import Sources, open_sources
 from pushtrain.plan.words import without_model
+from pushtrain.policy.file import PolicyFile, policy_at
+from pushtrain.policy.known import ASKED, known_before
+from pushtrain.policy.rules import violations
 from pushtrain.prices import STORAGE_LINE
 from pushtrain.spec import JobSpec, TrainingSpec
-from pushtrain.spec.file import read
+from pushtrain.spec.file import read, spec_error
 from pushtrain.spec.told import told
 
 __all__ = ["Plan", "Plans", "plan_specs", "plans"]
@@ -38,7 +41,8 @@ def plan_specs(
 ) -> tuple[Plans, list[SpecError]]:
     """Plans of the specs that are fine, and the problems of those that are not: those that fit on no card among them.
 
-    With `base`, only specs that are new, changed or deleted since, unless `paths` name them. Raises PushtrainError for
+    With `base`, only specs that are new, changed or deleted since, unless `paths` name them, held against its policy,
+    with the month's sum and licences where those can be known. Raises PushtrainError for
     a base this clone does not have, or prices that cannot be read.
     """
     found = check(paths, root, base=base)
@@ -47,8 +51,17 @@ def plan_specs(
     made = [plan_of(spec, sources, before) for spec in found.specs]
     kept = [plan for plan in made if paths or plan.status != "unchanged"]
     gone = _deleted(before, {plan.path for plan in made}, root) if before and not paths else []
-    together = Plans(plans=(*kept, *gone), prices=sources.prices, storage=STORAGE_LINE, unchanged=len(made) - len(kept))
-    return together, [*found.problems, *problems_of(kept, root)]
+    policy = policy_at(root, base) if base else None
+    starting = [plan for plan in kept if plan.starts and plan.status != "unchanged"]
+    broken, notes = held_before(policy, starting, root, environ) if policy and starting else ([], [])
+    together = Plans(
+        plans=(*kept, *gone),
+        prices=sources.prices,
+        storage=STORAGE_LINE,
+        unchanged=len(made) - len(kept),
+        warnings=tuple(notes),
+    )
+    return together, [*found.problems, *broken, *problems_of(kept, root)]
 
 
 def plans(
@@ -59,6 +72,20 @@ def plans(
     sources = open_sources(root, environ, before.prices if before else None)
     made = [plan_of(spec, sources, before) for spec in specs]
     return made, problems_of(made, root)
+
+
+def held_before(
+    policy: PolicyFile, starting: Sequence[Plan], root: Path, environ: Mapping[str, str]
+) -> tuple[list[SpecError], list[str]]:
+    """The rules that ask more than a spec says, held against what a merge would start, all together; and what could not
+    be known of them."""
+    known, notes = known_before(policy, root, environ)
+    problems = []
+    for plan in starting:
+        broken = violations(policy, plan.spec, read(root / plan.path, root), known)
+        problems += [spec_error([it.problem]) for it in broken if it.rule in ASKED]
+        known = counted(known, plan.spec) or known
+    return problems, notes
 
 
 def problems_of(made: Sequence[Plan], root: Path) -> list[SpecError]:

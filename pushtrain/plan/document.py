@@ -16,6 +16,7 @@ def document(plans: Plans) -> dict[str, Any]:
         "prices": plans.prices,
         "storage": plans.storage,
         "unchanged": plans.unchanged,
+        "warnings": list(plans.warnings),
         "expected_usd": round(plans.expected_usd, 4),
         "cap_usd": round(plans.cap_usd, 4),
         "plans": [plan_document(plan) for plan in plans.plans],

@@ -10,6 +10,7 @@ def markdown(plans: Plans) -> str:
     """All of one call."""
     parts = [plan_markdown(plan) for plan in plans.plans]
     parts += [f"{plans.unchanged} job specs are unchanged."] if plans.unchanged else []
+    parts += [f"⚠️ {plain(warning, 600)}" for warning in plans.warnings]
     if not plans.plans:
         parts.append("No job spec is changed.")
     return "\n\n".join([*parts, f"Prices {plain(plans.prices)}; {plain(plans.storage)}."])

@@ -134,12 +134,14 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Plans:
-    """All of one call: `prices` says where prices are from and how old they are."""
+    """All of one call: `prices` says where prices are from and how old they are, `warnings` what of the base's policy
+    could not be looked at."""
 
     plans: tuple[Plan, ...]
     prices: str
     storage: str
     unchanged: int = 0
+    warnings: tuple[str, ...] = ()
 
     @property
     def expected_usd(self) -> float:

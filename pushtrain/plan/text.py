@@ -20,6 +20,7 @@ def drawn(plans: Plans) -> RenderableType:
         parts.append(Text(f"{plans.unchanged} job specs are unchanged"))
     if not plans.plans:
         parts.append(Text("no job spec is changed"))
+    parts += [Text(f"warning: {_visible(warning)}", "yellow") for warning in plans.warnings]
     return Group(*parts, Text(f"prices {plans.prices}", "dim"), Text(plans.storage, "dim"))
 
 
