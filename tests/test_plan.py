@@ -185,10 +185,11 @@ def test_what_a_reviewer_must_see_is_a_caution(root: Path) -> None:
         publish={"private": False},
         compute={"tiers": ["SECURE", "COMMUNITY"], "gpus": ["NVIDIA GeForce RTX 4090"]},
         budget={"max_hours": 0.1, "max_usd": 50.0},
-        train={"max_length": 131072},
+        train={"max_length": 131072, "bf16": False},
     )
     reasons = {caution.reason for caution in one(root).cautions}
     wanted = {"TrustRemoteCode", "PublishedOpenly", "CommunityMachine", "ImageWithoutDigest", "LongerThanTheModel"}
+    wanted |= {"SlowInFp32"}
     assert wanted <= reasons
     job(root, budget={"max_hours": 0.1, "max_usd": 50.0})
     assert {"CapBelowExpectation", "GenerousCap"} <= {caution.reason for caution in one(root).cautions}

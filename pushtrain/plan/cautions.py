@@ -122,6 +122,9 @@ def _of_training(
             yield Caution(reason="Gated", message=f"{what} is gated: HF_TOKEN has to be of an account that was let in")
         if facts.licence is not None and facts.licence.lower() not in _FREE:
             yield Caution(reason="Licence", message=f"{what} is under the licence {facts.licence}: read what it allows")
+    if not spec.train.bf16:
+        message = "train.bf16: false computes in fp32: the hours here are those of bf16, it takes several times as many"
+        yield Caution(reason="SlowInFp32", message=message)
     if plan.fits is False and not spec.train.check_memory:
         message = "by the estimate it fits on none of its GPUs; train.check_memory: false tries it anyway, billed"
         yield Caution(reason="TriedAnyway", message=message)
