@@ -70,7 +70,7 @@ def check(
         wrong = [*file.problems, *_name_taken(file, taken)]
         if file.spec is not None:
             wrong += _unknown_gpus(file, file.spec, gpu_names)
-            warnings += _lost_with_the_pod(file, file.spec)
+            warnings += [*_lost_with_the_pod(file, file.spec), *_known_later(file, file.spec)]
             files_problems, files_warnings = _files(file, file.spec, root)
             wrong += files_problems
             warnings += files_warnings
@@ -149,6 +149,17 @@ def _lost_with_the_pod(file: SpecFile, spec: JobSpec) -> Iterator[Problem]:
     last = [*can.volume_tiers, *lost]
     hint = f"tiers: [{', '.join(last)}] asks for such a machine last" if can.volume_tiers else ""
     yield Problem(where=where, message=message, hint=hint or f"{can.title} has no volume that outlives a pod")
+
+
+def _known_later(file: SpecFile, spec: JobSpec) -> Iterator[Problem]:
+    """What a template brings, nobody can say here: it is in the account, and may be another one tomorrow."""
+    compute = spec.compute
+    if compute.template is None:
+        return
+    brings = "image, registry login and variables" if compute.asked_image is None else "registry login and variables"
+    message = f"compute.template {compute.template} is read when a pod is made: its {brings} are not known before"
+    hint = "set compute.image to pin what runs" if compute.asked_image is None else "compute.image wins over its image"
+    yield Problem(where=file.where("compute", "template"), message=message, hint=hint)
 
 
 def _files(file: SpecFile, spec: JobSpec, root: Path) -> tuple[list[Problem], list[Problem]]:

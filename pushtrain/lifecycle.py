@@ -105,7 +105,8 @@ def _unplaced(events: Sequence[Event], mine: Sequence[Event], *, now_s: float, l
     attempt = mine[-1].attempt
     waiting = _last(mine, "waiting")
     before = _last(events, "provisioned")
-    held = before is not None and keeps(before)
+    # A kept volume is billed whether somebody waits or not.
+    held = before is not None and keeps(before) and not before.data.get("kept_volume_id")
     limit_s = limits.placement_held_s if held else limits.placement_s
     since = _last(events, "lost") if before is not None else events[0]
     if waiting is None or since is None or now_s <= since.epoch_s + limit_s:

@@ -12,8 +12,10 @@ from engine_world import HF_CANARY, LEDGER_CANARY, PLUGIN, World, stack_plan
 from s3_server import Bucket, bucket
 
 from infra.engines import engine_line, select
+from pushtrain.cloud import VolumeRequest
 from pushtrain.engine import Change, Engine
 from pushtrain.errors import CloudAuthFailed, EngineError, NoCapacity
+from pushtrain.run import KEPT_PREFIX
 
 pytest_plugins = ("engine_fixtures",)
 
@@ -103,6 +105,24 @@ def test_up_makes_what_preview_promised_and_a_second_up_writes_nothing(
     assert engine.up(stack_world.stack, declared) == outputs
     assert stack_world.ever() == before
     assert engine.outputs(stack_world.stack) == outputs
+
+
+def test_a_kept_volume_is_mounted_and_nothing_of_the_stack(engine: Engine, stack_world: World) -> None:
+    name = f"{KEPT_PREFIX}{stack_world.prefix}"
+    kept = stack_world.cloud.create_volume(VolumeRequest(name=name, size_gb=10, data_center="EU-SE-1"))
+    plans = [
+        replace(stack_world.plan(attempt=attempt, volume_id=kept.id, data_center="EU-SE-1"), volume=None)
+        for attempt in (1, 2)
+    ]
+    assert [it.kind for it in engine.preview(stack_world.stack, stack_world.program(plans[0]))] == ["Pod"]
+    for plan in plans:
+        outputs = engine.up(stack_world.stack, stack_world.program(plan))
+        (pod,) = stack_world.live().pods
+        assert (pod.id, pod.volume_id, outputs["data_center"]) == (outputs["pod_id"], kept.id, "EU-SE-1")
+        assert "volume_id" not in outputs and stack_world.live().volumes == ()
+    engine.destroy(stack_world.stack)
+    assert not stack_world.live() and stack_world.cloud.read_volume(kept.id) == kept
+    stack_world.cloud.delete_volume(kept.id)
 
 
 def test_a_new_attempt_replaces_the_pod_and_keeps_the_volume(engine: Engine, stack_world: World) -> None:

@@ -120,6 +120,11 @@ def test_the_plugin_gets_the_same_plan_and_the_program_the_same_exports() -> Non
         PluginProgram(plan=stack_plan("pt-x"), environ={})()
 
 
+def test_the_plugin_takes_no_template_whose_rules_only_rest_tells() -> None:
+    with pytest.raises(EngineError, match=r"compute\.template"):
+        PluginProgram(plan=stack_plan("pt-x", template="tpl1"), environ=ENVIRON)()
+
+
 def test_what_exists_beside_the_state_is_named_and_not_declared() -> None:
     volume = Volume(id="vol1", name="pt-x-v", size_gb=20, data_center="EU-SE-1")
     pod = Pod(

@@ -4,8 +4,10 @@ import hashlib
 import itertools
 import json
 import multiprocessing
+import os
 import re
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -212,6 +214,27 @@ def test_what_was_killed_while_it_was_made_is_not_taken_for_an_entry(tmp_path: P
         (part / "train.arrow").write_bytes(b"half")
         raise KeyboardInterrupt
     assert not list(volume.iterdir())
+
+
+def test_on_a_shared_volume_what_another_pod_finished_or_reads_stays(
+    tmp_path: Path, volume: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = volume / "entry"
+    with cache.making(folder) as mine:
+        (mine / cache.META).write_text("mine")
+        with cache.making(folder) as theirs:
+            (theirs / cache.META).write_text("theirs, and first")
+    assert (folder / cache.META).read_text() == "theirs, and first"
+    monkeypatch.setenv("PUSHTRAIN_VOLUME_SHARED", "1")
+    for number in range(cache.KEPT_ENTRIES + 2):
+        with cache.making(volume / f"entry{number}") as part:
+            (part / cache.META).write_text("")
+    assert len(list(volume.iterdir())) == cache.KEPT_ENTRIES + 3, "each may be mapped by a pod at work"
+    long_ago = time.time() - cache.IN_USE_S - 60
+    os.utime(folder / cache.META, (long_ago, long_ago))
+    with cache.making(volume / "last") as part:
+        (part / cache.META).write_text("")
+    assert not folder.exists()
 
 
 def test_no_more_than_a_few_entries_are_kept_the_used_ones(tmp_path: Path, volume: Path) -> None:

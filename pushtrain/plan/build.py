@@ -16,7 +16,7 @@ from pushtrain.estimate.tokens import Dataset, Work, bounded_work, work
 from pushtrain.gpus import memory_gb
 from pushtrain.placement import Candidate, candidate_of, cap, hourly_usd, ladder
 from pushtrain.plan.model import Money, Place, Plan, Resource
-from pushtrain.plan.sources import Offers, Sources
+from pushtrain.plan.sources import Kept, Offers, Sources
 from pushtrain.prices import HIGH_PERFORMANCE_NOTE
 from pushtrain.spec import JobSpec, TrainingSpec
 
@@ -51,7 +51,7 @@ def bare_plan(spec: JobSpec, path: str, sources: Sources, training: Training | N
     """Places, memory, work and resources; what the plan is compared with and warned about comes after."""
     offered = sources.offers(spec)
     kept = sources.kept(spec) if spec.compute.volume.keep else None
-    candidates, notes = _candidates(spec, offered, kept.data_center if kept else None)
+    candidates, notes = _candidates(spec, offered, kept)
     notes += [kept.note] if kept else []
     places = tuple(_places(spec, candidates, offered, training, sources))
     if any(candidate.volume_kind == "HIGH_PERFORMANCE" for candidate in candidates):
@@ -89,13 +89,15 @@ def resources(spec: JobSpec, candidate: Candidate | None) -> tuple[Resource, ...
     return (created,) if is_local or compute.volume.keep else (volume, created)
 
 
-def _candidates(spec: JobSpec, offered: Offers, data_center: str | None) -> tuple[list[Candidate], list[str]]:
-    """`data_center` is where a kept volume pins the run to."""
+def _candidates(spec: JobSpec, offered: Offers, kept: Kept | None) -> tuple[list[Candidate], list[str]]:
+    """A kept volume that is there pins the run to its data center."""
     if offered.failure:
         return [], [offered.failure]
+    if kept is not None and kept.misfits:
+        return [], []
+    pinned = kept.data_center if kept else None
     try:
-        found = ladder(spec, offered.offers, known_gpus=offered.known_gpus, volume_data_center=data_center)
-        return found, []
+        return ladder(spec, offered.offers, known_gpus=offered.known_gpus, volume_data_center=pinned), []
     except NoCapacity as nothing:
         why = f"{nothing.reason}: {nothing}" if offered.is_live else "the snapshot has no price for any of its GPUs"
         return [], [why]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pushtrain.cloud import Offer
-from pushtrain.errors import PushtrainError
+from pushtrain.errors import PushtrainError, SpecError
 from pushtrain.estimate.correction import Past, past
 from pushtrain.estimate.tokens import Dataset
 from pushtrain.gpus import MIN_CUDA_VERSION
@@ -38,10 +38,12 @@ class Offers:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Kept:
-    """`data_center` is None where the volume has yet to be made, or nobody could be asked."""
+    """`data_center` is None where the volume has yet to be made, or nobody could be asked. `misfits`: the spec leaves
+    its data center out, so that no place will do."""
 
     data_center: str | None
     note: str
+    misfits: bool = False
 
 
 @dataclass(kw_only=True)
@@ -97,7 +99,8 @@ class Sources:
             ledger_url = load_settings(self.root, self.environ).ledger_url
             found = kept_volume(connect(spec.compute.cloud, self.environ), spec, ledger_url)
         except PushtrainError as failure:
-            return Kept(data_center=None, note=f"{failure.reason}: {failure}")
+            misfits = isinstance(failure, SpecError)
+            return Kept(data_center=None, note=f"{failure.reason}: {failure}", misfits=misfits)
         if found is None:
             return Kept(data_center=None, note=f"{unknown}, in the first place's data center")
         grows = f", grown to {volume.size_gb} GB" if volume.size_gb > found.size_gb else ""
