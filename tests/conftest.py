@@ -16,6 +16,7 @@ LONG = frozenset(
         "rehearsal",
         "replay",
         "ssh_files",
+        "ssh_refusals",
         "ssh_tunnel",
         "trainer_dry_run",
         "trainer_fit",

@@ -21,7 +21,7 @@ class Ssh:
     """`port`: what a pod's port 22 is outside. The proxy leads to a terminal on any pod."""
 
     port: int | None = None
-    proxy_host: str = "ssh.simulator.invalid"
+    proxy_host: str = "127.0.0.1"
     proxy_port: int = 22
 
 
@@ -122,7 +122,8 @@ def _port(port: str, ssh_port: int | None) -> dict[str, Any]:
 
 
 def _show(service: Service, pod: Pod) -> dict[str, Any]:
-    return pod_document(pod, service.running(pod), service.clock(), Ssh(port=service.ssh_port(pod)))
+    ssh = Ssh(port=service.ssh_port(pod), proxy_port=service.settings.ssh_proxy_port or 22)
+    return pod_document(pod, service.running(pod), service.clock(), ssh)
 
 
 async def _list_pods(call: Call) -> Response:

@@ -21,7 +21,7 @@ import httpx
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from infra.simulator import processes, store
+from infra.simulator import processes, ssh_proxy, store
 from infra.simulator.app import create_app
 from infra.simulator.catalog import DEFAULT_CATALOG
 from infra.simulator.faults import Faults
@@ -178,6 +178,7 @@ async def _serve(
     keys = store.keys(state_dir, config.api_key, config.hf_token)
     port = listener.getsockname()[1]
     url = f"http://{_HOST}:{port}"
+    proxy = ssh_proxy.listening()
     settings = Settings(
         state_dir=state_dir,
         base_url=url,
@@ -188,6 +189,7 @@ async def _serve(
         page_size=config.page_size,
         requests_per_minute=config.requests_per_minute,
         lend_python=config.lend_python,
+        ssh_proxy_port=proxy.getsockname()[1],
     )
     account = Account(DEFAULT_CATALOG, _new_id)
     store.load(account, state_dir)
@@ -224,6 +226,7 @@ async def _serve(
         while not server.started and not serving.done():
             await asyncio.sleep(0.01)
         store.write_json(state_dir / "server.json", {"pid": os.getpid(), "port": port, "url": url})
+        ssh_proxy.serve_when_asked(service, proxy, state_dir)
         announce(url, store.env(url, keys))
         await serving
     finally:

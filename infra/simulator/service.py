@@ -45,6 +45,7 @@ class Settings:
     page_size: int | None = 100
     requests_per_minute: int = 6000
     lend_python: bool = True
+    ssh_proxy_port: int | None = None
 
 
 class Service:

@@ -54,19 +54,18 @@ class Server(asyncssh.SSHServer):
 async def run(process: "asyncssh.SSHServerProcess[bytes]", env: Mapping[str, str], directory: str) -> None:
     """A command, or a login shell, in a terminal where the client asked for one."""
     shell = pwd.getpwuid(os.getuid()).pw_shell or "/bin/sh"
-    argv = [shell, "-c", process.command] if process.command else [f"-{Path(shell).name}"]
+    argv = [shell, "-c", process.command] if process.command else [shell, "-l"]
     if process.term_type is None:
-        await _piped(process, shell, argv, env, directory)
+        await _piped(process, argv, env, directory)
     else:
-        await _in_terminal(process, shell, argv, {**env, "TERM": process.term_type}, directory)
+        await in_terminal(process, argv, {**env, "TERM": process.term_type}, directory)
 
 
 async def _piped(
-    process: "asyncssh.SSHServerProcess[bytes]", shell: str, argv: list[str], env: Mapping[str, str], directory: str
+    process: "asyncssh.SSHServerProcess[bytes]", argv: list[str], env: Mapping[str, str], directory: str
 ) -> None:
     child = subprocess.Popen(
         argv,
-        executable=shell,
         env=dict(env),
         cwd=directory,
         stdin=subprocess.PIPE,
@@ -78,26 +77,21 @@ async def _piped(
     await _ended(process, child)
 
 
-async def _in_terminal(
-    process: "asyncssh.SSHServerProcess[bytes]", shell: str, argv: list[str], env: Mapping[str, str], directory: str
+async def in_terminal(
+    process: "asyncssh.SSHServerProcess[bytes]", argv: list[str], env: Mapping[str, str], directory: str
 ) -> None:
     main, side = os.openpty()
     width, height, *_ = process.term_size
     fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", height or 24, width or 80, 0, 0))
 
-    def own_terminal() -> None:
-        os.setsid()
-        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
+    # A terminal of its own without a line of ours between fork and exec: this process may have threads.
     child = subprocess.Popen(
-        argv,
-        executable=shell,
+        ["setsid", "--ctty", "--wait", *argv],
         env=dict(env),
         cwd=directory,
         stdin=side,
         stdout=side,
         stderr=side,
-        preexec_fn=own_terminal,
     )
     os.close(side)
     await process.redirect(stdin=os.dup(main), stdout=main, recv_eof=False)

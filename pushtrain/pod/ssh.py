@@ -141,7 +141,9 @@ def _open(environ: Mapping[str, str], shells: Mapping[str, str], workspace: Path
     shells["PATH"] = shells["PUSHTRAIN_SHELL_PATH"]
     env = {"PATH": path, "LANG": "C.UTF-8", "RUNPOD_POD_ID": environ.get("RUNPOD_POD_ID", "")}
     server = _start(sshd, sshd_config(folder, user, shells), env, folder / "log")
-    if (said := _refused(server, folder)) is not None:
+    if (said := _refused(server, folder)) is not None and server.returncode == 127:
+        return _shut("NoSshd", f"nobody can log in: the image has no sshd ({said})")
+    if said is not None:
         return _shut("Failed", f"sshd could not be started: {said}")
     _greet(Path(environ.get("HOME") or "/root"))
     told = {"host_key": host_key, "user": user, "keys": list(keys)[:20], "folder": str(workspace)}
