@@ -179,18 +179,7 @@ async def _serve(
     port = listener.getsockname()[1]
     url = f"http://{_HOST}:{port}"
     proxy = ssh_proxy.listening()
-    settings = Settings(
-        state_dir=state_dir,
-        base_url=url,
-        api_key=keys.api_key,
-        s3_access_key=keys.s3_access_key,
-        s3_secret_key=keys.s3_secret_key,
-        expires_at=time.time() + config.max_hours * 3600,
-        page_size=config.page_size,
-        requests_per_minute=config.requests_per_minute,
-        lend_python=config.lend_python,
-        ssh_proxy_port=proxy.getsockname()[1],
-    )
+    settings = _settings(config, state_dir, url, keys, proxy)
     account = Account(DEFAULT_CATALOG, _new_id)
     store.load(account, state_dir)
     hub = HubStore(state_dir / "hub", {keys.hf_token: _EveryOrg("simulator", ("demo",))})
@@ -231,6 +220,21 @@ async def _serve(
         await serving
     finally:
         service.close(stop_pods)
+
+
+def _settings(config: SimulatorConfig, state_dir: Path, url: str, keys: store.Keys, proxy: socket.socket) -> Settings:
+    return Settings(
+        state_dir=state_dir,
+        base_url=url,
+        api_key=keys.api_key,
+        s3_access_key=keys.s3_access_key,
+        s3_secret_key=keys.s3_secret_key,
+        expires_at=time.time() + config.max_hours * 3600,
+        page_size=config.page_size,
+        requests_per_minute=config.requests_per_minute,
+        lend_python=config.lend_python,
+        ssh_proxy_port=proxy.getsockname()[1],
+    )
 
 
 def _client(url: str, api_key: str) -> httpx.Client:
