@@ -91,7 +91,7 @@ def _kept(job: Job, stopped: PushtrainError, report: Report) -> str | None:
     from trainer.publish import keep
 
     found = last_good(job, stopped)
-    if found is None:
+    if found is None or not list(found.path.glob("*.safetensors")):
         say("publishing: no checkpoint is whole and good, so nothing of this training is kept")
         return None
     what = f"the weights of step {found.step}"

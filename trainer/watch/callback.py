@@ -136,18 +136,17 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             is_over = self._patience is not None and self._patience.is_over
             mark_complete(folder, self._job.recipe, is_final=is_over or state.global_step >= state.max_steps)
             self._good = state.global_step if self._course.is_near else self._good
-            rotate(self._job.checkpoints, free_bytes, self._kept)
+            rotate(self._job.checkpoints, free_bytes, _names(self._best, self._good))
         if self._background.fault is not None:
             raise self._background.fault
 
     @property
-    def _kept(self) -> frozenset[str]:
-        """Of the checkpoints those that may be published: the best, and the last good one."""
-        best = self._patience.best_step if self._patience is not None else None
-        return frozenset(f"checkpoint-{step}" for step in (best, self._good) if step is not None)
+    def _best(self) -> int | None:
+        return self._patience.best_step if self._patience is not None else None
 
     def _check_room(self, folder: Path) -> None:
-        check_room(folder, self.trainer, self._kept)
+        """The best will be published; the last good one goes where there is no room for it."""
+        check_room(folder, self.trainer, _names(self._best))
 
     def _step(self, state: TrainerState, logs: dict[str, Any]) -> None:
         tokens = int(logs.get("num_tokens") or state.num_input_tokens_seen)
@@ -194,6 +193,10 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         torch.distributed.all_reduce(wish, op=torch.distributed.ReduceOp.MAX)
         self.stop.requested = bool(wish.item())
         return self.stop.requested
+
+
+def _names(*steps: int | None) -> frozenset[str]:
+    return frozenset(f"checkpoint-{step}" for step in steps if step is not None)
 
 
 def check_room(folder: Path, trainer: Any, kept: frozenset[str] = frozenset()) -> None:
