@@ -53,9 +53,17 @@ def make_receipt(
         "cap_usd": cap_usd(record),
         "estimate": record.run.get("estimate"),
         "phases_s": phases_s(record, control.clock()),
+        **_peak(record),
         "proof": proof,
         **_kept(control, record),
     }
+
+
+def _peak(record: RunRecord) -> dict[str, Any]:
+    """`peak_gpu_memory_gb` as the trainer measured it; nothing without a GPU, or without a result."""
+    metrics = (record.result or {}).get("metrics")
+    peak = metrics.get("peak_gpu_memory_gb") if isinstance(metrics, dict) else None
+    return {"peak_gpu_memory_gb": peak} if isinstance(peak, int | float) and not isinstance(peak, bool) else {}
 
 
 def _kept(control: Control, record: RunRecord) -> dict[str, Any]:

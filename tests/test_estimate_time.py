@@ -8,7 +8,7 @@ import pytest
 
 from pushtrain.estimate.cards import card, usable_gb
 from pushtrain.estimate.config import shape_of
-from pushtrain.estimate.correction import NONE, Past, correction, past
+from pushtrain.estimate.correction import NONE, Correction, Past, correction, memory_correction, past
 from pushtrain.estimate.hours import hours
 from pushtrain.estimate.known import known_shape
 from pushtrain.estimate.recipe import Recipe
@@ -149,6 +149,20 @@ def test_a_run_teaches_only_what_it_can() -> None:
         past(run, receipt(150.0, history=[{"gpu": "NVIDIA RTX A6000"}])),
     ):
         assert nothing is None
+
+
+def test_a_peak_of_memory_is_held_against_what_was_to_be_safe_and_never_lowers_it() -> None:
+    run = {"estimate": {"training_s": 100.0, "gpu": "NVIDIA A40", "kind": "lora", "need_gb": 10.0}}
+    found = past(run, receipt(150.0, peak_gpu_memory_gb=16.0))
+    assert found is not None and found.memory_ratio == pytest.approx(16e9 / 2**30 / 10)
+    unmeasured = past(run, receipt(150.0))
+    assert unmeasured is not None and unmeasured.memory_ratio is None
+    assert memory_correction([unmeasured], "lora") == memory_correction([found], "qlora") == Correction(1.0, "")
+    small = Past("NVIDIA A40", "lora", 1.0, 0.5)
+    assert memory_correction([small, found], "lora").factor == found.memory_ratio
+    assert memory_correction([small], "lora") == Correction(
+        1.0, "1 finished run with lora peaked at 0.50 of the memory that was to be safe"
+    )
 
 
 def test_the_nearest_runs_correct_and_the_words_say_which() -> None:

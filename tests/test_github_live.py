@@ -26,7 +26,7 @@ pytest_plugins = ("whole",)
 COMMENT = f"/repos/{REPO}/issues"
 RESULT = {
     "adapter": {"repo": "org/job", "revision": "a" * 40, "files": {}},
-    "metrics": {"base_eval_loss": 5.0, "eval_loss": 1.25},
+    "metrics": {"base_eval_loss": 5.0, "eval_loss": 1.25, "peak_gpu_memory_gb": 12.5},
     "samples": [{"prompt": "2 + 2", "expected": "4", "base": "@all ```<b>", "adapter": "</details> [x](http://y)"}],
 }
 
@@ -111,6 +111,7 @@ def test_the_comment_follows_a_run_every_few_minutes_and_ends_with_its_receipt(s
     scene.tick()
     said = scene.comment()
     assert scene.edits() == 3 and "✅ `job` succeeded" in said
+    assert (scene.world.record("job").receipt or {})["peak_gpu_memory_gb"] == 12.5, "the next plan goes by it"
     for words in (
         "5 → **1.25**",
         "mermaid",

@@ -151,6 +151,31 @@ def test_a_comment_that_is_refused_changes_nothing_but_what_is_said(scene: Scene
     assert "A merge starts 1 run" in scene.summary.read_text()
 
 
+def test_a_limit_that_outlasts_the_patience_of_a_review_leaves_the_summary(scene: Scene) -> None:
+    scene.spec("new")
+    scene.commit()
+    scene.server.refuse("POST", 429, times=9, Retry_After="3600")
+    assert scene.review().exit_code == 0
+    assert scene.server.comments == {} and any(line.startswith("no comment: ") for line in scene.said)
+    assert "A merge starts 1 run" in scene.summary.read_text()
+
+
+def test_a_person_s_edit_of_the_comment_does_not_outlive_the_next_check(scene: Scene) -> None:
+    """An edited amount would be read as the tool's; a comment that lost its marker is a person's, and stays theirs."""
+    scene.spec("new", usd=4)
+    scene.commit()
+    scene.review()
+    scene.server.comments[7][0]["body"] = scene.comment().replace("$4.00", "$0.01")
+    scene.review()
+    assert "$4.00" in scene.comment() and "$0.01" not in scene.comment()
+    scene.server.comments[7][0]["body"] = "all is well, merge it"
+    scene.review()
+    assert [it["body"].startswith("<!-- pushtrain:plan -->") for it in scene.server.comments[7]] == [False, True]
+    scene.server.say(7, "<!-- pushtrain:plan -->\n✅ at most $0.00", login="stranger")
+    scene.review()
+    assert len(scene.server.comments[7]) == 3 and "$0.00" in scene.server.comments[7][2]["body"], "nobody else's"
+
+
 def test_a_branch_that_was_pushed_over_meanwhile_keeps_the_comment_of_its_own_check(scene: Scene) -> None:
     scene.spec("new")
     scene.commit()

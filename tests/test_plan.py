@@ -299,6 +299,24 @@ def test_past_runs_correct_hours_and_say_so(root: Path) -> None:
     assert after.places[0].hours.total.expected > before.hours.total.expected
     assert after.places[0].tokens_per_s == pytest.approx(before.tokens_per_s / 2)
     assert any("× 2.00 by 1 finished run on NVIDIA A40 with qlora" in note for note in after.notes)
+    assert not any(note.startswith("memory: ") for note in after.notes)
+
+
+def test_past_runs_that_took_more_memory_than_estimated_make_a_card_smaller_and_say_so(root: Path) -> None:
+    spec = load(job(root, compute={"gpus": ["NVIDIA RTX A4000", "NVIDIA A40"]}), root)
+    found = {}
+    for ratio in (0.7, 1.6, 9.0):
+        sources = open_sources(root, OFFLINE)
+        sources.learn([Past("NVIDIA L4", "qlora", 1.0, ratio), Past("NVIDIA L4", "lora", 1.0, 5.0)])
+        found[ratio] = plan_of(spec, sources, None)
+    found[1.0] = plan_of(spec, open_sources(root, OFFLINE), None)
+    verdicts = {ratio: {it.gpu.split()[-1]: it.verdict for it in plan.places} for ratio, plan in found.items()}
+    assert verdicts[0.7] == verdicts[1.0] == {"A4000": "fits", "A40": "fits"}
+    assert verdicts[1.6] == {"A4000": "tight", "A40": "fits"}
+    said = [note for plan in found.values() for note in plan.notes if note.startswith("memory: ")]
+    assert [re.findall(r"\d\.\d\d", note) for note in said] == [["0.70"], ["1.60", "1.60"], ["9.00", "2.00"]]
+    assert "1 finished run with qlora" in said[0] and said[0].endswith("changes nothing")
+    assert said[1].endswith("each card is taken for 1.60 times smaller")
 
 
 def test_the_preview_is_what_the_pulumi_program_declares(root: Path, tmp_path: Path) -> None:

@@ -174,6 +174,42 @@ def test_a_repository_with_a_project_of_its_own_has_the_tool_aside(scene: Scene)
     world.assert_nothing_left()
 
 
+def test_a_branch_that_was_forced_over_and_a_squash_that_skips_ci(scene: Scene) -> None:
+    world, github = scene.world, scene.github
+    world.write_job(max_usd=2)
+    first = scene.push_branch("change")
+    number = scene.open("change")
+    assert scene.settled() == {"review.yml": {"plan": "success"}}
+    world.git("reset", "-q", "--hard", "main")
+    world.write_job(max_usd=3)
+    assert scene.push_branch("change") != first
+    assert scene.settled() == {"review.yml": {"plan": "success"}}
+    (comment,) = github.comments[number]
+    assert "at most $3.00" in comment["body"] and "$2.00" not in comment["body"]
+
+    github.pulls[number]["title"] = "change it [skip ci]"
+    merged = scene.merge(number, "squash")
+    assert scene.settled() == {}, "GitHub starts nothing for it"
+    assert not world.records()
+    (run,) = scene.actions.scheduled("train.yml")
+    assert scene.clean(run).results == RECONCILED, run.steps
+    record = world.record("job")
+    assert end(record) == ("succeeded", "") and record.run["commit"] == merged
+    assert len(github.comments[number]) == 2, "its pull request is found, though no commit of the branch is on main"
+    world.assert_nothing_left()
+
+
+def test_a_direct_push_is_run_with_a_status_and_without_a_comment(scene: Scene) -> None:
+    world = scene.world
+    world.write_job(max_usd=2)
+    pushed = world.push("directly")
+    assert scene.settled() == {"train.yml": RECONCILED}, scene.actions.runs[-1].steps
+    assert end(world.record("job")) == ("succeeded", "") and not scene.github.comments
+    last = scene.github.statuses[-1]
+    assert (last["context"], last["state"], last["sha"]) == ("pushtrain/job", "success", pushed)
+    world.assert_nothing_left()
+
+
 def test_end_only_rents_nothing_and_takes_down_what_is_at_its_end(scene: Scene) -> None:
     world = scene.world
     world.write_job()

@@ -16,6 +16,8 @@ from pathlib import Path
 
 from pushtrain.check import check, counted
 from pushtrain.errors import SpecError
+from pushtrain.estimate.correction import memory_correction
+from pushtrain.estimate.speed import kind_of
 from pushtrain.plan.advice import suggestions
 from pushtrain.plan.base import Base, changed, read_base, same_but_name
 from pushtrain.plan.build import Training, bare_plan
@@ -116,11 +118,17 @@ def plan_of(spec: JobSpec, sources: Sources, base: Base | None) -> Plan:
     plan = bare_plan(spec, path, sources, training)
     notes = [f"model: {model.how}", f"data: {dataset.how if dataset else _without_data(why_none, plan)}"]
     notes += [f"training time: {plan.first.correction}; {plan.first.basis}"] if plan.first and plan.first.basis else []
+    held = memory_correction(sources.past(), kind_of(training.recipe)) if training else None
+    notes += [f"memory: {held.how}{_counted_on(held.factor)}"] if held and held.how else []
     notes += [sources.past_trouble] if sources.past_trouble else []
     plan = replace(plan, notes=(*plan.notes, *notes), revisions=revisions(spec, model, facts), facts=tuple(told(spec)))
     if plan.fits is False:
         plan = replace(plan, suggestions=suggestions(plan, model, dataset, sources))
     return _compared(replace(plan, cautions=cautions(plan, model, facts)), base, sources.root)
+
+
+def _counted_on(factor: float) -> str:
+    return f"; each card is taken for {factor:.2f} times smaller" if factor > 1 else ", which changes nothing"
 
 
 def _without_data(why: str, plan: Plan) -> str:

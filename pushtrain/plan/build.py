@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pushtrain.capabilities import CLOUDS
 from pushtrain.errors import NoCapacity, PushtrainError
 from pushtrain.estimate.cards import usable_gb
-from pushtrain.estimate.correction import correction
+from pushtrain.estimate.correction import correction, memory_correction
 from pushtrain.estimate.hours import Hours, hours
 from pushtrain.estimate.memory import GIB, MemoryEstimate, Verdict, memory
 from pushtrain.estimate.recipe import Recipe, recipe_of, trained_parameters
@@ -114,7 +114,7 @@ def _places(
         groups.setdefault((candidate.gpu, candidate.tier), []).append(candidate)
     found = [_place(spec, group, offered, training, sources) for group in groups.values()]
     priced = {gpu for gpu, _ in groups}
-    return found + [_unpriced(spec, gpu, training) for gpu in spec.compute.gpus if gpu not in priced]
+    return found + [_unpriced(spec, gpu, training, sources) for gpu in spec.compute.gpus if gpu not in priced]
 
 
 def _place(
@@ -132,7 +132,7 @@ def _place(
         stock=first.stock.lower() if offered.is_live else f"not asked; price of {day}",
         sold_as_gb=first.gpu_memory_gb,
         usable_gb=usable_gb(first.gpu, first.gpu_memory_gb),
-        verdict=_verdict(first.gpu, first.gpu_memory_gb, training),
+        verdict=_verdict(first.gpu, first.gpu_memory_gb, training, sources),
         tokens_per_s=tokens_per_s,
         hours=expected,
         money=money(expected, hourly, limits.cap_usd) if expected else None,
@@ -154,7 +154,7 @@ def money(expected: Hours, hourly_usd: float, cap_usd: float) -> Money:
     )
 
 
-def _unpriced(spec: JobSpec, gpu: str, training: Training | None) -> Place:
+def _unpriced(spec: JobSpec, gpu: str, training: Training | None, sources: Sources) -> Place:
     sold = memory_gb(gpu) or 0
     return Place(
         gpu=gpu,
@@ -164,7 +164,7 @@ def _unpriced(spec: JobSpec, gpu: str, training: Training | None) -> Place:
         stock="no price known, or none to be had",
         sold_as_gb=sold,
         usable_gb=usable_gb(gpu, sold),
-        verdict=_verdict(gpu, sold, training) if sold else None,
+        verdict=_verdict(gpu, sold, training, sources) if sold else None,
         tokens_per_s=None,
         hours=None,
         money=None,
@@ -174,8 +174,12 @@ def _unpriced(spec: JobSpec, gpu: str, training: Training | None) -> Place:
     )
 
 
-def _verdict(gpu: str, sold_as_gb: int, training: Training | None) -> Verdict | None:
-    return training.memory.verdict(usable_gb(gpu, sold_as_gb) * GIB) if training else None
+def _verdict(gpu: str, sold_as_gb: int, training: Training | None, sources: Sources) -> Verdict | None:
+    """Where finished runs took more than was estimated, a card counts as that much smaller."""
+    if training is None:
+        return None
+    factor = memory_correction(sources.past(), kind_of(training.recipe)).factor
+    return training.memory.verdict(usable_gb(gpu, sold_as_gb) * GIB / factor)
 
 
 def expectation(
