@@ -72,7 +72,7 @@ def _kept(control: Control, record: RunRecord) -> dict[str, Any]:
     if not name:
         return {}
     try:
-        found = first_of(control.cloud.find(str(name)).volumes, str(name))
+        found = first_of(control.cloud.volumes(), str(name))
     except CloudError as failure:
         control.say(f"{record.run_id}: {name} is kept, and the cloud does not say how large: {failure}")
         return {"kept": [{"name": name, "why": ON_PURPOSE, "in_this_cost": False, "said": str(name)}]}

@@ -30,7 +30,8 @@ class Survey:
 def survey(control: Control) -> Survey:
     """Works without any state of an engine, and while the ledger is away. Raises CloudError."""
     live = control.cloud.find(ledger_prefix(control.settings.ledger_url))
-    kept = control.cloud.find(kept_prefix(control.settings.ledger_url)).volumes
+    mine = kept_prefix(control.settings.ledger_url)
+    kept = tuple(volume for volume in control.cloud.volumes() if volume.name.startswith(mine))
     nothing = Live(pods=(), volumes=())
     if not live:
         return Survey(owned=nothing, orphans=nothing, kept=kept)

@@ -26,6 +26,7 @@ from pushtrain.plan.model import Plans
 from pushtrain.plan.sources import open_sources
 from pushtrain.plan.text import drawn
 from pushtrain.plan.words import after_a_lost_pod, headline
+from pushtrain.run import kept_volume_name
 from pushtrain.spec.file import load
 from pushtrain.terminal import out
 
@@ -287,6 +288,37 @@ def test_a_cloud_that_says_no_is_a_note_and_never_a_secret(root: Path, simulator
     assert "canary" not in text_of(plans) + markdown(plans) + json.dumps(document(plans))
     nobody = simulator.env() | OFFLINE | {"RUNPOD_API_BASE_URL": "http://127.0.0.1:9"}
     assert any(note.startswith("CloudUnavailable: ") for note in one(root, nobody).notes)
+
+
+def test_a_kept_volume_is_told_with_its_price_and_is_not_the_runs(root: Path) -> None:
+    volume = {"name": "models", "keep": True, "size_gb": 100}
+    job(root, compute={"gpus": ["NVIDIA A40"], "volume": volume})
+    offline = one(root)
+    assert any("$7.00 a month or more" in note and "not in this run's budget" in note for note in offline.notes)
+    assert [it.kind for it in offline.resources] == ["Pod"], "the volume is not the run's"
+
+
+def test_a_kept_volume_that_is_there_pins_the_places_or_fits_none(
+    repo: Repo, root: Path, simulator: RunningSimulator
+) -> None:
+    env = simulator.env() | OFFLINE | {"PUSHTRAIN_SOURCE_URL": "https://git.example/o/r.git"}
+    repo.index.add(["data/rows.jsonl"])
+    repo.index.commit("data")
+    volume = {"name": "models", "keep": True, "size_gb": 100}
+    job(root, compute={"gpus": ["NVIDIA A40"], "volume": volume})
+    assert any("made by its first run, in the first place's data center" in note for note in one(root, env).notes)
+    body = {"name": kept_volume_name("models", env["PUSHTRAIN_SOURCE_URL"]), "size": 50, "dataCenter": "CA-MTL-1"}
+    made = simulator.request("POST", "/v2/network-volumes", json=body).raise_for_status().json()["id"]
+    try:
+        plan = one(root, env)
+        assert [place.data_centers for place in plan.places] == [("CA-MTL-1",)]
+        assert any("$3.50 a month), grown to 100 GB" in note for note in plan.notes)
+        job(root, compute={"gpus": ["NVIDIA A40"], "volume": volume, "data_centers": ["EU-SE-1"]})
+        misfit = one(root, env)
+        assert all(place.usd_per_hour is None for place in misfit.places)
+        assert any(note.startswith("VolumeElsewhere: ") and "CA-MTL-1" in note for note in misfit.notes)
+    finally:
+        simulator.request("DELETE", f"/v2/network-volumes/{made}")
 
 
 def test_past_runs_correct_hours_and_say_so(root: Path) -> None:

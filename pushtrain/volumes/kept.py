@@ -33,7 +33,7 @@ def kept_volume(cloud: Cloud, spec: JobSpec, ledger_url: str) -> Volume | None:
     Raises SpecError (VolumeElsewhere) where the spec allows only other data centers: no wait would help there.
     """
     name = kept_name(spec, ledger_url)
-    found = first_of(cloud.find(name).volumes, name) if name else None
+    found = first_of(cloud.volumes(), name) if name else None
     if found is not None and spec.compute.data_centers and found.data_center not in spec.compute.data_centers:
         allowed = ", ".join(spec.compute.data_centers)
         raise SpecError(
