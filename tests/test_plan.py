@@ -179,6 +179,20 @@ def test_an_unknown_dataset_is_bounded_by_the_steps_where_the_spec_has_them(root
         assert any(("full rows" if steps else "at most the budget's") in note for note in plan.notes)
 
 
+def test_of_a_bucket_it_says_what_it_does_not_know(root: Path) -> None:
+    bucket = {"path": None, "source": "s3://acme/rows.jsonl", "eval_fraction": 0.1}
+    job(root, data={name: value for name, value in bucket.items()}, train={"max_steps": 50})
+    bounded = one(root)
+    (said,) = (it.message for it in bounded.cautions if it.reason == "DataNotRead")
+    assert "s3://acme/rows.jsonl is a bucket" in said and "those of 50 full steps, at most" in said
+    job(root, data=bucket)
+    (said,) = (it.message for it in one(root).cautions if it.reason == "DataNotRead")
+    assert said.endswith("at most the budget's: train.max_steps would bound them")
+    assert one(root).first is not None and "not known here" in " ".join(
+        text_of(plan_specs([], root, OFFLINE)[0]).split()
+    )
+
+
 def test_what_a_reviewer_must_see_is_a_caution(root: Path) -> None:
     job(
         root,

@@ -70,6 +70,16 @@ def _of_any(plan: Plan) -> Iterator[Caution]:
             yield Caution(reason="TightMemory", message=message)
 
 
+def _of_the_bucket(spec: TrainingSpec, plan: Plan) -> str:
+    reckoned = "hours and dollars are at most the budget's: train.max_steps would bound them"
+    if plan.work is not None:
+        reckoned = f"hours and dollars are those of {plan.work.steps} full steps, at most"
+    return (
+        f"{spec.data.source} is a bucket, which a plan does not open: how many rows there are, how long, of what form, "
+        f"what is cut, and that the file does not change until the run are not known here; {reckoned}"
+    )
+
+
 def _of_the_template(spec: JobSpec) -> str:
     image = "image, " if spec.compute.asked_image is None else ""
     return (
@@ -122,6 +132,8 @@ def _of_training(
             yield Caution(reason="Gated", message=f"{what} is gated: HF_TOKEN has to be of an account that was let in")
         if facts.licence is not None and facts.licence.lower() not in _FREE:
             yield Caution(reason="Licence", message=f"{what} is under the licence {facts.licence}: read what it allows")
+    if spec.data.source is not None and not spec.data.is_on_hub:
+        yield Caution(reason="DataNotRead", message=_of_the_bucket(spec, plan))
     if not spec.train.bf16:
         message = "train.bf16: false computes in fp32: the hours here are those of bf16, it takes several times as many"
         yield Caution(reason="SlowInFp32", message=message)
