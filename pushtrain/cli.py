@@ -13,6 +13,7 @@ import typer
 
 from pushtrain import __version__
 from pushtrain.cli_again import extend, replay, retry
+from pushtrain.cli_live import attach, logs, top
 from pushtrain.cli_plan import plan, prices, review
 from pushtrain.cli_setup import doctor, init
 from pushtrain.cli_ssh import add_ssh_verbs, forget_over
@@ -149,21 +150,9 @@ def runs(as_json: Json = False) -> None:
         out.print(runs_table(rows))
 
 
-@app.command()
-def logs(
-    name: Annotated[str, typer.Argument(metavar="RUN", help="Run id, its beginning, or a job name.")],
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run is over.")] = False,
-    as_json: Json = False,
-) -> None:
-    """A run's events and log from the ledger."""
-    from pushtrain.listing import stream_logs
-    from pushtrain.settings import load_settings
-    from pushtrain.wiring import open_ledger
-
-    settings = load_settings(Path.cwd())
-    for text in stream_logs(open_ledger(settings), name, follow=follow, as_json=as_json, tick_s=settings.tick_s):
-        sys.stdout.write(redact(text))
-        sys.stdout.flush()
+app.command()(logs)
+app.command()(attach)
+app.command()(top)
 
 
 @app.command()

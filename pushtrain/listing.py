@@ -9,7 +9,6 @@ from rich.table import Table
 
 from pushtrain.attempts import steps_lost
 from pushtrain.budget import cap_usd
-from pushtrain.errors import PushtrainError
 from pushtrain.events import Event
 from pushtrain.ledger import Ledger, RunRecord
 from pushtrain.lookup import newest_run
@@ -40,28 +39,16 @@ def runs_table(rows: list[dict[str, Any]]) -> Table:
     return table
 
 
-def stream_logs(ledger: Ledger, name: str, *, follow: bool, as_json: bool, tick_s: float) -> Iterator[str]:
-    """Events and log chunks in the order they were written, then (with `follow`) as they come, until the run is over.
+def stream_logs(ledger: Ledger, name: str, *, as_json: bool) -> Iterator[str]:
+    """Events and log chunks in the order they were written. `pushtrain.live.logs` goes on from there.
 
     Raises PushtrainError for an unknown run, LedgerUnavailable when the remote cannot be reached.
     """
-    run_id = newest_run(ledger, name).run_id
-    seen, chunk, tip = 0, 0, ""
-    while True:
-        now_tip = ledger.refs().get(run_id)
-        if now_tip is None:
-            raise PushtrainError(f"the branch of run {run_id} was deleted", reason="UnknownRun")
-        if now_tip != tip:
-            record = ledger.read(run_id, now_tip)
-            tip = now_tip
-            for event in record.events[seen:]:
-                yield _event_text(event, as_json)
-            seen = len(record.events)
-            raw, chunk = ledger.text(record, "logs", chunk)
-            yield from _log_texts(raw.decode(errors="replace"), as_json)
-            if record.is_over or not follow:
-                return
-        time.sleep(tick_s)
+    record = newest_run(ledger, name)
+    for event in record.events:
+        yield event_text(event, as_json)
+    raw, _ = ledger.text(record, "logs")
+    yield from log_texts(raw.decode(errors="replace"), as_json)
 
 
 def _row(ledger: Ledger, record: RunRecord) -> dict[str, Any]:
@@ -83,7 +70,7 @@ def _row(ledger: Ledger, record: RunRecord) -> dict[str, Any]:
     }
 
 
-def _log_texts(text: str, as_json: bool) -> Iterator[str]:
+def log_texts(text: str, as_json: bool) -> Iterator[str]:
     """The log, and between its parts what the pod left out of it."""
     at = 0
     for gap in GAP_LINE.finditer(text):
@@ -113,7 +100,7 @@ def _steps_lost(ledger: Ledger, record: RunRecord) -> int:
     return sum(steps_lost(record.events, ledger.text(record, "metrics")[0]).values())
 
 
-def _event_text(event: Event, as_json: bool) -> str:
+def event_text(event: Event, as_json: bool) -> str:
     if as_json:
         return json.dumps({"event": {k: v for k, v in vars(event).items() if k != "digest"}}, default=dict) + "\n"
     reason = f" {event.reason}" if event.reason else ""

@@ -30,6 +30,7 @@ LONG = frozenset(
         "volumes_recipes",
         "whole_command",
         "whole_limits",
+        "whole_live",
         "whole_session",
         "workflow_ci",
         "workflow_steps",

@@ -14,7 +14,7 @@ from pushtrain.bounds import RESULT_BYTES
 from pushtrain.errors import LedgerError, LedgerUnavailable
 from pushtrain.events import EventDraft
 from pushtrain.gitcmd import REFUSED
-from pushtrain.listing import _log_texts
+from pushtrain.listing import log_texts
 from pushtrain.pod.rotation import CHUNK_BYTES, GAP_LINE, LOG_CAP_BYTES, METRICS_CAP_BYTES, PULSE_BYTES, TAIL_BYTES
 from pushtrain.pod.shipper import PATIENT_REFUSALS, PUSHES_AT_FULL_PACE, Shipper, pause_s
 from pushtrain.pod.spool import EVENTS_PER_ATTEMPT, Batch, Spool
@@ -124,8 +124,8 @@ def test_a_gap_is_shown_plainly(tmp_path: Path) -> None:
     digest = hashlib.sha256(b"one\ntwo\n").hexdigest()
     name = f"{tmp_path.name}/trainer.log"
     shown = f"8 bytes of the log are not in the ledger, push declined [GH013) ({name}, bytes 0 to 8, SHA-256 {digest})"
-    assert list(_log_texts(text, as_json=False)) == ["before\n", f"── {shown}\n", "after\n"]
-    before, gap, after = (json.loads(line) for line in _log_texts(text, as_json=True))
+    assert list(log_texts(text, as_json=False)) == ["before\n", f"── {shown}\n", "after\n"]
+    before, gap, after = (json.loads(line) for line in log_texts(text, as_json=True))
     assert (before, after) == ({"log": "before\n"}, {"log": "after\n"})
     place = {"bytes": 8, "begin": 0, "end": 8, "name": name, "sha256": digest}
     assert gap == {"gap": place | {"why": "push declined [GH013)"}}

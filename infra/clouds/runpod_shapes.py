@@ -79,7 +79,15 @@ def pod(raw: Any) -> Pod:
         volume_id=next(iter(sorted(mounted_volume_ids(raw))), None),
         ssh_direct=_direct(raw),
         ssh_proxy=_address((raw.get("ssh") or {}).get("proxy")),
+        gpu_percent=_highest(runtime, "util"),
+        gpu_memory_percent=_highest(runtime, "memoryUtil"),
     )
+
+
+def _highest(runtime: Any, figure: str) -> float | None:
+    """Of all GPUs of a pod."""
+    told = [gpu.get(figure) for gpu in (runtime or {}).get("gpus") or () if isinstance(gpu, dict)]
+    return max((float(value) for value in told if isinstance(value, int | float)), default=None)
 
 
 def _direct(raw: Any) -> SshAddress | None:

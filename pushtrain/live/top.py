@@ -1,0 +1,111 @@
+"""`pushtrain top`: every pod of this ledger, refreshed until Ctrl-C."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live as Screen
+from rich.table import Table
+
+from pushtrain.branch import number
+from pushtrain.cloud import Cloud, Pod
+from pushtrain.errors import CloudUnavailable, LedgerUnavailable
+from pushtrain.ledger import Ledger, RunRecord
+from pushtrain.live.rows import Row, last_figures, rows
+from pushtrain.lookup import read_each
+from pushtrain.redact import redact
+from pushtrain.run import ledger_prefix
+
+# A run's last figures stand in its newest chunks of metrics; a chunk of a session has one line.
+_CHUNKS = 3
+
+
+@dataclass
+class Top:
+    """Looks at ledger and cloud; what did not move since the last look is not read again."""
+
+    ledger: Ledger
+    cloud: Cloud
+    clock: Callable[[], float] = time.time
+    _figures: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)
+
+    def look(self) -> list[Row]:
+        """Raises LedgerUnavailable, CloudUnavailable: an old answer is not passed off as a new one."""
+        pods = self.cloud.find(ledger_prefix(self.ledger.url)).pods
+        records, _ = read_each(self.ledger, self.ledger.look().open_runs)
+        active = [record for record in records.values() if not record.is_over]
+        figures = {record.run_id: self._last_figures(record) for record in active}
+        return rows(active, [pod for pod in pods if _is_there(pod)], figures, self.clock())
+
+    def _last_figures(self, record: RunRecord) -> Mapping[str, Any]:
+        known = self._figures.get(record.run_id)
+        if known is None or known[0] != record.tip:
+            last = max((number(path) for path in record.paths if path.startswith("metrics/")), default=0)
+            raw, _ = self.ledger.text(record, "metrics", max(0, last - _CHUNKS)) if last else (b"", 0)
+            known = self._figures[record.run_id] = (record.tip, last_figures(raw))
+        return known[1]
+
+
+def watch(top: Top, console: Console, *, every_s: float, sleep: Callable[[float], None] = time.sleep) -> None:
+    """The table in a terminal until Ctrl-C; a look that fails leaves the last one standing and says so. Raises what the
+    first look raises."""
+    table = draw(top.look())
+    with Screen(table, console=console, auto_refresh=False, screen=False) as screen:
+        while True:
+            try:
+                sleep(every_s)
+                table = draw(top.look())
+            except (LedgerUnavailable, CloudUnavailable) as away:
+                table.caption = redact(f"{away}: this is how it was")
+            except KeyboardInterrupt:
+                return
+            screen.update(table, refresh=True)
+
+
+def draw(found: list[Row]) -> Table:
+    hourly = sum(row.usd_per_hour for row in found)
+    table = Table(title=f"{sum(row.pod_id is not None for row in found)} pods, ${hourly:.2f} an hour together")
+    for name in ("run", "state", "GPU", "GPU %", "memory %", "disk GB", "$/h", "so far of cap", "up"):
+        table.add_column(name, no_wrap=name == "run", overflow="fold", justify="left" if name in _TEXTS else "right")
+    for row in found:
+        table.add_row(*(redact(cell) for cell in _cells(row)))
+    return table
+
+
+_TEXTS = ("run", "state", "GPU")
+
+
+def _cells(row: Row) -> list[str]:
+    step = f"\nstep {row.step} of {row.total_steps or '?'}" if row.step is not None else ""
+    idle = f"\nidle for {row.idle_s / 60:.0f} min" if row.idle_s else ""
+    attempt = f", attempt {row.attempt}" if row.attempt not in (None, 1) else ""
+    gpu = f"{row.gpu_count} × {row.gpu}" if row.gpu else "–"
+    disk = f"{row.disk_gb:.0f} of {row.disk_total_gb:.0f}" if row.disk_gb and row.disk_total_gb else "–"
+    spent = f"${row.spent_usd:.3f} of ${row.cap_usd:.2f}" if row.spent_usd is not None else "–"
+    return [
+        row.run_id,
+        f"{row.state}{attempt}{step}{idle}",
+        gpu,
+        _percent(row.gpu_percent),
+        _percent(row.gpu_memory_percent),
+        disk,
+        f"{row.usd_per_hour:.2f}" if row.usd_per_hour else "–",
+        spent,
+        _time(row.uptime_s),
+    ]
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0f}"
+
+
+def _time(seconds: int | None) -> str:
+    if seconds is None:
+        return "–"
+    return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+
+
+def _is_there(pod: Pod) -> bool:
+    return pod.is_alive or pod.usd_per_hour > 0
