@@ -13,6 +13,7 @@ LONG = frozenset(
         "faults_real",
         "pod_kills",
         "pod_network",
+        "recipes_session",
         "rehearsal",
         "replay",
         "ssh_files",

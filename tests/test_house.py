@@ -24,6 +24,7 @@ BARE_MODULES += [it for it in MODULES if it.is_relative_to("pushtrain/pod")]
 DOORS = ("pushtrain/cli.py", "pushtrain/wiring.py", "pushtrain/plan/sources.py", "pushtrain/prices/show.py")
 DOORS += ("pushtrain/doctor/services.py",)
 VERBS = [
+    "attach",
     "cancel",
     "check",
     "cp",
@@ -48,6 +49,7 @@ VERBS = [
     "ssh-key",
     "sweep",
     "sync",
+    "top",
     "tunnel",
     "verify",
     "volumes",

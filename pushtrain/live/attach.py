@@ -16,6 +16,11 @@ _GIVES_UP = ("RunOver", "NoPod", "SshOff", "NoKeys", "NoPort", "NoSshd", "Failed
 # Told inside, once the terminal is there.
 _HOW_TO_LEAVE = r"\; display-message -d 4000 'Ctrl-b d leaves it, and what runs here runs on'"
 SESSION, OUTPUT = "pushtrain", "pushtrain-output"
+# Who comes before the work tree is there waits for at most ten minutes.
+_OPENING = (
+    f"n=0; until tmux has-session -t {SESSION} 2> /dev/null || [ $n -ge 600 ]; do n=$((n+1)); "
+    '[ $n -ne 3 ] || echo "the session is being opened ..."; sleep 1; done'
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +60,7 @@ def remote_command(record: RunRecord, found: Endpoint) -> str:
     """For the shell there. Anything but a session is shown in a tmux of its own, so that Ctrl-b d leaves it, too; an
     image without tmux shows it plainly."""
     if is_session(record):
-        return _tmux(f"exec tmux attach-session -t {SESSION} {_HOW_TO_LEAVE}")
+        return _tmux(f"{_OPENING}; exec tmux attach-session -t {SESSION} {_HOW_TO_LEAVE}")
     log = shlex.quote(f"{found.folder}/runs/{found.run_id}/attempt-{found.attempt}/trainer.log")
     shown = f"tail -n 1000 -F {log}"
     in_tmux = f"exec tmux new-session -A -s {OUTPUT} {shlex.quote(shown)} {_HOW_TO_LEAVE}"

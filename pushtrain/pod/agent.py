@@ -22,6 +22,7 @@ from pushtrain.pod.context import LEDGER_TOKEN, SAVING_SHARE, Context, read_cont
 from pushtrain.pod.environment import prepare_environment, programs, trainer_env
 from pushtrain.pod.outcome import TAIL_LINES, Outcome, Remains, decide
 from pushtrain.pod.ports import addresses
+from pushtrain.pod.session.settings import places
 from pushtrain.pod.shared import clear_finished
 from pushtrain.pod.shipper import Shipper
 from pushtrain.pod.spool import Spool, plain
@@ -82,7 +83,7 @@ class Attempt:
         )
         self._door = open_door(
             self._environ,
-            trainer_env(self._context, self._environ),
+            trainer_env(self._context, self._environ) | self._places(),
             workspace=self._context.workspace,
             programs=programs(self._context, self._environ),
             say=self._log.line,
@@ -118,6 +119,9 @@ class Attempt:
     def close(self) -> None:
         """Nobody stays logged in: whoever does must not hold up the end of the pod."""
         self._door.close()
+
+    def _places(self) -> dict[str, str]:
+        return places(self._context) if self._context.task == "session" else {}
 
     def _environment(self, watch: Watch) -> str:
         def tool(argv: Sequence[str], env: Mapping[str, str]) -> int:

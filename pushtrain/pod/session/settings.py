@@ -54,6 +54,11 @@ def files_dir(context: Context) -> Path:
     return context.run_dir / "files"
 
 
+def places(context: Context) -> dict[str, str]:
+    """Variables of every shell, in tmux and by ssh."""
+    return {"PUSHTRAIN_RUN_DIR": str(files_dir(context)), "PUSHTRAIN_WORK": str(work_dir(context))}
+
+
 def shell_env(
     context: Context, settings: SessionSettings, environ: Mapping[str, str], *, first: Path, last: Path
 ) -> dict[str, str]:
@@ -67,4 +72,4 @@ def shell_env(
     }
     given = {name: environ[name] for name in settings.secrets if environ.get(name)}
     path = f"{first}:{environ.get('PATH', '/usr/local/bin:/usr/bin:/bin')}:{last}"
-    return {**kept, **given, "PATH": path, "PUSHTRAIN_RUN_DIR": str(files_dir(context))}
+    return {**kept, **given, "PATH": path, **places(context)}
