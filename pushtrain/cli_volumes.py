@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pushtrain.errors import RequestRejected
 from pushtrain.terminal import out, print_drawn, print_json, say
 
 if TYPE_CHECKING:
@@ -132,15 +131,10 @@ def cp_volume(places: Sequence[str]) -> None:
     """`pushtrain cp` where one side is `volume:NAME/path`: by S3, without any pod."""
     from pushtrain.volumes import files
 
+    files.check_places(places)
     *sources, target = places
     account, transfer = _account(), _transfer(64)
-    for source in sources or [""]:
-        if files.is_volume(source) == files.is_volume(target) or files.is_elsewhere(source, target):
-            raise RequestRejected(
-                f"cannot copy from {source or 'nowhere'} to {target}",
-                hint="one side is volume:NAME/path, the other a file or folder here; `pushtrain volumes copy` is for "
-                "a whole volume",
-            )
+    for source in sources:
         if files.is_volume(target):
             _told(files.put(account, Path(source), files.place(target), transfer))
         else:

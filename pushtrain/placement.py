@@ -168,6 +168,9 @@ def _conditions(spec: JobSpec, volume_data_center: str | None) -> list[tuple[str
 
 
 def _wider(spec: JobSpec) -> str:
+    if spec.compute.volume.keep:
+        name = spec.compute.volume.name
+        return f"name more GPU types, wait, or `pushtrain volumes copy {name} DATA_CENTER` and name the copy"
     more = [tier for tier in CLOUDS[spec.compute.cloud].tiers if tier not in spec.compute.tiers]
     allow = f", allow {' or '.join(more)} in compute.tiers," if more else ","
     return f"name more GPU types or data centers{allow} or wait"

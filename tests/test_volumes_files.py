@@ -13,6 +13,8 @@ from infra.simulator.server import RunningSimulator
 from pushtrain.cloud import Volume
 from pushtrain.errors import CloudAuthFailed, CloudUnavailable, PushtrainError, RequestRejected
 from pushtrain.volumes.endpoints import access_to
+from pushtrain.volumes.files import Place, check_places, is_elsewhere, is_volume, place
+from pushtrain.volumes.progress import progress_lines
 from pushtrain.volumes.store import Changed, Entry, VolumeFull, VolumeStore
 from pushtrain.volumes.transfer import Transfer, copy, get, put
 
@@ -250,3 +252,29 @@ def test_a_long_listing_has_pages(simulator: RunningSimulator, volume: Volume, s
     begun = time.monotonic()
     assert len(list(store.files("many/"))) == 1100
     assert time.monotonic() - begun < 20
+
+
+def test_progress_is_a_line_now_and_then() -> None:
+    now_s, said = [0.0], list[str]()
+    progress = progress_lines(said.append, lambda: now_s[0])
+    for second in range(1, 13):
+        now_s[0] = second
+        progress("models/a", second * 10**8, 2 * 10**9)
+    assert said == [
+        "models/a: 25% of 2.00 GB, 100.0 MB/s",
+        "models/a: 50% of 2.00 GB, 100.0 MB/s",
+    ]
+    progress("models/b", 1, 1)
+    assert len(said) == 2, "what takes a moment says nothing"
+
+
+def test_a_place_on_a_volume_is_told_from_a_path_and_from_a_pods() -> None:
+    assert place("volume:models/a/b") == place("models/a/b") == Place(name="models", path="a/b")
+    assert place("volume:models") == Place(name="models", path="")
+    with pytest.raises(RequestRejected):
+        place("volume:/x")
+    assert is_volume("volume:x/y") and not is_volume("run:x") and not is_volume("./volume:x")
+    assert is_elsewhere("job-01234567-89abcdef:data") and not is_elsewhere("volume:x/y", "./a:b", "data", "/a")
+    for pair in (["volume:a/x", "volume:b/y"], ["job:x", "volume:a/y"], ["volume:a/x", "job:y"], ["volume:a/x"]):
+        with pytest.raises(RequestRejected, match="cannot copy"):
+            check_places(pair)

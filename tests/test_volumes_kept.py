@@ -7,7 +7,10 @@ from climb_world import World
 
 from infra.simulator.state import Pod, Volume
 from pushtrain.cloud import Live
-from pushtrain.errors import SpecError
+from pushtrain.errors import NoCapacity, SpecError
+from pushtrain.placement import ladder
+from pushtrain.pod.context import read_context
+from pushtrain.pod.environment import trainer_env
 from pushtrain.pod.shared import left_by_finished
 from pushtrain.reconcile import tick
 from pushtrain.refs import CLAIMS, RUNS, claim_of, look
@@ -168,6 +171,10 @@ def test_a_place_that_refuses_keeps_the_volume_and_the_run_waits_for_that_place(
     assert world.record().last.state == "waiting"
     (planned,) = world.events("provisioning")
     assert {rung["data_center"] for rung in planned.data["rungs"]} == {kept.data_center}
+    spec = world.checkout.jobs["job"].spec
+    with pytest.raises(NoCapacity) as nothing:
+        ladder(spec, [], volume_data_center=kept.data_center)
+    assert "pushtrain volumes copy models" in str(nothing.value.hint)
     world.runpod.refuse = lambda path, body: None
     world.sleep(120)
     world.tick()
@@ -218,6 +225,34 @@ def test_a_pod_clears_what_finished_runs_left_and_nothing_else(tmp_path: Path) -
     known = look({**{RUNS + run_id: tip for run_id, tip in tips.items()}, **claims})
     assert left_by_finished(tmp_path, known, own) == [tmp_path / over]
     assert left_by_finished(tmp_path, known, over) == [] and left_by_finished(tmp_path / "none", known, own) == []
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_on_a_shared_volume_only_what_bears_two_writers_is_shared(tmp_path: Path, shared: bool) -> None:
+    environ = {
+        "PUSHTRAIN_RUN_ID": "job-01234567-89abcdef",
+        "PUSHTRAIN_ATTEMPT": "1",
+        "PUSHTRAIN_COMMIT": "0" * 40,
+        "PUSHTRAIN_SPEC_PATH": "jobs/job.yaml",
+        "PUSHTRAIN_SOURCE_URL": "https://git.example/jobs.git",
+        "PUSHTRAIN_LEDGER_URL": LEDGER,
+        "PUSHTRAIN_DEADLINE_EPOCH_S": "1",
+        "PUSHTRAIN_STALL_S": "1",
+        "PUSHTRAIN_WORKSPACE": str(tmp_path),
+        **({"PUSHTRAIN_VOLUME_SHARED": "1"} if shared else {}),
+    }
+    context = read_context(environ)
+    env = trainer_env(context, environ)
+    own = tmp_path / "runs" / "job-01234567-89abcdef"
+    assert env["HF_HOME"] == str(tmp_path / ".cache" / "huggingface")
+    assert context.checkout == (own if shared else tmp_path) / "source" / ("0" * 40)
+    for name, folder in (
+        ("TRITON_CACHE_DIR", "triton"),
+        ("TORCHINDUCTOR_CACHE_DIR", "inductor"),
+        ("CUDA_CACHE_PATH", "cuda"),
+    ):
+        assert env[name] == str((own if shared else tmp_path) / ".cache" / folder)
+    assert ("HF_DATASETS_CACHE" in env and "HF_MODULES_CACHE" in env) == shared
 
 
 @pytest.mark.parametrize(

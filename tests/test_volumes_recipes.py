@@ -10,6 +10,8 @@ from recipe_runner import Terminal
 from whole import World
 
 pytest_plugins = ("whole",)
+# A page of commands: each starts Python anew.
+pytestmark = pytest.mark.timeout(400)
 
 PAGE = Path(__file__).parents[1] / "docs" / "volumes.md"
 VOLUME = "volume: {name: models, keep: true, size_gb: 50}"

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +43,19 @@ def place(text: str) -> Place:
     if not name:
         raise RequestRejected(f"{text!r} names no volume", hint=f"{SCHEME}NAME/path, e.g. {SCHEME}models/base/")
     return Place(name=name, path=path)
+
+
+def check_places(places: Sequence[str]) -> None:
+    """Raises RequestRejected unless exactly one side of a copy, sources and then its target, is on a volume, and the
+    other here."""
+    *sources, target = places
+    for source in sources or ["nowhere"]:
+        if not sources or is_volume(source) == is_volume(target) or is_elsewhere(source, target):
+            raise RequestRejected(
+                f"cannot copy from {source} to {target}",
+                hint=f"one side is {SCHEME}NAME/path, the other a file or folder here; `pushtrain volumes copy` is for "
+                "a whole volume",
+            )
 
 
 def put(
