@@ -101,6 +101,19 @@ def test_two_processes_train_as_one_does_and_resume_to_the_same_bytes(
     assert files(two, 3) == before
 
 
+def test_two_processes_stop_early_together_and_publish_the_best_step(
+    hub: Hub, home: Path, forks: Zygote, tmp_path: Path
+) -> None:
+    train = {"max_steps": 40, "learning_rate": 0.1, "eval_steps": 2, "early_stopping_patience": 2, "save_steps": 50}
+    two = bench_of(hub, home, tmp_path / "early", "ddp", train=train)
+    assert forks.train(two.command(), two.root, environ={RESUME_FROM: ""}, processes=2) == 0, log(two)
+    metrics = two.file("result.json")["metrics"]
+    assert metrics["best_step"] < metrics["steps"] < 40
+    seen = {row["step"]: row["eval_loss"] for row in two.file("metrics.jsonl")[:-1] if "eval_loss" in row}
+    assert metrics["eval_loss"] == pytest.approx(min(seen.values()), rel=LOSS)
+    assert seen[metrics["best_step"]] == min(seen.values())
+
+
 def assert_close(one: Bench, two: Bench) -> None:
     from safetensors.torch import load_file
 

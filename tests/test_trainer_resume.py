@@ -65,7 +65,9 @@ CASES = {
         train={"eval_steps": 3},
         held_out=0.125,
     ),
-    "qlora, killed between weights and optimizer": Case(dies=IN_THE_WEIGHTS, resumes=2, method={"kind": "qlora"}),
+    "qlora, 8-bit moments, killed between weights and optimizer": Case(
+        dies=IN_THE_WEIGHTS, resumes=2, method={"kind": "qlora"}, train={"optim": "paged_adamw_8bit"}
+    ),
     "full, killed in the middle of the state": Case(dies=IN_THE_STATE, resumes=2, method={"kind": "full"}),
     "lora, packed, killed before the marker": Case(dies=BEFORE_THE_MARKER, resumes=2, train={"packing": True}),
     "dpo, killed between weights and optimizer": Case(

@@ -138,6 +138,25 @@ def assert_the_one_who_started_workers_keeps_it(bench: Bench, revision: str) -> 
     assert bench.file("events.jsonl", attempt=2)[-1]["data"]["revision"] != revision, "another card: another reason"
 
 
+def test_stopped_early_the_best_weights_are_published_also_of_a_full_model_and_by_a_later_attempt(bench: Bench) -> None:
+    train = {"max_steps": 60, "learning_rate": 0.05, "eval_steps": 2, "early_stopping_patience": 2, "save_steps": 100}
+    bench.write(publish={"repo": "demo/early"}, train=train, method={"kind": "full"})
+    assert bench.run() == 0
+    metrics = bench.file("result.json")["metrics"]
+    assert metrics["best_step"] < metrics["steps"] < 60
+    *seen, last = [
+        record["eval_loss"] for record in bench.file("metrics.jsonl") if record.get("step") and "eval_loss" in record
+    ]
+    assert metrics["eval_loss"] == last == min(seen)
+    card = (bench.run_dir / "adapter" / "README.md").read_text()
+    assert f"The weights are those of step {metrics['best_step']}, whose held-out loss was the lowest." in card
+    files = bench.file("result.json")["adapter"]["files"]
+    assert bench.run(attempt=2) == 0, "only evaluation and upload are left"
+    assert bench.file("result.json", attempt=2)["adapter"]["files"] == files
+    again = bench.file("result.json", attempt=2)["metrics"]
+    assert again == {**metrics, "resumed_from_step": metrics["steps"]}
+
+
 def test_a_hub_that_is_away_hides_no_reason(
     bench: Bench, hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
