@@ -1,5 +1,6 @@
 """Each `run:` of review.yml and train.yml really run: pull request → comment → merge → run → receipt, and by hand."""
 
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -197,6 +198,30 @@ def test_a_branch_that_was_forced_over_and_a_squash_that_skips_ci(scene: Scene) 
     assert end(record) == ("succeeded", "") and record.run["commit"] == merged
     assert len(github.comments[number]) == 2, "its pull request is found, though no commit of the branch is on main"
     world.assert_nothing_left()
+
+
+def test_a_fork_with_a_hostile_spec_gets_a_summary_and_annotations_and_can_write_nothing(scene: Scene) -> None:
+    """Its workflow file is its own, as on GitHub; what holds is that its token only reads and no secret is there."""
+    world, github = scene.world, scene.github
+    world.write_job(max_usd=99, more="# </details> @everyone $(touch owned) ${{ secrets.RUNPOD_API_KEY }}\n")
+    review = world.repository / ".github/workflows/review.yml"
+    dump = "env > seen; cat seen; exec ../tool/"
+    review.write_text(review.read_text().replace("exec ../tool/", dump))
+    scene.push_branch("change")
+    number = scene.open("change")
+    github.pulls[number]["head"]["repo"]["full_name"] = "stranger/train"
+    assert scene.actions.settle()[-1].results == {"plan": "failure"}
+    (run,) = scene.actions.runs
+    said = run.steps[-1].output
+    assert "::error file=jobs/job.yaml,line=" in said and "$99" in run.summary and "from a fork" in said
+    assert CANARY not in said and "RUNPOD_API_KEY" not in said.replace("${{ secrets.RUNPOD_API_KEY }}", "")
+    assert github.comments == {} and not github.statuses
+    token = re.findall(r"^GITHUB_TOKEN=(\S+)", said, re.MULTILINE)[0]
+    for path, body in ((f"issues/{number}/comments", {"body": "x"}), ("statuses/" + "a" * 40, {"state": "success"})):
+        headers = {"Authorization": f"Bearer {token}"}
+        answer = httpx.post(f"{github.url}/repos/{REPO}/{path}", json=body, headers=headers, timeout=30)
+        assert answer.status_code == 403, path
+    assert not world.records() and not list(world.folder.rglob("owned"))
 
 
 def test_a_direct_push_is_run_with_a_status_and_without_a_comment(scene: Scene) -> None:

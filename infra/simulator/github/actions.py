@@ -129,16 +129,18 @@ class Actions:
             "GITHUB_EVENT_PATH": str(folder / "event.json"),
             "PATH": f"{self.folder / 'tools'}:{self.env['PATH']}",
         }
+        # An environment is for main alone; a fork gets neither variables nor a token that writes.
         own = dict(self.secrets) if event.name != "pull_request" else {}
+        strange = self._is_fork(event)
         machine = Machine(
             env={**self.env, **env},
             url=f"file://{self.hosted.path}",
             secrets=own,
-            token=self._token,
+            token=self._token_that_reads if strange else self._token,
             told=self.told,
             step_limit_s=self.step_limit_s,
         )
-        contexts = {"github": context, "vars": self.variables, "inputs": inputs}
+        contexts = {"github": context, "vars": {} if strange else self.variables, "inputs": inputs}
         return WorkflowRun(name=name, document=document, folder=folder, contexts=contexts, machine=machine)
 
     def _payload(self, event: Event) -> dict[str, Any]:
@@ -152,6 +154,12 @@ class Actions:
         self.github.tokens.add(token)
         self.github.grants[token] = dict(permissions)
         return token
+
+    def _token_that_reads(self, permissions: Mapping[str, str]) -> str:
+        return self._token({name: "read" if level == "write" else level for name, level in permissions.items()})
+
+    def _is_fork(self, event: Event) -> bool:
+        return bool(event.pull) and self.github.pulls[event.pull]["head"]["repo"]["full_name"] != REPO
 
     def _starts(self, on: Mapping[str, Any], event: Event) -> bool:
         """Whether a workflow's `on` takes the event."""
