@@ -238,6 +238,19 @@ def test_a_policy_in_the_pull_request_is_not_the_one_that_holds(scene: Scene) ->
     assert scene.review().exit_code == 2
 
 
+def test_workflows_and_tool_changed_beside_a_job_are_named(scene: Scene) -> None:
+    scene.write("pushtrain/cli.py", "")
+    scene.write(".github/workflows/train.yml", "on: push\n")
+    scene.commit()
+    scene.review()
+    assert scene.server.comments == {}, "without a job it is not for this comment"
+    scene.spec("new")
+    scene.commit()
+    assert scene.review().exit_code == 0
+    said = scene.comment().replace("\\", "")
+    assert "this also changes how jobs are judged and run: .github/workflows/train.yml, pushtrain/cli.py" in said
+
+
 def test_the_jobs_of_one_pull_request_share_the_month(scene: Scene) -> None:
     scene.git("switch", "-q", "main")
     scene.write("pushtrain-policy.yaml", "version: 1\nmax_usd_per_month: 12\n")

@@ -7,9 +7,11 @@ from typing import Literal
 
 from pushtrain.errors import LedgerError, SpecError
 from pushtrain.gitcmd import git, git_env
+from pushtrain.pod.tool import ASIDE
 
 # A pull request with more is no review any more; each costs milliseconds, and a request for prices.
 MOST_SPECS = 200
+_MACHINERY = (".github", "pushtrain", "infra", "trainer", "pyproject.toml", "uv.lock", "Pulumi.yaml", ASIDE)
 _KINDS: dict[str, Literal["new", "changed", "gone"]] = {"A": "new", "D": "gone"}
 
 
@@ -26,20 +28,8 @@ def changed_specs(root: Path, base: str, environ: Mapping[str, str]) -> list[Cha
 
     Raises SpecError where git has no such commit (reason UnknownBase), and for more than MOST_SPECS (TooManySpecs).
     """
-    if base.startswith("-") or not base.isprintable():
-        raise SpecError(f"{base[:80]!r} is no commit", reason="UnknownBase")
     env = git_env("", None, environ)
-    try:
-        start = (
-            git(["rev-parse", "--verify", "--quiet", f"{base}^{{commit}}"], env=env, cwd=root).stdout.decode().strip()
-        )
-    except LedgerError:
-        hint = "fetch it first (actions/checkout: fetch-depth: 2 has HEAD^1), or name another with --base"
-        raise SpecError(f"git has no commit {base!r}", hint=hint, reason="UnknownBase") from None
-    try:
-        start = git(["merge-base", start, "HEAD"], env=env, cwd=root).stdout.decode().strip() or start
-    except LedgerError:
-        pass  # a shallow clone may not hold it: then the base itself is what is compared with
+    start = _start(root, base, env)
     out = git(["diff", "--name-status", "-z", "--no-renames", start, "HEAD", "--", "jobs"], env=env, cwd=root).stdout
     words = out.decode(errors="surrogateescape").split("\0")
     changes = [
@@ -51,3 +41,27 @@ def changed_specs(root: Path, base: str, environ: Mapping[str, str]) -> list[Cha
         message = f"{len(changes)} job specs are changed, and at most {MOST_SPECS} are looked at together"
         raise SpecError(message, where="jobs", hint="split the pull request", reason="TooManySpecs")
     return changes
+
+
+def changed_machinery(root: Path, base: str, environ: Mapping[str, str]) -> list[str]:
+    """Paths of workflows, tool and lock that change likewise: how jobs are judged and run after the merge. Raises as
+    `changed_specs`."""
+    env = git_env("", None, environ)
+    names = ["diff", "--name-only", "-z", "--no-renames", _start(root, base, env), "HEAD", "--", *_MACHINERY]
+    return [it for it in git(names, env=env, cwd=root).stdout.decode(errors="surrogateescape").split("\0") if it]
+
+
+def _start(root: Path, base: str, env: Mapping[str, str]) -> str:
+    if base.startswith("-") or not base.isprintable():
+        raise SpecError(f"{base[:80]!r} is no commit", reason="UnknownBase")
+    try:
+        start = (
+            git(["rev-parse", "--verify", "--quiet", f"{base}^{{commit}}"], env=env, cwd=root).stdout.decode().strip()
+        )
+    except LedgerError:
+        hint = "fetch it first (actions/checkout: fetch-depth: 2 has HEAD^1), or name another with --base"
+        raise SpecError(f"git has no commit {base!r}", hint=hint, reason="UnknownBase") from None
+    try:
+        return git(["merge-base", start, "HEAD"], env=env, cwd=root).stdout.decode().strip() or start
+    except LedgerError:
+        return start  # a shallow clone may not hold it: then the base itself is what is compared with

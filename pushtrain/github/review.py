@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pushtrain.check import check, policy_for
 from pushtrain.errors import PushtrainError, SpecError
-from pushtrain.github.changes import Change, changed_specs
+from pushtrain.github.changes import Change, changed_machinery, changed_specs
 from pushtrain.github.markdown import code, details, fitted, plain, table
 from pushtrain.plan import Plan, plans
 from pushtrain.plan.markdown import plan_body
@@ -101,6 +101,7 @@ def review(root: Path, base: str, head: str, environ: Mapping[str, str]) -> Revi
     found = Review(base=base, head=head)
     try:
         found.changes = changed_specs(root, base, environ)
+        found.warnings += _beside(found.changes, changed_machinery(root, base, environ))
         found.policy = policy_at(root, base)
         known, unknown = known_before(found.policy, root, environ)
         found.warnings += unknown
@@ -119,6 +120,14 @@ def review(root: Path, base: str, head: str, environ: Mapping[str, str]) -> Revi
     except PushtrainError as failure:
         found.problems.append(failure)
     return found
+
+
+def _beside(changes: Sequence[Change], paths: Sequence[str]) -> list[str]:
+    """A change of workflows or tool is nothing a plan can judge, least of all together with a job."""
+    if not changes or not paths:
+        return []
+    shown = ", ".join(paths[:5]) + (f" and {len(paths) - 5} more" if len(paths) > 5 else "")
+    return [f"this also changes how jobs are judged and run: {shown}; judged here by the base's, run by the new ones"]
 
 
 def _twins(paths: Sequence[Path], root: Path) -> list[PushtrainError]:
