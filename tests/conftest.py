@@ -13,6 +13,8 @@ LONG = frozenset(
         "faults_real",
         "pod_kills",
         "pod_network",
+        "pod_ssh",
+        "recipe_ssh",
         "recipes_session",
         "rehearsal",
         "replay",

@@ -115,6 +115,19 @@ def test_many_at_once_lose_no_entry(environ: dict[str, str]) -> None:
     assert config.hosts(environ, "pt-aaaaaa-") == runs
 
 
+def test_the_name_of_a_job_is_the_run_of_it_that_was_reached_last(environ: dict[str, str]) -> None:
+    config.include(environ)
+    later = "job-99999999-99999999"
+    for run_id in (RUN, later, "job-2-0123abcd-0123abcd"):
+        write(environ, endpoint(run_id))
+    lines = [line for line in config.managed(environ).read_text().splitlines() if line.startswith("Host ")]
+    assert lines == [
+        f"Host pushtrain-{RUN}",
+        "Host pushtrain-job-2-0123abcd-0123abcd pushtrain-job-2",
+        f"Host pushtrain-{later} pushtrain-job",
+    ]
+
+
 @needs_clients
 @pytest.mark.parametrize("proxy", [False, True], ids=["direct", "proxy"])
 def test_the_real_ssh_reads_it_and_the_users_hosts_are_as_before(environ: dict[str, str], proxy: bool) -> None:

@@ -70,11 +70,12 @@ class Door:
         """End sshd and everybody who is logged in: a shell that ignores SIGTERM must not hold up the end of the pod."""
         if self.server is None or self.server.poll() is not None:
             return
-        guests = descendants(self.server.pid)
+        guests = set(descendants(self.server.pid))
         send([self.server.pid], signal.SIGTERM)
         send(guests, signal.SIGHUP)
         give_up_s = time.monotonic() + _LEAVE_S
-        while (left := set(guests) & set(descendants(os.getpid()))) and time.monotonic() < give_up_s:
+        # Without the server they are the watchdog's children, no longer ours.
+        while (left := set(filter(_lives, guests))) and time.monotonic() < give_up_s:
             time.sleep(0.05)
         send(left, signal.SIGKILL)
 
@@ -187,6 +188,13 @@ def _refused(server: "subprocess.Popen[bytes]", folder: Path) -> str | None:
             return " / ".join(said.splitlines()[-3:])[:500] or f"exit code {server.returncode}"
         time.sleep(0.02)
     return None
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def _greet(home: Path) -> None:

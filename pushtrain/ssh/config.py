@@ -1,7 +1,7 @@
 """The managed part of ~/.ssh/config: one Include line in the user's file, and a file of ours with a host for each run.
 
-So `ssh pushtrain-RUN`, scp, and editors that go by that file (VS Code's Remote-SSH) find a pod by the name of its run.
-The user's file is changed once, where somebody asked for it, and only at its top.
+So `ssh pushtrain-RUN`, `ssh pushtrain-JOB`, scp, and editors that go by that file (VS Code's Remote-SSH) find a pod by
+the name of its run. The user's file is changed once, where somebody asked for it, and only at its top.
 """
 
 import fcntl
@@ -10,13 +10,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from pushtrain.run import RUN_ID
 from pushtrain.ssh.client import SshFiles, alias, folder, home, option_values, write_private
 from pushtrain.ssh.endpoint import Endpoint
 
 INCLUDE = "Include ~/.ssh/pushtrain/config"
 _NOTE = "# pushtrain: hosts of running pods; `pushtrain ssh-config --remove` takes this line away"
 _HEAD = "# Written by pushtrain: a host for each run whose pod was reached. Changes here are lost.\n"
-_ENTRY = re.compile(r"^Host pushtrain-(\S+)\n(?:[ \t].*\n)*", re.MULTILINE)
+_ENTRY = re.compile(r"^Host pushtrain-(\S+)(?: pushtrain-\S+)?\n(?:[ \t].*\n)*", re.MULTILINE)
 
 
 def managed(environ: Mapping[str, str]) -> Path:
@@ -75,7 +76,7 @@ def update(environ: Mapping[str, str], entries: Mapping[str, str], gone: Iterabl
     with _locked(environ):
         text = managed(environ).read_text()
         kept = {match[1]: match[0] for match in _ENTRY.finditer(text) if match[1] not in gone}
-        kept |= entries
+        kept = {run_id: _without_job(block, entries) for run_id, block in kept.items()} | dict(entries)
         after = _HEAD + "".join(f"\n{kept[run_id]}" for run_id in sorted(kept))
         if after != text:
             write_private(managed(environ), after)
@@ -88,7 +89,20 @@ def entry(endpoint: Endpoint, files: SshFiles, mark: str) -> str:
     lines = [f"# {mark}", f"HostName {endpoint.host}", f"Port {endpoint.port}", f"User {endpoint.user}"]
     lines += [value.replace("=", " ", 1) for value in option_values(endpoint, files)]
     lines += ["RequestTTY force"] if endpoint.proxy else []
-    return f"Host {alias(endpoint.run_id)}\n" + "".join(f"    {line}\n" for line in lines)
+    names = dict.fromkeys(alias(name) for name in (endpoint.run_id, _job(endpoint.run_id)))
+    return f"Host {' '.join(names)}\n" + "".join(f"    {line}\n" for line in lines)
+
+
+def _job(run_id: str) -> str:
+    """The job stands for the run of it that was reached last."""
+    match = RUN_ID.fullmatch(run_id)
+    return match["job"] if match else run_id
+
+
+def _without_job(block: str, entries: Mapping[str, str]) -> str:
+    for run_id in entries:
+        block = re.sub(rf"\A(Host \S+) {re.escape(alias(_job(run_id)))}\n", r"\1\n", block)
+    return block
 
 
 def _has_include(text: str) -> bool:
