@@ -161,4 +161,5 @@ def _pod_request(wanted: Properties) -> PodRequest:
         min_cuda_version=wanted.get("min_cuda_version"),
         template=wanted.get("template"),
         ssh=bool(wanted.get("ssh")),
+        max_usd_per_hour=wanted.get("max_usd_per_hour"),
     )

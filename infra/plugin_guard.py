@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from pulumi.automation import CommandError, ConcurrentUpdateError
 
 from infra import clouds
-from infra.clouds.runpod_http import Limits
+from infra.clouds.wire import Limits
 from infra.operations import BUSY_WAITS_S, VolumeOperations, kind_of
 from infra.plugin import PROVIDER_TYPE, Found, PluginProgram, is_plugins
 from infra.plugin_errors import answer_in, decode

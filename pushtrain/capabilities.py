@@ -25,7 +25,7 @@ class Capabilities:
     volume_tiers: tuple[Tier, ...]
     has_data_centers: bool
     has_volume_files: bool
-    has_spot: bool
+    spot: str
     has_templates: bool
     has_http_proxy: bool
     has_ssh_keys: bool
@@ -39,6 +39,23 @@ class Capabilities:
         return tier in self.volume_tiers
 
 
+VAST = Capabilities(
+    title="Vast.ai",
+    rents="container",
+    tiers={"SECURE": "data centers that Vast has checked", "COMMUNITY": "other people's machines"},
+    volume_tiers=(),
+    has_data_centers=False,
+    has_volume_files=False,
+    spot="no: bids are not made",
+    has_templates=False,
+    has_http_proxy=False,
+    has_ssh_keys=True,
+    has_scoped_key=True,
+    ends_itself="REST, with the instance's key",
+    logs="a copy on demand, without times",
+    bill="by the day, settled after an hour or so",
+)
+
 CLOUDS: Mapping[str, Capabilities] = {
     "runpod": Capabilities(
         title="RunPod",
@@ -47,7 +64,7 @@ CLOUDS: Mapping[str, Capabilities] = {
         volume_tiers=("SECURE",),
         has_data_centers=True,
         has_volume_files=True,
-        has_spot=False,
+        spot="no: REST v2 has none",
         has_templates=True,
         has_http_proxy=True,
         has_ssh_keys=True,
@@ -113,7 +130,7 @@ _ROWS = (
     ("network volume that outlives the pod", lambda can: ", ".join(can.volume_tiers) or "no"),
     ("`data_centers` can be named", lambda can: can.has_data_centers),
     ("files of a volume without a pod (S3)", lambda can: can.has_volume_files),
-    ("interruptible machines", lambda can: can.has_spot),
+    ("interruptible machines", lambda can: can.spot),
     ("`template`", lambda can: can.has_templates),
     ("`ports` as /http, by a proxy of the cloud", lambda can: can.has_http_proxy),
     ("the account's ssh keys reach the pod", lambda can: can.has_ssh_keys),

@@ -74,7 +74,8 @@ class PodRequest:
     At `mount_path` is the network volume `volume_id`, or a disk of the pod's own of `persistent_gb` (10 at least) that
     is gone with the pod; never both. A community pod takes no network volume. `template` is a template's id, resolved
     once, at the create: what the request says itself wins, and without an `image` the template's is used. With `ssh`
-    the account's public keys reach the pod."""
+    the account's public keys reach the pod. Where machines have prices of their own, one whose GPUs cost more than
+    `max_usd_per_hour` is not taken."""
 
     name: str
     image: str | None
@@ -93,6 +94,7 @@ class PodRequest:
     min_cuda_version: str | None = None
     template: str | None = None
     ssh: bool = False
+    max_usd_per_hour: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -29,10 +29,12 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from inspect import signature
 from typing import Protocol, TypeVar
 
 import pytest
 
+from pushtrain.capabilities import CLOUDS, Capabilities
 from pushtrain.cloud import Cloud, Live, PodRequest, VolumeRequest
 from pushtrain.errors import CloudError, CloudUnavailable, NoCapacity, RequestRejected
 from pushtrain.run import KEPT_PREFIX
@@ -47,14 +49,17 @@ class Facts:
     `sold_out`: (gpu, data center) that the cloud knows and cannot place now. `absent_id` was never given to anything.
     `community_gpu`: a GPU type that can be had on a community machine now.
     `elsewhere`: another data center with network volumes. `template`: id of a template that a pod can be made from.
-    `settle_s`: how long a volume may stay busy, or a pod visible, after its pod was terminated.
+    `settle_s`: how long a volume may stay busy, or a pod visible, after its pod was terminated. `can` is what the
+    cloud says of itself; where it has no data centers, `data_center` is None.
     """
 
     gpu: str
-    data_center: str
+    data_center: str | None
     image: str
+    can: Capabilities = CLOUDS["runpod"]
+    ports: tuple[str, ...] = ("8888/http", "22/tcp")
     args: str = "sleep 600"
-    sold_out: tuple[str, str] | None = None
+    sold_out: tuple[str, str | None] | None = None
     community_gpu: str | None = None
     absent_id: str = "absent0000000"
     settle_s: float = 15.0
@@ -109,6 +114,7 @@ class CloudContract:
 
     @pytest.fixture
     def volume(self, prefix: str, facts: Facts) -> VolumeRequest:
+        assert facts.data_center is not None
         return VolumeRequest(name=f"{prefix}v", size_gb=10, data_center=facts.data_center)
 
     @pytest.fixture
@@ -123,19 +129,20 @@ class CloudContract:
             args=facts.args,
             data_center=facts.data_center,
             env={"PUSHTRAIN_ATTEMPT": "1"},
-            ports=("8888/http", "22/tcp"),
+            ports=facts.ports,
             secret_env=("PUSHTRAIN_NOT_SET_ANYWHERE",),
         )
 
     def test_offers_are_of_known_gpus_and_have_the_one_we_will_rent(self, cloud: Cloud, facts: Facts):
         offers = cloud.offers()
         assert {offer.gpu for offer in offers} <= set(cloud.gpu_names())
-        mine = [offer for offer in offers if offer.gpu == facts.gpu and offer.data_center == facts.data_center]
+        can, here = facts.can, (facts.gpu, facts.data_center, "SECURE")
+        mine = [offer for offer in offers if (offer.gpu, offer.data_center, offer.tier) == here]
         assert len(mine) == 1
-        assert mine[0].tier == "SECURE" and mine[0].has_network_volumes and mine[0].stock != "NONE"
+        assert mine[0].has_network_volumes == can.keeps("SECURE") and mine[0].stock != "NONE"
         assert mine[0].usd_per_gpu_hour > 0 and mine[0].gpu_memory_gb > 0 and mine[0].max_count >= 1
         assert all(not offer.has_network_volumes for offer in offers if offer.data_center is None)
-        assert all(offer.tier == "COMMUNITY" for offer in offers if offer.data_center is None)
+        assert all(not can.keeps(offer.tier) for offer in offers if offer.data_center is None)
 
     def test_a_volume_reads_back_as_it_was_made(self, cloud: Cloud, volume: VolumeRequest):
         made = cloud.create_volume(volume)
@@ -246,6 +253,7 @@ class CloudContract:
         self, cloud: Cloud, twin: Cloud, facts: Facts
     ):
         name = f"{KEPT_PREFIX}{uuid.uuid4().hex[:12]}-models"
+        assert facts.data_center is not None
         here = VolumeRequest(name=name, size_gb=10, data_center=facts.data_center)
         there = replace(here, data_center=facts.elsewhere or facts.data_center)
         try:
@@ -393,6 +401,44 @@ class CloudContract:
         now_s, until = time.time(), since
         assert not bill.final and not cloud.bill([made.id], [], since, until=until, now_s=now_s).final
         assert cloud.bill([made.id], [], since, until=until, now_s=now_s + 2 * 3600).final
+
+
+class WithoutVolumes(CloudContract):
+    """The same for a cloud that has no network volumes and no templates: what needs one is refused, not left out."""
+
+    def test_a_volume_is_refused_for_good_and_absent_everywhere(self, cloud: Cloud, pod: PodRequest, prefix: str):
+        with pytest.raises(RequestRejected, match="volume"):
+            cloud.create_volume(VolumeRequest(name=f"{prefix}v", size_gb=10, data_center="EU-SE-1"))
+        with pytest.raises(RequestRejected, match="volume"):
+            cloud.grow_volume("v1", 20)
+        with pytest.raises(RequestRejected, match="volume"):
+            cloud.create_pod(replace(pod, volume_id="v1"))
+        assert cloud.volumes() == [] and cloud.read_volume("v1") is None and not cloud.find(prefix)
+
+    def test_a_pod_with_a_disk_of_its_own_on_either_tier(
+        self, cloud: Cloud, pod: PodRequest, prefix: str, facts: Facts
+    ):
+        own = replace(pod, persistent_gb=10)
+        there = replace(own, name=f"{prefix}a2", gpu=facts.community_gpu or pod.gpu, tier="COMMUNITY")
+        assert [cloud.create_pod(asked).tier for asked in (own, there)] == ["SECURE", "COMMUNITY"]
+        assert {(it.name, it.tier) for it in cloud.find(prefix).pods} == {(it.name, it.tier) for it in (own, there)}
+
+    def test_what_one_client_made_another_one_adopts_and_ends(
+        self, cloud: Cloud, twin: Cloud, pod: PodRequest, prefix: str, facts: Facts
+    ):
+        made = cloud.create_pod(pod)
+        assert twin.create_pod(pod).id == made.id
+        assert cloud.find(prefix) and not cloud.find(f"x{prefix}") and not cloud.find(prefix[1:])
+        twin.terminate(made.id)
+        assert within(facts.settle_s, lambda: not cloud.find(prefix))
+        cloud.terminate(made.id)
+
+
+_LEFT_OUT = ("wherever_they_wanted_it", "over_what_the_template_says")
+# Of the contract above what makes a volume, or a pod from a template, has its counterpart in WithoutVolumes.
+for _name, _test in list(vars(CloudContract).items()):
+    if _name.startswith("test_") and ("volume" in signature(_test).parameters or _name.endswith(_LEFT_OUT)):
+        setattr(WithoutVolumes, _name, None)
 
 
 def outcome(call: Callable[[], T]) -> T | CloudError:

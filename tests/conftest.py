@@ -30,6 +30,7 @@ LONG = frozenset(
         "trainer_resume",
         "trainer_stream",
         "trainer_watch",
+        "vast_contract",
         "volumes_recipes",
         "whole_command",
         "whole_limits",

@@ -8,7 +8,7 @@ import pytest
 from runpod_script import HF, KEY, Handler, Script, Time
 
 from infra.clouds.runpod import RunPod
-from infra.clouds.runpod_http import Limits
+from infra.clouds.wire import Limits
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from runpod_script import (
 )
 
 from infra.clouds.runpod import RunPod
-from infra.clouds.runpod_http import Limits
+from infra.clouds.wire import Limits
 from pushtrain import __version__
 from pushtrain.errors import CloudUnavailable, NoCapacity, RequestRejected
 

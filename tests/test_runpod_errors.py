@@ -24,7 +24,7 @@ from runpod_script import (
 )
 
 from infra.clouds.runpod import RunPod
-from infra.clouds.runpod_http import Limits
+from infra.clouds.wire import Limits
 from pushtrain.errors import (
     CloudAuthFailed,
     CloudError,

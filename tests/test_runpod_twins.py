@@ -10,7 +10,7 @@ import pytest
 from runpod_memory import MemoryRunPod, Turns, every_order
 
 from infra.clouds.runpod import RunPod
-from infra.clouds.runpod_http import Limits
+from infra.clouds.wire import Limits
 from pushtrain.cloud import PodRequest, VolumeRequest
 from pushtrain.errors import NoCapacity
 from pushtrain.run import KEPT_PREFIX

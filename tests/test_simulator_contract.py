@@ -6,7 +6,7 @@ import pytest
 from simulator_client import Client
 
 from infra.clouds.runpod import RunPod
-from infra.clouds.runpod_http import Limits
+from infra.clouds.wire import Limits
 from infra.simulator.server import RunningSimulator
 
 pytest.register_assert_rewrite("cloud_contract")

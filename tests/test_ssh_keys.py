@@ -11,7 +11,7 @@ from ssh_world import MISSING, make_key, needs_clients, register
 from whole import CANARY, World
 
 from infra.clouds.runpod import RunPod
-from infra.clouds.runpod_http import Limits
+from infra.clouds.wire import Limits
 from pushtrain.errors import CloudUnavailable, SshError
 from pushtrain.ssh.keys import OwnKey, find_or_make, has
 from pushtrain.ssh.keys import register as register_key

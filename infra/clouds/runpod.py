@@ -14,10 +14,10 @@ import httpx
 
 from infra.clouds import runpod_shapes as shapes
 from infra.clouds.runpod_answers import Answer, expected_shape, failure, says_no_capacity
-from infra.clouds.runpod_http import Call, Limits, RunPodHttp
 from infra.clouds.runpod_keys import SshKeys
 from infra.clouds.runpod_logs import follow
 from infra.clouds.runpod_reads import PODS, VOLUMES, Reads
+from infra.clouds.wire import Call, Limits, Wire
 from pushtrain.cloud import Bill, Live, LogLine, Offer, Pod, PodRequest, Template, Volume, VolumeRequest
 from pushtrain.errors import UNKNOWN_TEMPLATE, CloudError, CloudUnavailable, NoCapacity, RequestRejected
 from pushtrain.run import is_kept
@@ -47,7 +47,7 @@ class RunPod(SshKeys):
     ) -> None:
         self._environ = os.environ if environ is None else environ
         self._limits = limits or Limits()
-        self._http = RunPodHttp(api_key, base_url, limits=self._limits, sleep=sleep, clock=clock, transport=transport)
+        self._http = Wire(api_key, base_url, limits=self._limits, sleep=sleep, clock=clock, transport=transport)
         self._reads = Reads(self._http)
 
     def close(self) -> None:

@@ -162,12 +162,12 @@ def problem_text(body: bytes) -> str:
 
 
 @contextmanager
-def expected_shape(doing: str) -> Iterator[None]:
+def expected_shape(doing: str, cloud: str = "RunPod") -> Iterator[None]:
     """Turns a missing or mistyped field into CloudUnavailable: an answer nobody understands proves nothing."""
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError) as exc:
         raise CloudUnavailable(
-            f"{doing}: RunPod's answer has an unexpected shape ({type(exc).__name__}: {exc})",
-            hint="RunPod's API may have changed: update pushtrain",
+            f"{doing}: {cloud}'s answer has an unexpected shape ({type(exc).__name__}: {exc})",
+            hint=f"{cloud}'s API may have changed: update pushtrain",
         ) from None

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 
 from infra.clouds.runpod_answers import failure
-from infra.clouds.runpod_http import Call, RunPodHttp
 from infra.clouds.runpod_reads import SSH_KEYS, Reads
+from infra.clouds.wire import Call, Wire
 
 
 class SshKeys:
     """The part of a `Cloud` that knows keys."""
 
-    _http: RunPodHttp
+    _http: Wire
     _reads: Reads
 
     def ssh_keys(self) -> list[str]:

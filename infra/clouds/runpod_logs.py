@@ -6,16 +6,14 @@ from dataclasses import replace
 from urllib.parse import quote
 
 from infra.clouds.runpod_answers import failure
-from infra.clouds.runpod_http import Call, RunPodHttp, StreamEnded
+from infra.clouds.wire import Call, StreamEnded, Wire
 from pushtrain.cloud import LogLine
 
 # The most lines RunPod keeps ready; ignored by it when a Last-Event-ID is sent.
 _TAIL_MAX = "5000"
 
 
-def follow(
-    http: RunPodHttp, path: str, doing: str, *, last_event_id: str | None, timeout_s: float
-) -> Iterator[LogLine]:
+def follow(http: Wire, path: str, doing: str, *, last_event_id: str | None, timeout_s: float) -> Iterator[LogLine]:
     """Lines after `last_event_id` until `timeout_s` have passed or the server ends the stream; resumes after a cut.
 
     A pod that is gone has no lines. A stream that falls silent is held at most twice `timeout_s`. Raises CloudError
@@ -82,7 +80,7 @@ def log_line(event_id: str, data: str) -> LogLine | None:
     )
 
 
-def _lines(http: RunPodHttp, call: Call, until: float) -> Iterator[LogLine]:
+def _lines(http: Wire, call: Call, until: float) -> Iterator[LogLine]:
     for event_id, data in sse_events(http.stream(call, until)):
         line = log_line(event_id, data)
         if line is not None:

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from infra.clouds import runpod_shapes as shapes
 from infra.clouds.runpod_answers import Answer, expected_shape, failure
-from infra.clouds.runpod_http import Call, RunPodHttp
+from infra.clouds.wire import Call, Wire
 from pushtrain.cloud import Offer, Pod, Template, Volume
 from pushtrain.errors import CloudUnavailable
 
@@ -20,7 +20,7 @@ _OFFERS_FRESH_S, _NAMES_FRESH_S = 30.0, 600.0
 class Reads:
     """Every method raises CloudError; what cannot be read whole or understood is CloudUnavailable, never 'gone'."""
 
-    def __init__(self, http: RunPodHttp) -> None:
+    def __init__(self, http: Wire) -> None:
         self._http = http
         self._kept: dict[str, tuple[float, Any]] = {}
 

@@ -1,4 +1,4 @@
-"""The simulator as one Starlette app: RunPod's two APIs, the control endpoints and the Hub over one state."""
+"""The simulator as one Starlette app: RunPod's two APIs, Vast.ai's, the control endpoints and the Hub."""
 
 import asyncio
 import contextlib
@@ -12,9 +12,10 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute
 
-from infra.simulator import billing_api, catalog_api, control, graphql_api, logs_api, runpod_api, s3_api
+from infra.simulator import billing_api, catalog_api, control, graphql_api, logs_api, runpod_api, s3_api, vast_api
 from infra.simulator.gate import Gate, Problem
 from infra.simulator.service import Service
+from infra.simulator.vast_gate import VastGate
 
 log = logging.getLogger("pushtrain.simulator")
 _TICK_S = 0.2
@@ -22,6 +23,7 @@ _TICK_S = 0.2
 
 def create_app(
     service: Service,
+    vast: Service,
     transports: dict[Any, asyncio.Transport],
     shut_down: Callable[[bool], None],
     hub_routes: list[BaseRoute],
@@ -31,10 +33,13 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        service.adopt()
-        ticking = asyncio.create_task(_tick(service))
+        services = (service, vast)
+        for each in services:
+            each.adopt()
+        ticking = [asyncio.create_task(_tick(each)) for each in services]
         yield
-        ticking.cancel()
+        for task in ticking:
+            task.cancel()
 
     return Starlette(
         routes=[
@@ -44,7 +49,8 @@ def create_app(
             *billing_api.routes(gate),
             *graphql_api.routes(gate),
             *s3_api.routes(gate),
-            *control.routes(gate, shut_down),
+            *vast_api.VastApi(vast).routes(VastGate(vast, transports)),
+            *control.routes(gate, vast, shut_down),
             *hub_routes,
         ],
         lifespan=lifespan,

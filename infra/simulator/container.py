@@ -160,7 +160,7 @@ def main() -> None:
     os.chdir(pod_dir / "root")
     # Orphans of the container become ours: they are reaped, and found even without the marker in their environment.
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    container = Container(pod_dir, os.environ[processes.MARKER])
+    container = Container(pod_dir, pod_dir.name)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: container.stop())
     container.run()

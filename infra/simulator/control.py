@@ -11,6 +11,7 @@ from starlette.routing import Route
 from infra.simulator import billing, faults, processes
 from infra.simulator.bodies import Body
 from infra.simulator.gate import Call, Gate
+from infra.simulator.service import Service
 from infra.simulator.state import Pod, Volume
 
 # Faults of the Hub are counted, never endless; nobody makes so many requests.
@@ -30,7 +31,10 @@ class Shutdown(Body):
     stop_pods: bool = True
 
 
-def routes(gate: Gate, shut_down: Callable[[bool], None]) -> list[Route]:
+def routes(gate: Gate, vast: Service, shut_down: Callable[[bool], None]) -> list[Route]:
+    async def state(call: Call) -> Response:
+        return _state(call.service, vast)
+
     async def stop(call: Call) -> Response:
         shut_down((await call.body(Shutdown)).stop_pods)
         return Response(status_code=202)
@@ -39,7 +43,7 @@ def routes(gate: Gate, shut_down: Callable[[bool], None]) -> list[Route]:
         return gate.control_route(method, path, handler)
 
     return [
-        route("GET", "/_simulator/state", _state),
+        route("GET", "/_simulator/state", state),
         route("GET", "/_simulator/faults", _list_faults),
         route("POST", "/_simulator/faults", _add_fault),
         route("DELETE", "/_simulator/faults", _clear_faults),
@@ -69,12 +73,14 @@ async def _clear_faults(call: Call) -> Response:
     return Response(status_code=204)
 
 
-async def _state(call: Call) -> Response:
+def _state(service: Service, vast: Service) -> Response:
     """Everything that ever was, with living processes and dollars; ended pods too, so that a test sees leftovers."""
-    account, now = call.service.account, call.service.clock()
-    alive = processes.of_pods(account.pods)
-    pods = [_pod(call, pod, now, sorted(alive[pod.id])) for pod in account.pods.values()]
-    volumes = [_volume(volume, now) for volume in account.volumes.values()]
+    now = service.clock()
+    alive = processes.of_pods([*service.account.pods, *vast.account.pods])
+    pods = [
+        _pod(each, pod, now, sorted(alive[pod.id])) for each in (service, vast) for pod in each.account.pods.values()
+    ]
+    volumes = [_volume(volume, now) for volume in service.account.volumes.values()]
     return JSONResponse(
         {
             "time": now,
@@ -86,8 +92,8 @@ async def _state(call: Call) -> Response:
     )
 
 
-def _pod(call: Call, pod: Pod, now: float, alive: list[int]) -> dict[str, Any]:
-    running = call.service.running(pod)
+def _pod(service: Service, pod: Pod, now: float, alive: list[int]) -> dict[str, Any]:
+    running = service.running(pod)
     return {
         "id": pod.id,
         "name": pod.name,
@@ -102,7 +108,7 @@ def _pod(call: Call, pod: Pod, now: float, alive: list[int]) -> dict[str, Any]:
         "restarts": running.restarts if running else None,
         "processes": alive,
         "billed_usd": billing.pod_cost(pod, 0.0, now).total,
-        "folder": str(call.service.machine.pod_dir(pod.id)),
+        "folder": str(service.machine.pod_dir(pod.id)),
     }
 
 

@@ -28,6 +28,7 @@ Kind = Literal[
     "slow_sshd",
     "volume_full",
     "transfer_cut",
+    "refused_but_rented",
 ]
 HubKind = Literal["hub_down", "hub_upload_down", "hub_upload_cut", "hub_commit_lost"]
 

@@ -14,8 +14,8 @@ from infra.simulator.state import Pod
 CPUS_PER_GPU = 8
 # Pods share this machine with each other and with the simulator. Threads that outnumber free cores spin at every
 # barrier: on two busy cores one step of a small model took 0.06 s with one thread and 0.6 to 1.1 s with two.
-_SHARE_OF_CORES = str(max(1, (os.cpu_count() or 1) // 2))
-_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+SHARE_OF_CORES = str(max(1, (os.cpu_count() or 1) // 2))
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,13 +49,13 @@ def hostname(pod_id: str) -> str:
 def pod_environment(pod: Pod, places: PodPlaces, key: str, lend_python: bool = True) -> dict[str, str]:
     """Everything the container process gets. `lend_python`: the trainer runs on this interpreter."""
     env = {
-        "PATH": f"{programs(places.pod_dir)}:{os.environ.get('PATH', _DEFAULT_PATH)}",
+        "PATH": f"{programs(places.pod_dir)}:{os.environ.get('PATH', DEFAULT_PATH)}",
         "LANG": "C.UTF-8",
         "HOME": str(places.pod_dir / "home"),
         "TMPDIR": str(places.pod_dir / "tmp"),
         "TMUX_TMPDIR": str(tmux_dir(pod.id)),
         "HF_ENDPOINT": places.base_url,
-        "OMP_NUM_THREADS": _SHARE_OF_CORES,
+        "OMP_NUM_THREADS": SHARE_OF_CORES,
     }
     env.update(pod.env)
     env.update(

@@ -10,7 +10,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-MARKER = "RUNPOD_POD_ID"
+# The variable in which each of the simulated clouds tells a pod its id.
+MARKERS = ("RUNPOD_POD_ID", "CONTAINER_ID")
 _PROC = Path("/proc")
 
 
@@ -42,7 +43,7 @@ def of_pods(pod_ids: Iterable[str], without: Iterable[int] = ()) -> dict[str, di
     for pid in parents:
         for variable in _environ(pid):
             name, _, value = variable.partition("=")
-            if name == MARKER and value in found:
+            if name in MARKERS and value in found:
                 found[value].add(pid)
     skip = {os.getpid(), *without}
     for members in found.values():

@@ -6,7 +6,6 @@ import errno
 import fcntl
 import json
 import os
-import secrets
 import signal
 import socket
 import subprocess
@@ -30,11 +29,10 @@ from infra.simulator.hub_access import HubUser
 from infra.simulator.hub_store import HubStore
 from infra.simulator.service import Service, Settings
 from infra.simulator.state import Account
+from infra.simulator.vast_account import vast_service
 from pushtrain.errors import CloudError
 
 _HOST = "127.0.0.1"
-# No look-alikes, no capitals: as RunPod's ids.
-_ID_LETTERS = "0123456789abcdefghjkmnpqrstvwxyz"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +92,7 @@ class RunningSimulator:
             self.process.wait()
         self.http.close()
         if stop_pods:
-            for folder in (self.state_dir / "pods").glob("*"):
+            for folder in (*self.state_dir.glob("pods/*"), *self.state_dir.glob("vast/pods/*")):
                 processes.stop(folder.name, grace_s=0)
 
 
@@ -180,10 +178,12 @@ async def _serve(
     url = f"http://{_HOST}:{port}"
     proxy = ssh_proxy.listening()
     settings = _settings(config, state_dir, url, keys, proxy)
-    account = Account(DEFAULT_CATALOG, _new_id)
+    account = Account(DEFAULT_CATALOG, store.new_id)
     store.load(account, state_dir)
     hub = HubStore(state_dir / "hub", {keys.hf_token: _EveryOrg("simulator", ("demo",))})
-    service = Service(settings, account, Faults(_new_id), hub)
+    faults = Faults(store.new_id)
+    service = Service(settings, account, faults, hub)
+    vast = vast_service(settings, keys.vast_key, faults, hub)
     stop_pods = not config.keep_pods
     transports: dict[Any, asyncio.Transport] = {}
 
@@ -191,9 +191,10 @@ async def _serve(
         nonlocal stop_pods
         stop_pods = stop
         service.shut_down_soon()
+        vast.shut_down_soon()
         server.should_exit = True
 
-    app = create_app(service, transports, shut_down, hub_routes(hub))
+    app = create_app(service, vast, transports, shut_down, hub_routes(hub))
     server = uvicorn.Server(
         uvicorn.Config(
             app,
@@ -220,6 +221,7 @@ async def _serve(
         await serving
     finally:
         service.close(stop_pods)
+        vast.close(stop_pods)
 
 
 def _settings(config: SimulatorConfig, state_dir: Path, url: str, keys: store.Keys, proxy: socket.socket) -> Settings:
@@ -302,7 +304,3 @@ def _arguments(config: SimulatorConfig, state_dir: Path) -> list[str]:
     arguments += ["--requests-per-minute", str(config.requests_per_minute)]
     arguments += ["--keep-pods"] if config.keep_pods else []
     return arguments + ([] if config.lend_python else ["--no-trainer-python"])
-
-
-def _new_id() -> str:
-    return "".join(secrets.choice(_ID_LETTERS) for _ in range(14))

@@ -25,6 +25,7 @@ from infra.simulator.ssh_ports import free_port, write_sshd
 from infra.simulator.state import VOLUME_IN_USE, Account, Pod, PodOrder, Refused, Volume
 
 log = logging.getLogger("pushtrain.simulator")
+Environment = Callable[[Pod, PodPlaces, str, bool], dict[str, str]]
 # A pod that terminates itself must get its answer before it dies.
 _KILL_DELAY_S = 0.3
 
@@ -58,8 +59,10 @@ class Service:
         faults: Faults,
         hub: HubStore,
         clock: Callable[[], float] = time.time,
+        environment: Environment = pod_environment,
     ) -> None:
-        """`hub` stands beside the account; only its faults are switched from here."""
+        """`hub` stands beside the account; only its faults are switched from here. `environment` is the cloud's."""
+        self._environment = environment
         self.settings = settings
         self.account = account
         self.faults = faults
@@ -269,7 +272,7 @@ class Service:
             ssh_port=self._open_ssh(pod),
         )
         key = pod_key(self.settings.api_key, pod.id)
-        env = pod_environment(pod, places, key, self.settings.lend_python)
+        env = self._environment(pod, places, key, self.settings.lend_python)
         self.machine.launch(pod.id, len(pod.spans), pod.args, env, self.settings.expires_at, places.ssh_port)
 
     def _open_ssh(self, pod: Pod) -> int | None:

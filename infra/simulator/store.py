@@ -12,6 +12,8 @@ from pydantic import TypeAdapter
 from infra.simulator.state import Account, Pod, Volume
 from infra.simulator.templates import Template
 
+# No look-alikes, no capitals: as RunPod's ids.
+_ID_LETTERS = "0123456789abcdefghjkmnpqrstvwxyz"
 _PODS = TypeAdapter(dict[str, Pod])
 _VOLUMES = TypeAdapter(dict[str, Volume])
 _TEMPLATES = TypeAdapter(dict[str, Template])
@@ -19,12 +21,14 @@ _TEMPLATES = TypeAdapter(dict[str, Template])
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Keys:
-    """`api_key` is the account's; `hf_token` writes to the simulated Hub; the S3 pair opens volumes, nothing else."""
+    """`api_key` is the account's, `vast_key` the one's at Vast.ai; `hf_token` writes to the simulated Hub; the S3 pair
+    opens volumes, nothing else."""
 
     api_key: str
     hf_token: str
     s3_access_key: str
     s3_secret_key: str
+    vast_key: str = ""
 
 
 def save(account: Account, directory: Path) -> None:
@@ -60,6 +64,7 @@ def keys(directory: Path, api_key: str | None = None, hf_token: str | None = Non
         hf_token=hf_token or stored.get("hf_token") or f"hf_simulator{secrets.token_hex(16)}",
         s3_access_key=stored.get("s3_access_key") or f"user_simulator{secrets.token_hex(8)}",
         s3_secret_key=stored.get("s3_secret_key") or f"rps_simulator{secrets.token_hex(16)}",
+        vast_key=stored.get("vast_key") or secrets.token_hex(32),
     )
     if dataclasses.asdict(found) != stored:
         write_json(path, dataclasses.asdict(found))
@@ -74,10 +79,16 @@ def env(url: str, keys: Keys) -> dict[str, str]:
         "HF_ENDPOINT": url,
         "HF_TOKEN": keys.hf_token,
         "HF_HUB_DISABLE_XET": "1",
+        "VAST_URL": url,
+        "VAST_API_KEY": keys.vast_key,
         "RUNPOD_S3_URL": f"{url}/s3/{{data_center}}",
         "RUNPOD_S3_ACCESS_KEY": keys.s3_access_key,
         "RUNPOD_S3_SECRET_KEY": keys.s3_secret_key,
     }
+
+
+def new_id() -> str:
+    return "".join(secrets.choice(_ID_LETTERS) for _ in range(14))
 
 
 def write_json(path: Path, document: Any) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.clouds.runpod import RunPod
-from infra.clouds.runpod_http import Limits
+from infra.clouds.wire import Limits
 from infra.engine_embedded import EmbeddedEngine
 from infra.launch import make_launch
 from infra.operations import PodOperations, VolumeOperations

@@ -1,4 +1,4 @@
-"""The wire to RunPod's REST v2: one key, one User-Agent, a deadline on everything, bounded patience.
+"""The wire to a cloud's REST API: one key, one User-Agent, a deadline on everything, bounded patience.
 
 No error text, log or repr made here holds the key or a value sent as a secret.
 """
@@ -25,6 +25,7 @@ from pushtrain.redact import redact
 
 _LOOPBACK = re.compile(r"^(localhost|127(\.\d{1,3}){3}|::1)$")
 _SAID_MAX = 400
+_AGENT = f"pushtrain/{__version__}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,7 +70,34 @@ class StreamEnded(Exception):
         self.answer = answer
 
 
-class RunPodHttp:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Speaks:
+    """How one cloud's answers read. `cloud` is its name for people, `key_name` and `url_name` its variables.
+
+    `problem` is the JSON of an error body, None for whatever a proxy on the way may say instead; `text` its words for
+    people; `wait_s` the seconds that a 429 asks for where no header says so.
+    """
+
+    cloud: str
+    key_name: str
+    url_name: str
+    public_url: str
+    path: str
+    problem: Callable[[bytes], dict[str, Any] | None] = problem
+    text: Callable[[bytes], str] = problem_text
+    wait_s: Callable[[bytes], float | None] = lambda body: None
+
+
+RUNPOD = Speaks(
+    cloud="RunPod",
+    key_name="RUNPOD_API_KEY",
+    url_name="RUNPOD_API_BASE_URL",
+    public_url="https://api.runpod.io",
+    path="/v2",
+)
+
+
+class Wire:
     """Sends calls and reads answers; sorts no errors. Close it with `close`."""
 
     def __init__(
@@ -81,19 +109,22 @@ class RunPodHttp:
         sleep: Callable[[float], None],
         clock: Callable[[], float],
         transport: httpx.BaseTransport | None = None,
+        speaks: Speaks = RUNPOD,
     ) -> None:
         """Raises CloudAuthFailed for a key no header can carry, RequestRejected for a URL that would expose it."""
         if not re.fullmatch(r"[\x21-\x7e]+", api_key):
             raise CloudAuthFailed(
-                "the RunPod API key is empty or has characters no key has", hint="set RUNPOD_API_KEY to the key alone"
+                f"the {speaks.cloud} API key is empty or has characters no key has",
+                hint=f"set {speaks.key_name} to the key alone",
             )
-        loopback = _is_loopback(base_url)
+        loopback = _is_loopback(base_url, speaks)
+        self._speaks, self._loopback = speaks, loopback
         self.limits, self.sleep, self.clock = limits, sleep, clock
         self._secrets: set[str] = {api_key}
         self._quota = Quota()
-        self._base_url = base_url.rstrip("/").removesuffix("/v2")
+        self._base_url = base_url.rstrip("/").removesuffix(speaks.path)
         self._client = httpx.Client(
-            headers={"Authorization": f"Bearer {api_key}", "User-Agent": f"pushtrain/{__version__}"},
+            headers={"Authorization": f"Bearer {api_key}", "User-Agent": _AGENT},
             transport=transport,
             trust_env=not loopback,
             verify=_tls(),
@@ -152,6 +183,18 @@ class RunPodHttp:
         if answer is not None:
             raise StreamEnded(answer)
 
+    def fetch(self, url: str, timeout_s: float) -> str | None:
+        """What stands at a URL that the cloud named; None while nothing does. Our key is not sent there."""
+        if not (url.startswith("https://") or (self._loopback and _LOOPBACK.match(urlsplit(url).hostname or ""))):
+            return None
+        limits = httpx.Timeout(timeout_s, connect=min(self.limits.connect_s, timeout_s)).as_dict()
+        request = httpx.Request("GET", url, headers={"User-Agent": _AGENT}, extensions={"timeout": limits})
+        try:
+            response = self._client.send(request)
+        except httpx.RequestError:
+            return None
+        return response.text if response.is_success else None
+
     def _exchange(self, call: Call) -> Answer:
         held_back = self._held_back(call)
         if held_back is not None:
@@ -199,10 +242,13 @@ class RunPodHttp:
                 return
 
     def _answer(self, response: httpx.Response, body: bytes) -> Answer:
-        status, content, said = response.status_code, None, f"RunPod answered {response.status_code}"
+        status, content, said = response.status_code, None, f"{self._speaks.cloud} answered {response.status_code}"
         if not response.is_success:
-            text = self.clean(problem_text(body))[:_SAID_MAX] or "(empty body)"
-            return Answer(status=status, said=f"{said}: {text}", headers=dict(response.headers), json=problem(body))
+            text = self.clean(self._speaks.text(body))[:_SAID_MAX] or "(empty body)"
+            headers = dict(response.headers)
+            if status == 429 and (wait_s := self._speaks.wait_s(body)) is not None:
+                headers.setdefault("retry-after", str(math.ceil(wait_s)))
+            return Answer(status=status, said=f"{said}: {text}", headers=headers, json=self._speaks.problem(body))
         if body.strip():
             try:
                 content = json.loads(body)
@@ -220,7 +266,7 @@ def _tls() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
-def _is_loopback(base_url: str) -> bool:
+def _is_loopback(base_url: str, speaks: Speaks) -> bool:
     """Raises RequestRejected for every URL over which the key would travel in clear text."""
     try:
         url = urlsplit(base_url)
@@ -230,7 +276,7 @@ def _is_loopback(base_url: str) -> bool:
     loopback = bool(_LOOPBACK.match(host))
     if not host or url.username or not (url.scheme == "https" or (url.scheme == "http" and loopback)):
         raise RequestRejected(
-            f"the RunPod base URL {redact(base_url)!r} must be https, or http on loopback, without credentials",
-            hint="set RUNPOD_API_BASE_URL, or unset it for https://api.runpod.io",
+            f"the {speaks.cloud} base URL {redact(base_url)!r} must be https, or http on loopback, without credentials",
+            hint=f"set {speaks.url_name}, or unset it for {speaks.public_url}",
         )
     return loopback

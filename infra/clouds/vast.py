@@ -1,0 +1,241 @@
+"""Vast.ai over its REST API: one member of `pushtrain.cloud.Cloud`.
+
+Facts it stands on (docs.vast.ai, the client vastai 1.9.1, dstack 0.22.5): one offer is one machine, and gone when it is
+taken; labels are not unique, so ours are looked up before and after every create; a refused create may have left a
+contract all the same, which is destroyed; a volume is tied to one machine, so none is made here; there is no template
+that this client reads. The retry table is in `vast_answers`.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NoReturn
+
+from infra.clouds import vast_shapes as shapes
+from infra.clouds.runpod_answers import Answer, expected_shape
+from infra.clouds.vast_answers import BASE_URL, SPEAKS, failure, is_absent, is_taken, refused
+from infra.clouds.vast_logs import follow
+from infra.clouds.vast_names import gpu_ids
+from infra.clouds.vast_reads import READING_OFFERS, VastReads
+from infra.clouds.wire import Call, Limits, Wire
+from pushtrain.cloud import Bill, Live, LogLine, Offer, Pod, PodRequest, Template, Tier, Volume, VolumeRequest
+from pushtrain.errors import UNKNOWN_TEMPLATE, CloudUnavailable, NoCapacity, RequestRejected
+from pushtrain.events import parse_time
+
+# Offers that are tried for one rung: each may be gone by the time it is asked for.
+_OFFERS_TRIED = 5
+_OFFERS_FRESH_S = 30.0
+# Charges are kept by the day and written as they come; nothing documents how late, so an hour is waited.
+_SETTLED_S = 3600.0
+
+
+class Vast:
+    """One Vast.ai account. Safe to use from one thread; `close` when done, or let it go out of scope.
+
+    `environ` is where `PodRequest.secret_env` is read from at each create; `wall` gives epoch seconds.
+    """
+
+    name = "vast"
+
+    def __init__(
+        self,
+        api_key: str,
+        base_url: str = BASE_URL,
+        *,
+        environ: Mapping[str, str] | None = None,
+        limits: Limits | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._environ = os.environ if environ is None else environ
+        self._limits = limits or Limits()
+        self._http = Wire(api_key, base_url, limits=self._limits, sleep=sleep, clock=clock, speaks=SPEAKS)
+        self._reads = VastReads(self._http, wall)
+        self._kept: dict[str, tuple[float, list[Offer]]] = {}
+
+    def close(self) -> None:
+        self._http.close()
+
+    def offers(self, gpu_count: int = 1, min_cuda_version: str | None = None) -> list[Offer]:
+        """By type and tier, of machines with just so many GPUs; up to 30 s old."""
+        asked, now_s = f"{gpu_count} {min_cuda_version}", self._http.clock()
+        kept = self._kept.get(asked)
+        if kept is None or now_s >= kept[0]:
+            tiers: tuple[Tier, ...] = ("SECURE", "COMMUNITY")
+            found: list[Offer] = []
+            for tier in tiers:
+                machines = self._reads.machines(shapes.search_body(gpu_count, tier, min_cuda_version))
+                with expected_shape(READING_OFFERS, SPEAKS.cloud):
+                    found += shapes.offers(machines, tier)
+            kept = self._kept[asked] = (now_s + _OFFERS_FRESH_S, found)
+        return list(kept[1])
+
+    def gpu_names(self) -> list[str]:
+        return gpu_ids()
+
+    def create_volume(self, request: VolumeRequest) -> NoReturn:
+        """Raises RequestRejected."""
+        raise RequestRejected(
+            f"creating network volume {request.name}: a volume of Vast.ai is tied to one machine",
+            hint="a pod has a disk of its own there; compute.cloud runpod has volumes that outlive it",
+        )
+
+    def grow_volume(self, volume_id: str, size_gb: int) -> NoReturn:
+        """Raises RequestRejected."""
+        raise RequestRejected(f"growing network volume {volume_id}: Vast.ai has none", hint="see docs/clouds.md")
+
+    def volumes(self) -> list[Volume]:
+        """None: what is tied to one machine is not what the seam calls a volume."""
+        return []
+
+    def read_volume(self, volume_id: str) -> Volume | None:
+        return None
+
+    def delete_volume(self, volume_id: str) -> None:
+        """There is none, and absent is success."""
+
+    def read_template(self, template_id: str) -> Template | None:
+        return None
+
+    def create_pod(self, request: PodRequest) -> Pod:
+        """Create or adopt by label; a pod of that name that ended is destroyed first, of several the oldest stays.
+
+        Asks offer after offer, cheapest first. Raises NoCapacity when none was to be had, RequestRejected for what Vast
+        does not have: a network volume, a template, an HTTP proxy.
+        """
+        doing = f"creating pod {request.name} ({request.gpu_count} x {request.gpu}, {request.tier}) at Vast.ai"
+        self._check(request, doing)
+        if (found := self._adopt(request.name, None)) is not None:
+            return found
+        secrets = {name: self._environ[name] for name in request.secret_env if self._environ.get(name)}
+        self._http.keep_secret(secrets.values())
+        body = shapes.create_body(request, secrets, self.ssh_keys() if request.ssh else [])
+        machines = self._reads.machines(shapes.search_for(request))
+        with expected_shape(doing, SPEAKS.cloud):
+            machines = shapes.matching(machines, request)[:_OFFERS_TRIED]
+        taken = "no machine is offered" + _at_most(request)
+        for machine in machines:
+            answer = self._ask(int(machine["id"]), body)
+            contract = answer.json.get("new_contract") if isinstance(answer.json, dict) else None
+            if contract and not refused(answer):
+                return self._settled(request, str(contract), machine)
+            if contract:
+                self.terminate(str(contract))  # refused, and rented all the same: stopped, and billed for its disk
+            elif is_taken(answer):
+                taken = answer.said
+            elif not (answer.ok and not refused(answer)) and not answer.ambiguous:
+                raise failure(answer, doing)
+            elif (found := self._look_again(request.name)) is not None:
+                return found
+            else:
+                taken = answer.said
+        if machines and taken and answer.ambiguous:
+            raise CloudUnavailable(f"{doing}: {taken}, and nothing of that name appeared", hint="the next look goes on")
+        raise NoCapacity(f"{doing}: {taken}", hint="another GPU, a higher price, or later")
+
+    def read_pod(self, pod_id: str) -> Pod | None:
+        return self._reads.pod(pod_id)
+
+    def terminate(self, pod_id: str) -> None:
+        """Destroyed, its disk too; what is gone, or never was, is success."""
+        answer = self._reads.send("DELETE", shapes.instance_path(pod_id), ends_something=True)
+        if refused(answer) and not is_absent(answer):
+            raise failure(answer, f"terminating pod {pod_id}")
+
+    def find(self, prefix: str) -> Live:
+        return Live(pods=tuple(pod for pod in self._reads.pods() if pod.name.startswith(prefix)), volumes=())
+
+    def logs(self, pod_id: str, last_event_id: str | None = None, timeout_s: float = 10.0) -> Iterator[LogLine]:
+        """The container's lines; see `vast_logs.follow`."""
+        path = f"/api/v0/instances/request_logs/{shapes.instance_path(pod_id).rpartition('instances/')[2]}"
+        return follow(self._http, path, f"reading the logs of pod {pod_id}", last_event_id, timeout_s)
+
+    def ssh_keys(self) -> list[str]:
+        return [str(it["public_key"]).strip() for it in self._reads.key_records()]
+
+    def replace_ssh_keys(self, keys: Sequence[str]) -> None:
+        """Adds what is missing first, then removes what is not named: one by one, there is no call for all."""
+        there = {str(it["public_key"]).strip(): it["id"] for it in self._reads.key_records()}
+        wanted = [key.strip() for key in keys]
+        for key in wanted:
+            if key not in there:
+                self._reads.write("POST", "/api/v0/ssh/", "adding an ssh key to the account", {"ssh_key": key})
+        for key, key_id in there.items():
+            if key not in wanted:
+                self._reads.write("DELETE", f"/api/v0/ssh/{int(key_id)}/", "removing an ssh key of the account", None)
+
+    def bill(
+        self,
+        pod_ids: list[str],
+        volume_ids: list[str],
+        since: str,
+        *,
+        until: str | None = None,
+        now_s: float | None = None,
+    ) -> Bill:
+        """Charges by the day from the one that holds `since`; final an hour after `until`."""
+        results = self._reads.charges(since) if pod_ids else []
+        with expected_shape("reading what pods cost", SPEAKS.cloud):
+            usd = sum(shapes.charged_usd(results, pod_id) for pod_id in pod_ids)
+        final = until is not None and now_s is not None and now_s >= parse_time(until) + _SETTLED_S
+        return Bill(pods_usd=usd, volumes_usd=0.0, final=final)
+
+    def _check(self, request: PodRequest, doing: str) -> None:
+        if request.template is not None or request.image is None:
+            raise RequestRejected(
+                f"{doing}: template {request.template}: pushtrain reads no templates of Vast.ai",
+                hint="write image and env into the spec",
+                reason=UNKNOWN_TEMPLATE,
+            )
+        if request.volume_id is not None:
+            raise RequestRejected(f"{doing}: Vast.ai mounts no network volumes", hint="see docs/clouds.md")
+        if any(not port.endswith("/tcp") for port in request.ports):
+            raise RequestRejected(
+                f"{doing}: Vast.ai has no HTTP proxy: {', '.join(request.ports)}", hint="ask for /tcp"
+            )
+
+    def _ask(self, offer_id: int, body: Any) -> Answer:
+        limit_s = self._limits.create_s
+        path = f"/api/v0/asks/{offer_id}/"
+        return self._http.send(Call(method="PUT", path=path, body=body, timeout_s=limit_s, repeatable=False))
+
+    def _settled(self, request: PodRequest, contract: str, machine: Any) -> Pod:
+        """What was made, once more by its label; a list that is behind leaves what the offer says."""
+        made = self.read_pod(contract) or Pod(
+            id=contract,
+            name=request.name,
+            status="STARTING",
+            gpu=request.gpu,
+            gpu_count=request.gpu_count,
+            usd_per_hour=float(machine["dph_total"]),
+            data_center=None,
+            uptime_s=None,
+            created_at=None,
+            tier=request.tier,
+            ports=request.ports,
+        )
+        return self._adopt(request.name, made) or made
+
+    def _look_again(self, name: str) -> Pod | None:
+        for pause in self._limits.look_pauses_s:
+            self._http.sleep(pause)
+            if (found := self._adopt(name, None)) is not None:
+                return found
+        return None
+
+    def _adopt(self, name: str, created: Pod | None) -> Pod | None:
+        """The oldest living pod of that name; its twins, and those that ended, are destroyed."""
+        same = {pod.id: pod for pod in self._reads.pods() if pod.name == name}
+        if created is not None:
+            same.setdefault(created.id, created)
+        oldest = min((pod for pod in same.values() if pod.is_alive), key=lambda pod: pod.age_key, default=None)
+        for pod in same.values():
+            if pod is not oldest:
+                self.terminate(pod.id)
+        return oldest
+
+
+def _at_most(request: PodRequest) -> str:
+    most = request.max_usd_per_hour
+    return "" if most is None else f" for ${most:.3f} an hour or less"
