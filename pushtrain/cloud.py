@@ -126,7 +126,7 @@ class Pod:
     """A pod the cloud lists. `uptime_s` is None until the container really runs: RUNNING alone means nothing.
     `volume_id` is the network volume it mounts. `ssh_direct` is None until the container runs, and on a machine without
     a public address; `ssh_proxy` leads to a terminal and nothing else. The GPUs' figures, of the busiest and the
-    fullest one, are None until the cloud tells them."""
+    fullest one, and that of the pod's memory are None until the cloud tells them."""
 
     id: str
     name: str
@@ -144,6 +144,7 @@ class Pod:
     ssh_proxy: SshAddress | None = None
     gpu_percent: float | None = None
     gpu_memory_percent: float | None = None
+    memory_percent: float | None = None
 
     @property
     def is_alive(self) -> bool:

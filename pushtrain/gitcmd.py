@@ -71,7 +71,7 @@ def failure(verb: str, done: subprocess.CompletedProcess[bytes]) -> LedgerError:
     lines = [" ".join(line.split()) for line in text.splitlines() if line.strip() and not _SAYS_NOTHING.search(line)]
     tail = " / ".join(lines[-3:]) or f"exit code {done.returncode}"
     if refused(done):
-        hint = "the remote's rules must let this token create and update the branches runs/* and claims/*"
+        hint = "the remote's rules must let this token create and update branches runs/*, claims/*, session/*"
         return LedgerError(f"git {verb}: {tail}", hint=hint, reason=REFUSED)
     if _FATAL.search(text):
         return LedgerError(f"git {verb}: {tail}", hint="check the git URL and that the token may write to it")

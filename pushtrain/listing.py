@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from rich.table import Table
@@ -66,8 +66,14 @@ def _row(ledger: Ledger, record: RunRecord) -> dict[str, Any]:
         "spent_source": known[1] if known else "time × price",
         "steps_lost": _steps_lost(ledger, record),
         "cap_usd": cap_usd(record),
-        "published": f"{published['repo']}@{published['revision'][:8]}" if published.get("repo") else "",
+        "published": f"{published['repo']}@{published['revision'][:8]}" if published.get("repo") else _branch(result),
     }
+
+
+def _branch(result: Mapping[str, Any]) -> str:
+    """Where the work of a session is."""
+    session = result.get("session") or {}
+    return f"{session['branch']}@{session['commit'][:8]}" if session.get("branch") else ""
 
 
 def log_texts(text: str, as_json: bool) -> Iterator[str]:

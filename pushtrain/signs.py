@@ -85,7 +85,7 @@ def last_step_s(ledger: Ledger, record: RunRecord) -> float | None:
             row = json.loads(line)
         except ValueError:
             continue
-        if isinstance(row, dict) and isinstance(row.get("time"), int | float):
+        if isinstance(row, dict) and "step" in row and isinstance(row.get("time"), int | float):
             return float(row["time"])
     return None
 

@@ -1,12 +1,14 @@
 """The parts of `logs -f` and `top`; whole in test_whole_live.py."""
 
 from dataclasses import replace
+from pathlib import Path
 
 from test_lifecycle import pod, record
 
 from infra.clouds.runpod_shapes import pod as read_pod
 from pushtrain.live.once import Once
 from pushtrain.live.rows import last_figures, rows
+from pushtrain.pod.figures import Disk
 
 
 def test_a_line_that_comes_two_ways_is_shown_once_however_often_it_was_said() -> None:
@@ -47,3 +49,17 @@ def test_the_gpus_figures_are_those_of_the_busiest_and_none_before_the_container
     found = read_pod({**raw, "runtime": {"uptime": 5, "gpus": gpus}})
     assert (found.gpu_percent, found.gpu_memory_percent) == (88.0, 50.0)
     assert read_pod(raw).gpu_percent is None
+    assert read_pod({**raw, "runtime": {"uptime": 5, "memory": {"util": 41}}}).memory_percent == 41.0
+
+
+def test_a_pod_tells_of_its_disk_every_five_minutes_and_of_no_cluster(tmp_path: Path) -> None:
+    clock = [1000.0]
+    disk = Disk({"disk": tmp_path, "volume": tmp_path / "gone"}, clock=lambda: clock[0])
+    assert disk() is None
+    clock[0] += 60
+    row = disk()
+    assert row is not None and set(row) == {"time", "disk_gb", "disk_total_gb"} and row["time"] == 1060
+    clock[0] += 299
+    assert disk() is None
+    clock[0] += 1
+    assert disk() is not None

@@ -1,18 +1,21 @@
 """The parts of a session's pod: who is at work on it, when it ends, and its work as commits, with real git."""
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from pushtrain.errors import LedgerError
+from pushtrain.errors import LedgerError, PushtrainError
 from pushtrain.gitcmd import REFUSED, git, git_env
-from pushtrain.pod.session import look
+from pushtrain.pod.context import read_context
+from pushtrain.pod.session import look, tmux
 from pushtrain.pod.session.end import Moment, closing_s, end_of, warning
 from pushtrain.pod.session.idle import Seen, Use, at_work, used, working
 from pushtrain.pod.session.push import Branch
+from pushtrain.pod.session.settings import read_settings, shell_env
 from pushtrain.pod.session.tree import Place, keep_branch, names, open_tree
 
 CANARY = "canary-secret-of-a-pod"
@@ -94,6 +97,76 @@ def test_people_are_warned_once_before_the_end() -> None:
     assert words((0, 600), (0, 595)) == ""
     assert words((1499, 9000), (1500, 9000)).endswith("ends in 5 minutes")
     assert words((1500, 9000), (1505, 9000)) == "" and words((0, 9000), (5, 9000)) == ""
+
+
+def desk_of(tmp_path: Path, said: list[str]) -> tmux.Desk:
+    """Of an image that has nothing."""
+    bin_dir = tmp_path / "desk" / "bin"
+    bin_dir.mkdir(parents=True)
+    env = {"PATH": str(bin_dir), "SHELL": "/bin/sh"}
+    return tmux.Desk(env=env, work=tmp_path, files=tmp_path, bin=bin_dir, say=said.append)
+
+
+def test_an_image_without_tmux_and_tools_says_so_and_goes_on(tmp_path: Path) -> None:
+    said: list[str] = []
+    desk = desk_of(tmp_path, said)
+    assert not tmux.find_tmux(desk, {"RUNPOD_API_BASE_URL": "http://127.0.0.1:1"})
+    assert "there is no tmux here" in said[0] and "nohup" in said[0]
+    assert not tmux.open_desk(desk, ()) and not tmux.is_open(desk)
+    assert tmux.open_nvitop(desk, has_gpu=False) == "nvitop: there is no GPU here"
+    assert tmux.open_nvitop(desk, has_gpu=True) == "nvitop: not in this environment"
+    assert tmux.start_tensorboard(desk, [], tmp_path / "log") == (None, "TensorBoard: not in this environment")
+    assert look.commands(desk.env) == [] and look.gpu(desk.env) is None
+
+
+def test_a_start_command_that_ends_leaves_its_exit_code_and_a_shell(tmp_path: Path) -> None:
+    desk = desk_of(tmp_path, [])
+    line = tmux.started(desk, ["sh", "-c", "exit 3"])
+    env = {"PATH": os.environ["PATH"]}
+    done = subprocess.run(
+        ["sh", "-c", line], env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=10
+    )
+    assert desk.start_ended.read_text() == "3\n" and "start: exit code 3" in done.stdout
+
+
+def test_exit_session_is_one_command_on_the_path_of_whoever_is_logged_in(tmp_path: Path) -> None:
+    first = tmp_path / "bin"
+    first.mkdir()
+    environ = {"RUNPOD_API_BASE_URL": "http://127.0.0.1:1", "PATH": f"{first}:{os.environ['PATH']}"}
+    folder = tmux.make_bin(environ)
+    try:
+        subprocess.run(["exit-session"], env=environ, check=True, timeout=10, capture_output=True)
+        assert (folder.parent / "closing").exists()
+    finally:
+        shutil.rmtree(folder.parent)
+
+
+def test_the_shells_have_the_images_environment_and_the_named_secrets_alone(tmp_path: Path) -> None:
+    environ = {
+        "PUSHTRAIN_RUN_ID": RUN,
+        "PUSHTRAIN_ATTEMPT": "1",
+        "PUSHTRAIN_COMMIT": "a" * 40,
+        "PUSHTRAIN_SPEC_PATH": "jobs/dev.yaml",
+        "PUSHTRAIN_SOURCE_URL": "file:///s",
+        "PUSHTRAIN_LEDGER_URL": "file:///l",
+        "PUSHTRAIN_DEADLINE_EPOCH_S": "1",
+        "PUSHTRAIN_STALL_S": "1",
+        "PUSHTRAIN_WORKSPACE": str(tmp_path),
+        "PUSHTRAIN_LEDGER_TOKEN": CANARY,
+        "HF_TOKEN": "named",
+        "WANDB_API_KEY": CANARY,
+        "PYTHONPATH": "/ours",
+        "IMAGE": "kept",
+        "PATH": "/usr/bin",
+    }
+    told = '{"idle_s": 60, "autosave_s": 60, "branch": "", "start": [], "tensorboard": true, "secrets": ["HF_TOKEN"]}'
+    settings = read_settings({"PUSHTRAIN_SESSION": told})
+    env = shell_env(read_context(environ), settings, environ, first=Path("/first"), last=Path("/last"))
+    assert env["PATH"] == "/first:/usr/bin:/last" and env["HF_TOKEN"] == "named" and env["IMAGE"] == "kept"
+    assert env["PUSHTRAIN_WORK"] == f"{tmp_path}/runs/{RUN}/work"
+    assert not {"PUSHTRAIN_LEDGER_TOKEN", "WANDB_API_KEY", "PYTHONPATH"} & set(env) and CANARY not in str(env)
+    with pytest.raises(PushtrainError, match="PUSHTRAIN_SESSION"):
+        read_settings({"PUSHTRAIN_SESSION": '{"idle_s": "soon"}'})
 
 
 # The work tree, with real git.

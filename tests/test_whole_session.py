@@ -1,6 +1,8 @@
 """Whole sessions on simulated pods, all at once, with real git and a real tmux: each ends for a reason of its own."""
 
+import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +31,7 @@ SESSIONS = {
     "cancelled": "idle_minutes: 30, secrets: [HF_TOKEN]",
     "deleted": "idle_minutes: 30, branch: kept",
     "lost": "idle_minutes: 0.2, autosave_minutes: 30",
+    "preempted": "idle_minutes: 0.2, autosave_minutes: 30",
     "spent": "idle_minutes: 30",
     "working": "idle_minutes: 0.08, start: [sleep, '12']",
 }
@@ -115,11 +118,15 @@ def sessions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sessions]:
 def _play(sessions: Sessions) -> None:
     world = sessions.world
     sessions.until(lambda: len(world.records()) == len(SESSIONS))
-    sessions.until(lambda: all(sessions.is_open(name) for name in ("closed", "cancelled", "deleted", "lost")))
-    for name in ("closed", "cancelled", "deleted", "lost"):
+    worked_on = ("closed", "cancelled", "deleted", "lost", "preempted")
+    sessions.until(lambda: all(sessions.is_open(name) for name in worked_on))
+    for name in worked_on:
         (sessions.work(name) / "mine.txt").write_text(f"work of {name}\n")
     (pod,) = world.pods_made(sessions.record("lost"))
     world.simulator.request("DELETE", f"/v2/pods/{pod['id']}").raise_for_status()
+    (pod,) = world.pods_made(sessions.record("preempted"))
+    (first,) = (pid for pid in pod["processes"] if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"bash\0-c\0"))
+    os.kill(first, signal.SIGTERM)
     sessions.typed("cancelled", "env > environment.txt; echo done > typed.txt")
     sessions.until(lambda: (sessions.work("cancelled") / "typed.txt").exists())
     sessions.typed("closed", "exit-session")
@@ -184,6 +191,14 @@ def test_a_lost_pod_opens_the_session_again_with_the_work_tree_as_it_was(session
     assert [row["ended"] for row in record.receipt["history"]] == ["PodLost", "SessionIdle"]
     assert sessions.is_open("lost", 2) and "as the attempt before left it" in sessions.log("lost")
     assert sessions.branch("lost")["mine.txt"] == "work of lost"
+
+
+def test_a_session_that_is_stopped_from_outside_pushes_first_and_opens_again(sessions: Sessions) -> None:
+    record, log = sessions.record("preempted"), sessions.log("preempted")
+    assert record.receipt is not None
+    assert [row["ended"] for row in record.receipt["history"]] == ["Preempted", "SessionIdle"]
+    assert log.index("1 files of it not committed") < log.index("as the attempt before left it")
+    assert sessions.branch("preempted")["mine.txt"] == "work of preempted"
 
 
 def test_a_session_ends_with_its_budget(sessions: Sessions) -> None:

@@ -81,6 +81,7 @@ def pod(raw: Any) -> Pod:
         ssh_proxy=_address((raw.get("ssh") or {}).get("proxy")),
         gpu_percent=_highest(runtime, "util"),
         gpu_memory_percent=_highest(runtime, "memoryUtil"),
+        memory_percent=_percent((runtime or {}).get("memory")),
     )
 
 
@@ -88,6 +89,11 @@ def _highest(runtime: Any, figure: str) -> float | None:
     """Of all GPUs of a pod."""
     told = [gpu.get(figure) for gpu in (runtime or {}).get("gpus") or () if isinstance(gpu, dict)]
     return max((float(value) for value in told if isinstance(value, int | float)), default=None)
+
+
+def _percent(part: Any) -> float | None:
+    value = part.get("util") if isinstance(part, dict) else None
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _direct(raw: Any) -> SshAddress | None:

@@ -100,6 +100,8 @@ def _ended(record: RunRecord, progress: Progress, hub_url: str, is_private: bool
         rows.append(("why", plain(f"{reason}: {_message(record)}", 600)))
     if link := _link(result, hub_url):
         rows.append(("published", link))
+    if isinstance(session := result.get("session"), Mapping):
+        rows.append(("work", code(f"{session.get('branch')} at {str(session.get('commit'))[:8]}")))
     if progress.losses:
         rows.append(("loss", f"{progress.losses[-1][1]:.4g} {code(spark(progress, 20))}"))
     rows += [

@@ -13,8 +13,8 @@ from pushtrain.progress import spent_usd
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """Figures are None where nobody tells them. `told_s`: how old the pod's own figures (`disk_…`, and the GPU's where
-    the cloud has none) are."""
+    """Figures are None where nobody tells them. `told_s`: how old the pod's own figures are (`disk_…` of the container,
+    `volume_…`, and the GPU's where the cloud has none)."""
 
     run_id: str
     state: str
@@ -26,8 +26,11 @@ class Row:
     uptime_s: int | None
     gpu_percent: float | None
     gpu_memory_percent: float | None
+    memory_percent: float | None
     disk_gb: float | None
     disk_total_gb: float | None
+    volume_gb: float | None
+    volume_total_gb: float | None
     usd_per_hour: float
     spent_usd: float | None
     cap_usd: float | None
@@ -86,8 +89,11 @@ def _row(record: RunRecord, pod: Pod | None, told: Mapping[str, Any], now_s: flo
         uptime_s=pod.uptime_s if pod else None,
         gpu_percent=percent if percent is not None else _number(told.get("gpu_utilization")),
         gpu_memory_percent=memory if memory is not None else (100 * used / total if used and total else None),
+        memory_percent=pod.memory_percent if pod else None,
         disk_gb=_number(told.get("disk_gb")),
         disk_total_gb=_number(told.get("disk_total_gb")),
+        volume_gb=_number(told.get("volume_gb")),
+        volume_total_gb=_number(told.get("volume_total_gb")),
         usd_per_hour=float(known.get("usd_per_hour") or pod.usd_per_hour) if pod else 0.0,
         spent_usd=round(spent_usd(record, now_s), 6),
         cap_usd=cap_usd(record),
@@ -110,8 +116,11 @@ def _nobodys(pod: Pod) -> Row:
         uptime_s=pod.uptime_s,
         gpu_percent=pod.gpu_percent,
         gpu_memory_percent=pod.gpu_memory_percent,
+        memory_percent=pod.memory_percent,
         disk_gb=None,
         disk_total_gb=None,
+        volume_gb=None,
+        volume_total_gb=None,
         usd_per_hour=pod.usd_per_hour,
         spent_usd=None,
         cap_usd=None,

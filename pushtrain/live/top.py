@@ -67,7 +67,7 @@ def watch(top: Top, console: Console, *, every_s: float, sleep: Callable[[float]
 def draw(found: list[Row]) -> Table:
     hourly = sum(row.usd_per_hour for row in found)
     table = Table(title=f"{sum(row.pod_id is not None for row in found)} pods, ${hourly:.2f} an hour together")
-    for name in ("run", "state", "GPU", "GPU %", "memory %", "disk GB", "$/h", "so far of cap", "up"):
+    for name in ("run", "state", "GPU", "GPU %", "its memory %", "memory %", "disk GB", "$/h", "so far of cap", "up"):
         table.add_column(name, no_wrap=name == "run", overflow="fold", justify="left" if name in _TEXTS else "right")
     for row in found:
         table.add_row(*(redact(cell) for cell in _cells(row)))
@@ -82,7 +82,8 @@ def _cells(row: Row) -> list[str]:
     idle = f"\nidle for {row.idle_s / 60:.0f} min" if row.idle_s else ""
     attempt = f", attempt {row.attempt}" if row.attempt not in (None, 1) else ""
     gpu = f"{row.gpu_count} × {row.gpu}" if row.gpu else "–"
-    disk = f"{row.disk_gb:.0f} of {row.disk_total_gb:.0f}" if row.disk_gb and row.disk_total_gb else "–"
+    disk = _of(row.disk_gb, row.disk_total_gb) or "–"
+    volume = f"\nvolume {told}" if (told := _of(row.volume_gb, row.volume_total_gb)) else ""
     spent = f"${row.spent_usd:.3f} of ${row.cap_usd:.2f}" if row.spent_usd is not None else "–"
     return [
         row.run_id,
@@ -90,11 +91,16 @@ def _cells(row: Row) -> list[str]:
         gpu,
         _percent(row.gpu_percent),
         _percent(row.gpu_memory_percent),
-        disk,
+        _percent(row.memory_percent),
+        f"{disk}{volume}",
         f"{row.usd_per_hour:.2f}" if row.usd_per_hour else "–",
         spent,
         _time(row.uptime_s),
     ]
+
+
+def _of(used: float | None, total: float | None) -> str:
+    return f"{used:.0f} of {total:.0f}" if used is not None and total else ""
 
 
 def _percent(value: float | None) -> str:

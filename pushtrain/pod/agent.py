@@ -20,6 +20,8 @@ from pushtrain.pod.child import Heartbeat, LogFile, StopRequest, Watch, run_chil
 from pushtrain.pod.console import clean
 from pushtrain.pod.context import LEDGER_TOKEN, SAVING_SHARE, Context, read_context
 from pushtrain.pod.environment import prepare_environment, programs, trainer_env
+from pushtrain.pod.figures import Disk
+from pushtrain.pod.figures import places as disk_places
 from pushtrain.pod.outcome import TAIL_LINES, Outcome, Remains, decide
 from pushtrain.pod.ports import addresses
 from pushtrain.pod.session.settings import places
@@ -49,7 +51,12 @@ def main() -> int:
             context.ledger_url, cache_dir=Path(cache) / "git", token=environ.get(LEDGER_TOKEN), environ=environ
         )
         shipper = Shipper(
-            Spool(context.attempt_dir, attempt=context.attempt, clean=partial(clean, environ=environ)),
+            Spool(
+                context.attempt_dir,
+                attempt=context.attempt,
+                clean=partial(clean, environ=environ),
+                figures=Disk(disk_places(context.workspace)),
+            ),
             partial(ledger.append, context.run_id),
             every_s=context.ship_every_s,
             tick_s=context.tick_s,

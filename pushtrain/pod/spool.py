@@ -24,6 +24,8 @@ EVENTS_PER_ATTEMPT = 1000
 MESSAGE_CHARS = 2000
 LOG, EVENTS, METRICS, SAID = "trainer.log", "events.jsonl", "metrics.jsonl", "events said"
 Clean = Callable[[str], str]
+# What goes along with metrics without being a step's: None when there is nothing to say yet.
+Figures = Callable[[], Mapping[str, Any] | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +52,8 @@ class _Waiting:
 class Spool:
     """Not safe for several threads: the shipper holds its lock around every call."""
 
-    def __init__(self, folder: Path, *, attempt: int, clean: Clean) -> None:
-        self._folder, self._attempt, self._clean = folder, attempt, clean
+    def __init__(self, folder: Path, *, attempt: int, clean: Clean, figures: Figures | None = None) -> None:
+        self._folder, self._attempt, self._clean, self._figures = folder, attempt, clean, figures
         self._note = folder / "shipped.json"
         self._offsets: dict[str, int] = {LOG: 0, EVENTS: 0, METRICS: 0, SAID: 0}
         if self._note.is_file():
@@ -89,7 +91,9 @@ class Spool:
         return Batch(
             events=tuple(item.draft for item in events),
             log=(log.gap.as_line() if log.gap else b"") + log.raw,
-            metrics=(_row(rows.gap.as_row()) if rows.gap else b"") + self._metrics(rows.raw, rows.end - len(rows.raw)),
+            metrics=(_row(rows.gap.as_row()) if rows.gap else b"")
+            + self._metrics(rows.raw, rows.end - len(rows.raw))
+            + self._besides(),
             files={path: raw for item in events for path, raw in item.files.items()},
             offsets=offsets,
         )
@@ -150,6 +154,10 @@ class Spool:
             data=data if isinstance(data, dict) else {},
             time=now_text(time) if isinstance(time, (int, float)) else None,
         )
+
+    def _besides(self) -> bytes:
+        row = self._figures() if self._figures is not None else None
+        return _row(row) if row else b""
 
     def _metrics(self, raw: bytes, begin: int) -> bytes:
         """Rows that are JSON objects; each line that is none leaves a mark."""

@@ -1,6 +1,5 @@
 """What a look at the pod tells: who is connected, what the GPU does, what runs in tmux, how full the disk is. Linux."""
 
-import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -85,15 +84,6 @@ def seen(shells: Mapping[str, str], environ: Mapping[str, str], card: Gpu | None
         gpu_percent=card.percent if card else None,
         commands=commands(shells),
     )
-
-
-def disk_gb(folder: Path) -> tuple[float, float]:
-    """Used and whole size of the file system below `folder`."""
-    try:
-        usage = shutil.disk_usage(folder)
-    except OSError:
-        return 0.0, 0.0
-    return round(usage.used / 1e9, 2), round(usage.total / 1e9, 2)
 
 
 def _ask(argv: list[str], environ: Mapping[str, str]) -> str:

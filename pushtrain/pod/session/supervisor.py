@@ -15,6 +15,7 @@ from pushtrain.gitcmd import git_env
 from pushtrain.pod.child import StopRequest
 from pushtrain.pod.console import clean
 from pushtrain.pod.context import EXIT_PREEMPTED, LEDGER_TOKEN, SAVING_SHARE, Context
+from pushtrain.pod.figures import disk_figures, places
 from pushtrain.pod.session import look, tmux, tree
 from pushtrain.pod.session.cancelled import Cancelled
 from pushtrain.pod.session.end import End, Moment, closing_s, end_of, warning
@@ -246,9 +247,8 @@ class Session:
         return tree.open_tree(place, say).branch
 
     def _sign(self, card: look.Gpu | None, connections: int, idle_s: float) -> None:
-        used_gb, total_gb = look.disk_gb(self.context.workspace)
         row: dict[str, Any] = {"time": time.time(), "ssh_connections": connections, "idle_s": round(idle_s)}
-        row |= {"disk_gb": used_gb, "disk_total_gb": total_gb}
+        row |= disk_figures(places(self.context.workspace))
         if card is not None:
             row |= {
                 "gpu_utilization": card.percent,
