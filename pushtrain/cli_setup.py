@@ -33,8 +33,8 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Also write over files that say something else.")] = False,
 ) -> None:
     """Put workflows, a policy, a first job and the tool into this repository; what is there is not overwritten."""
-    from pushtrain.init import NEXT
     from pushtrain.init import init as write
 
-    out.print(write(Path.cwd(), force=force).as_text())
-    say(NEXT)
+    done = write(Path.cwd(), force=force)
+    out.print(done.as_text())
+    say(done.next_steps())

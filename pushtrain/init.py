@@ -60,12 +60,17 @@ class Written:
         lines += [f"replaced {it}" for it in self.replaced if it not in tool]
         return "\n".join([*lines, f"wrote {len(tool)} files of the tool in {', '.join(begin)}", *note])
 
+    def next_steps(self) -> str:
+        """What a person does now, with the tool of this very repository."""
+        call = f"uv run --project {self.tool} pushtrain" if self.tool else "uv run pushtrain"
+        return _NEXT.format(call=call)
 
-NEXT = """\
+
+_NEXT = """\
 next:
   1. git add --all && git commit -m "pushtrain" && git push
   2. the secrets and the environment gpu: README of pushtrain, "Your first run", steps 2 to 6
-  3. GITHUB_TOKEN=$(gh auth token) pushtrain doctor
+  3. GITHUB_TOKEN=$(gh auth token) {call} doctor
   4. take `suspend: true` out of jobs/gpu-check.yaml, on a branch, and open a pull request"""
 
 

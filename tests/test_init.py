@@ -36,6 +36,7 @@ def everything(root: Path) -> dict[str, bytes]:
 def test_what_is_written_is_whole_and_a_second_time_nothing_is(repository: Path) -> None:
     done = init(repository)
     assert not done.replaced and "wrote .github/workflows/train.yml" in done.as_text()
+    assert "uv run pushtrain doctor" in done.next_steps()
     assert (repository / "README.md").read_text() == "mine\n"
     found = check([], repository)
     assert not found.problems and [(it.name, it.suspend) for it in found.specs] == [("gpu-check", True)]
@@ -68,6 +69,7 @@ def test_a_project_of_its_own_stays_alone_and_the_tool_goes_beside_it(repository
     )
     assert done.as_text().endswith("add to .gitignore: .pushtrain/")
     assert tool_folder(repository) == repository / ASIDE
+    assert "uv run --project tools/pushtrain pushtrain doctor" in done.next_steps()
     at_the_top = {path.split("/")[0] for path in done.made}
     assert at_the_top == {".github", "jobs", "pushtrain-policy.yaml", "tools"}
     assert {"tools/pushtrain/pyproject.toml", "tools/pushtrain/uv.lock", "tools/pushtrain/README.md"} <= set(done.made)
