@@ -23,7 +23,7 @@ def demo_env(folder: Path, simulator_env: Mapping[str, str]) -> dict[str, str]:
     env = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("GIT_", "PUSHTRAIN_", "RUNPOD_", "HF_"))
+        if not name.startswith(("GIT_", "PUSHTRAIN_", "RUNPOD_", "VAST_", "HF_"))
     }
     return env | {
         **simulator_env,
@@ -53,7 +53,7 @@ def fresh(folder: Path) -> Path:
 
 def write_env_file(path: Path, env: Mapping[str, str]) -> None:
     """The demo's environment for another terminal (`source` it); readable by its owner only."""
-    names = ("PUSHTRAIN_", "RUNPOD_", "HF_", "GIT_")
+    names = ("PUSHTRAIN_", "RUNPOD_", "VAST_", "HF_", "GIT_")
     lines = [f"export {name}={shlex.quote(value)}" for name, value in sorted(env.items()) if name.startswith(names)]
     path.touch(mode=0o600)
     path.write_text("\n".join(lines) + "\n")
@@ -63,7 +63,7 @@ def stop_pods(simulator_dir: Path) -> None:
     """End every process of every pod, also when the simulator is dead already."""
     from infra.simulator import processes
 
-    for pod in (simulator_dir / "pods").glob("*"):
+    for pod in (*simulator_dir.glob("pods/*"), *simulator_dir.glob("vast/pods/*")):
         processes.stop(pod.name, grace_s=0)
 
 
