@@ -172,6 +172,15 @@ class CloudContract:
         assert made.ports == found.ports == pod.ports
         assert [each.id for each in cloud.find(prefix).pods] == [made.id]
 
+    def test_the_accounts_ssh_keys_are_replaced_as_a_whole(self, cloud: Cloud):
+        before, key = cloud.ssh_keys(), "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBQrContract me@here"
+        try:
+            cloud.replace_ssh_keys([*before, key])
+            assert cloud.ssh_keys() == [*before, key]
+        finally:
+            cloud.replace_ssh_keys(before)
+        assert cloud.ssh_keys() == before
+
     def test_a_pod_of_that_name_is_adopted(self, cloud: Cloud, pod: PodRequest, prefix: str):
         assert cloud.create_pod(pod).id == cloud.create_pod(pod).id
         assert len(cloud.find(prefix).pods) == 1

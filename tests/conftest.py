@@ -18,6 +18,7 @@ LONG = frozenset(
         "recipes_session",
         "rehearsal",
         "replay",
+        "ssh",
         "ssh_files",
         "ssh_refusals",
         "ssh_tunnel",

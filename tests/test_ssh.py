@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from ssh_world import needs_clients
+from ssh_world import needs_clients, register
 from whole import World
 
 pytest_plugins = ("whole", "ssh_world")
 pytestmark = needs_clients
+THEIRS = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAtheirs theirs@home"
 
 
 def test_a_command_runs_on_the_volume_in_the_environment_of_the_run(guest: World) -> None:
@@ -22,3 +23,12 @@ def test_a_command_runs_on_the_volume_in_the_environment_of_the_run(guest: World
 
 def test_the_exit_code_is_the_commands(guest: World) -> None:
     assert guest.cli("ssh", "job", "--", "exit 7").returncode == 7
+
+
+def test_the_verb_registers_the_users_own_key_beside_the_others(guest: World) -> None:
+    mine = Path(guest.env["HOME"], ".ssh", "id_ed25519.pub").read_text().strip()
+    register(guest, THEIRS)
+    first, second = guest.cli("ssh-key"), guest.cli("ssh-key")
+    assert "is registered now; 1 other key kept" in first.stdout and "was registered already" in second.stdout
+    assert guest.simulator.request("GET", "/v2/account/ssh-keys").json()["keys"] == [THEIRS, mine]
+    register(guest, mine)

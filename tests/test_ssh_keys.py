@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 from runpod_memory import MemoryRunPod, Turns, every_order
-from ssh_world import MISSING, make_key, needs_clients, register
-from whole import CANARY, World
+from ssh_world import needs_clients
 
 from infra.clouds.runpod import RunPod
 from infra.clouds.wire import Limits
@@ -16,7 +15,6 @@ from pushtrain.errors import CloudUnavailable, SshError
 from pushtrain.ssh.keys import OwnKey, find_or_make, has
 from pushtrain.ssh.keys import register as register_key
 
-pytest_plugins = ("whole",)
 THEIRS, MINE, HERS = (
     f"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI{name} {name}@laptop" for name in ("theirs", "mine", "hers")
 )
@@ -98,15 +96,3 @@ def test_what_is_no_public_key_is_never_sent(tmp_path: Path) -> None:
         find_or_make({"HOME": str(tmp_path)})
     with pytest.raises(SshError, match="is not there"):
         find_or_make({"HOME": str(tmp_path), "PUSHTRAIN_SSH_KEY": str(tmp_path / "nothing")})
-
-
-@pytest.mark.skipif(bool(MISSING), reason=f"not installed here: {', '.join(MISSING)}")
-def test_the_verb_registers_the_users_own_key_beside_the_others(world: World) -> None:
-    register(world, THEIRS)
-    mine = make_key(world)
-    first, second = world.cli("ssh-key"), world.cli("ssh-key")
-    assert "is registered now; 1 other key kept" in first.stdout and "was registered already" in second.stdout
-    keys = world.simulator.request("GET", "/v2/account/ssh-keys").json()["keys"]
-    assert keys == [THEIRS, mine]
-    register(world)
-    assert CANARY not in "".join(world.said)
