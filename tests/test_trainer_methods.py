@@ -12,8 +12,10 @@ from tiny_model import MODEL_ID, Bench, spec
 
 from pushtrain.errors import SpecError
 from pushtrain.spec.file import loads
-from trainer.failures import ModelUnsupported
+from trainer.failures import GpuIdle, ModelUnsupported
 from trainer.job import file_sha256
+from trainer.keep import keep_what_there_is
+from trainer.report import Report
 
 pytest_plugins = ("trainer_fixtures",)
 
@@ -51,11 +53,33 @@ def test_a_method_follows_its_golden_curve_resumes_to_the_same_bytes_and_loads_w
     assert answers(bench, RUNS[name].get("kind") == "full") == [sample["adapter"] for sample in resumed["samples"]]
 
 
-def test_an_adapter_that_began_as_a_part_of_the_base_is_published_for_the_whole_base(bench: Bench) -> None:
+def test_an_adapter_that_began_as_a_part_of_the_base_is_published_for_the_whole_base(
+    bench: Bench, tmp_path: Path
+) -> None:
     bench.write(method={"init_lora_weights": "pissa_niter_2"}, train={"max_steps": 1})
     assert bench.run() == 0
     config = json.loads((bench.run_dir / "adapter" / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"], config["init_lora_weights"]) == (8, 16, True)
+    assert_kept_of_a_stopped_training(bench, tmp_path)
+
+
+def assert_kept_of_a_stopped_training(bench: Bench, tmp_path: Path) -> None:
+    """Made from the checkpoint alone, it is what is published after the end; the checkpoint stays as it was."""
+    checkpoint = bench.run_dir / "checkpoints" / "checkpoint-1" / "adapter_model.safetensors"
+    before, job = file_sha256(checkpoint), bench.trained_job("stopped")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in bench.environ().items():
+            patch.setenv(name, value)
+        keep_what_there_is(job, GpuIdle("idle"), Report(bench.run_dir / "attempt-2"))
+    assert "revision run/stopped" in bench.file("failure.json", attempt=2)["message"]
+    at = {"revision": "run/stopped", "local_dir": tmp_path / "kept"}
+    kept = bench.hub.alice.hf_hub_download(job.spec.publish.repo, "adapter_model.safetensors", **at)
+    assert file_sha256(Path(kept)) == bench.adapter_sha256() != before
+    assert file_sha256(checkpoint) == before
+    config = json.loads(
+        Path(bench.hub.alice.hf_hub_download(job.spec.publish.repo, "adapter_config.json", **at)).read_text()
+    )
+    assert config["base_model_name_or_path"] == MODEL_ID and config["r"] == 8
 
 
 def test_names_that_are_not_the_models_are_refused_with_those_it_has(hub: Hub, home: Path, tmp_path: Path) -> None:

@@ -117,8 +117,9 @@ def test_rouge_is_what_google_s_scorer_says() -> None:
         ({"train": {"early_stopping_threshold": 0.1}}, "is for early_stopping_patience"),
         (
             {"train": {"early_stopping_patience": 2, "eval_steps": 5}, "data": {"eval_fraction": 0}},
-            "needs held-out rows: data.eval_fraction is 0",
+            "train.early_stopping_patience needs held-out rows: data.eval_fraction is 0",
         ),
+        ({"train": {"eval_steps": 5}, "data": {"eval_fraction": 0}}, "train.eval_steps needs held-out rows"),
         ({"task": "dpo", "dpo": {"loss_type": ["exo_pair"]}}, "needs label_smoothing"),
         ({"task": "dpo", "dpo": {"label_smoothing": 0.1}}, "label_smoothing does nothing"),
         ({"task": "dpo", "dpo": {"loss_weights": [1.0, 2.0]}}, "2 numbers for 1 losses"),

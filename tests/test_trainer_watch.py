@@ -6,7 +6,6 @@ import math
 import sqlite3
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -123,11 +122,7 @@ def assert_the_one_who_started_workers_keeps_it(bench: Bench, revision: str) -> 
     from trainer.keep import keeping
     from trainer.report import Report
 
-    job = replace(bench.job(), run_id="apart-1")
-    pins = json.loads((bench.run_dir / "inputs.json").read_text())
-    data = f"sha256:{file_sha256(bench.root / 'data' / 'rows.jsonl')}"
-    job = replace(job, inputs=replace(job.inputs, model_sha=next(iter(pins.values())), data_version=data))
-    report = Report(bench.run_dir / "attempt-2")
+    job, report = bench.trained_job("apart-1"), Report(bench.run_dir / "attempt-2")
     (report.folder / "failure.json").write_text(json.dumps({"reason": "GpuIdle", "message": "idle"}))
     with pytest.MonkeyPatch.context() as patch:
         for name, value in bench.environ().items():

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +240,14 @@ class Bench:
             run_id="tiny-run",
             commit="c" * 40,
             inputs=inputs,
+        )
+
+    def trained_job(self, run_id: str) -> Job:
+        """The job of a run that has begun, on the model and the rows that it began with."""
+        pins = json.loads((self.run_dir / "inputs.json").read_text())
+        version = f"sha256:{file_sha256(self.root / 'data' / 'rows.jsonl')}"
+        return replace(
+            self.job(), run_id=run_id, inputs=Inputs(model_sha=next(iter(pins.values())), data_version=version)
         )
 
     def command(self, attempt: int = 1) -> list[str]:

@@ -75,12 +75,12 @@ class TrainingSpec(JobSpec):
         return self
 
     @model_validator(mode="after")
-    def _patience_has_something_to_look_at(self) -> "TrainingSpec":
-        if self.train.early_stopping_patience is None:
-            return self
-        if self.data.eval_fraction == 0 and self.data.eval_split is None:
-            raise ValueError("train.early_stopping_patience needs held-out rows: data.eval_fraction is 0")
-        if self.train.parallel not in (None, "ddp"):
+    def _evaluations_have_rows(self) -> "TrainingSpec":
+        patience = self.train.early_stopping_patience
+        if self.train.eval_steps is not None and self.data.eval_fraction == 0 and self.data.eval_split is None:
+            key = "eval_steps" if patience is None else "early_stopping_patience"
+            raise ValueError(f"train.{key} needs held-out rows: data.eval_fraction is 0")
+        if patience is not None and self.train.parallel not in (None, "ddp"):
             raise ValueError(f"train.early_stopping_patience is not for train.parallel {self.train.parallel}: use ddp")
         return self
 
