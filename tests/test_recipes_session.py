@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,7 +37,9 @@ def test_the_page_works_as_it_is_written(world: World, tmp_path: Path) -> None:
         if line.startswith("pushtrain attach"):
             world.until(lambda record: record.last.state == "training")
         if line.startswith("pushtrain ssh dev -- 'ls"):
-            time.sleep(3.0)  # what was started in tmux takes two seconds
+            guests = [world.start_cli("ssh", "dev", "--", "sleep 3") for _ in range(2)]
+            codes = [guest.wait(60) for guest in guests]  # what was started in tmux takes two seconds
+            assert codes == [0, 0]
 
     terminal = Terminal(world.repository, terminal_env(tmp_path, world.env), before=before)
     try:
@@ -49,6 +50,10 @@ def test_the_page_works_as_it_is_written(world: World, tmp_path: Path) -> None:
     first = next(record for record in world.records() if not record.run_id.endswith("-r2"))
     assert end(first) == ("succeeded", "SessionClosed")
     assert first.result is not None and first.result["session"]["branch"] == "session/dev"
+    log = world.control().ledger.text(first, "logs")[0].decode()
+    assert "in use: 2 ssh connections" in log, "two people on one session"
+    over = world.cli("attach", "dev")
+    assert over.returncode == 0 and "is over" in over.stderr and "closed" in over.stdout, "its log instead"
     again = next(record for record in world.records() if record.run_id.endswith("-r2"))
     assert end(again)[0] == "cancelled"
     world.assert_nothing_left()

@@ -275,6 +275,16 @@ def test_an_attempt_finds_the_work_tree_as_it_was(place: Place) -> None:
     assert run(place.work, "status", "--porcelain") == "?? half.py"
 
 
+def test_a_work_tree_that_git_cannot_read_is_set_aside_and_not_removed(place: Place) -> None:
+    branch, said = opened(place, []), list[str]()
+    (place.work / "half.py").write_text("half\n")
+    (place.work / ".git" / "config").write_text("no config of git's")
+    again = open_tree(place, said.append)
+    assert not again.is_found and again.branch == branch.name
+    assert (place.work.parent / "work-unreadable-1" / "half.py").read_text() == "half\n"
+    assert "work-unreadable-1" in said[-1] and (place.work / "code.py").exists()
+
+
 def test_a_named_branch_goes_on_where_the_session_before_left_it(place: Place, tmp_path: Path) -> None:
     first = place_of(tmp_path, place.commit, "dev", "first")
     branch = opened(first, [])

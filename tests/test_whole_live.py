@@ -27,6 +27,22 @@ def test_top_shows_every_pod_with_its_dollars(guest: World) -> None:
     assert "1 pods, $0.41 an hour together" in table and run.run_id in table
 
 
+def test_top_refreshes_until_ctrl_c(guest: World, tmp_path: Path) -> None:
+    terminal = Terminal(guest.repository, terminal_env(tmp_path, guest.env))
+    terminal._run(Command(line="pushtrain top --every 1", typed=("Ctrl-C",), output=("1 pods",)))
+
+
+def test_what_is_followed_as_json_is_a_document_a_line(guest: World) -> None:
+    started = guest.start_cli("logs", "-f", "job", "--json", PUSHTRAIN_TICK_S="60")
+    try:
+        said = _read_until(started.stdout, '"system"', 30.0)
+    finally:
+        started.kill()
+        started.communicate()
+    kinds = {next(iter(json.loads(line))) for line in said.splitlines()[:-1]}
+    assert {"event", "log"} <= kinds <= {"event", "log", "system"}
+
+
 def test_logs_are_followed_from_the_clouds_stream_no_line_twice(guest: World) -> None:
     """The ledger is looked at every minute here: what comes sooner came from the stream."""
     run = guest.newest()

@@ -125,7 +125,7 @@ def _play(sessions: Sessions) -> None:
     (pod,) = world.pods_made(sessions.record("lost"))
     world.simulator.request("DELETE", f"/v2/pods/{pod['id']}").raise_for_status()
     (pod,) = world.pods_made(sessions.record("preempted"))
-    (first,) = (pid for pid in pod["processes"] if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"bash\0-c\0"))
+    (first,) = (pid for pid in pod["processes"] if _command_line(pid).startswith(b"bash\0-c\0"))
     os.kill(first, signal.SIGTERM)
     sessions.typed("cancelled", "env > environment.txt; echo done > typed.txt")
     sessions.until(lambda: (sessions.work("cancelled") / "typed.txt").exists())
@@ -134,6 +134,13 @@ def _play(sessions: Sessions) -> None:
     (world.repository / "jobs" / "deleted.yaml").unlink()
     world.push()
     sessions.until(lambda: all(record.is_over for record in world.records()), 90)
+
+
+def _command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""  # it ended meanwhile
 
 
 def test_a_session_that_nobody_uses_ends_by_itself(sessions: Sessions) -> None:

@@ -77,7 +77,7 @@ def open_tree(place: Place, say: Callable[[str], None]) -> Opened:
         author = place.git("log", "-1", "--format=%an%x00%ae", place.commit, cwd=fresh).split("\0")
         for key, value in zip(("user.name", "user.email"), author, strict=True):
             place.git("config", key, value, cwd=fresh)
-        shutil.rmtree(place.work, ignore_errors=True)
+        _set_aside(place, say)
         fresh.rename(place.work)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
@@ -92,12 +92,22 @@ def _as_it_was(place: Place) -> Opened | None:
     for lock in (place.work / ".git").glob("*.lock"):
         lock.unlink(missing_ok=True)
     try:
-        head = place.git("rev-parse", "HEAD")
+        head = place.git("rev-parse", "-q", "--verify", "HEAD", ok=(0, 1)) or "no commit"
         changed = place.git("status", "--porcelain").splitlines()
     except LedgerError:
         return None
     how = f"as the attempt before left it, at {head[:8]} with {len(changed)} files changed and not committed"
     return Opened(branch=kept.read_text().strip(), how=how, is_found=True)
+
+
+def _set_aside(place: Place, say: Callable[[str], None]) -> None:
+    """What git cannot read any more may still be somebody's work: it is moved, never removed."""
+    if not place.work.exists():
+        return
+    taken = len(list(place.work.parent.glob(f"{place.work.name}-unreadable-*")))
+    aside = place.work.with_name(f"{place.work.name}-unreadable-{taken + 1}")
+    place.work.rename(aside)
+    say(f"session: git cannot read the work tree of the attempt before: it is in {aside} now")
 
 
 def keep_branch(place: Place, branch: str) -> None:
