@@ -127,6 +127,18 @@ def get(
     _told(files.get(_account(), files.place(where), local, _transfer(part_mb)))
 
 
+@volumes.command()
+def rm(
+    where: Annotated[str, typer.Argument(metavar="NAME/PATH", help="A file on a volume, or a folder with all in it.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Delete it; without, only say how much it is.")] = False,
+) -> None:
+    """Delete files of a volume, to make room without a pod."""
+    from pushtrain.volumes.files import place, remove
+
+    gone = remove(_account(), place(where), yes=yes)
+    out.print(f"{len(gone)} files deleted")
+
+
 def cp_volume(places: Sequence[str]) -> None:
     """`pushtrain cp` where one side is `volume:NAME/path`: by S3, without any pod."""
     from pushtrain.volumes import files

@@ -32,6 +32,7 @@ LONG = frozenset(
         "trainer_stream",
         "trainer_watch",
         "vast_contract",
+        "volumes_files",
         "volumes_recipes",
         "whole_command",
         "whole_limits",

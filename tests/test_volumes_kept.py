@@ -181,6 +181,18 @@ def test_a_place_that_refuses_keeps_the_volume_and_the_run_waits_for_that_place(
     assert [pod.volume_id for pod in pods(world)] == [kept.id]
 
 
+def test_one_that_somebody_deleted_under_a_run_is_made_anew_where_it_was(world: World) -> None:
+    kept_job(world)
+    world.tick()
+    (first,) = volumes(world)
+    world.runpod.account.terminate_pod(pods(world)[0].id, world.runpod.now_s)
+    world.runpod.account.delete_volume(first.id, world.runpod.now_s)
+    world.tick()
+    (second,) = volumes(world)
+    assert second.id != first.id and second.data_center == first.data_center
+    assert [pod.volume_id for pod in pods(world)] == [second.id]
+
+
 def test_another_ledgers_kept_volume_of_the_same_name_is_not_ours(world: World) -> None:
     other = kept_volume_name("models", "https://git.example/other/runs.git")
     theirs = world.runpod.account.create_volume(other, 50, "CA-MTL-1", None, world.runpod.now_s)

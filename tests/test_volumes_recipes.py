@@ -44,6 +44,11 @@ def test_the_page_is_true(world: World, terminal: Terminal) -> None:
     said = terminal.play(PAGE)
     secrets = [world.env[name] for name in ("RUNPOD_S3_SECRET_KEY", "RUNPOD_S3_ACCESS_KEY", "RUNPOD_API_KEY")]
     assert not [secret for secret in secrets if secret in said]
+    kept = [path for path in world.folder.rglob("*") if path.is_file()]
+    kept += [path for path in (world.simulator.state_dir / "pods").rglob("*") if path.is_file()]
+    assert not [path for path in kept if secrets[0].encode() in path.read_bytes()], (
+        "neither git, state nor pods have it"
+    )
     receipt = world.record("first").receipt
     assert receipt is not None and receipt["outcome"] == "succeeded"
     assert [it["why"] for it in receipt["kept"]] == ["kept on purpose"]
@@ -82,6 +87,8 @@ def test_two_runs_of_one_commit_at_once_keep_their_files_apart_and_refusals_have
         (["copy", "models", "EU-SE-1"], "no S3 API"),
         (["copy", "absent", "US-KS-2"], "no volume 'absent'"),
         (["get", "models/absent", "x"], "no absent"),
+        (["rm", "models"], "all of models"),
+        (["rm", f"models/runs/{world.record('one').run_id}"], "deleted only with --yes"),
     ):
         refused = world.cli("volumes", *arguments)
         assert refused.returncode in (1, 3) and words in refused.stderr, refused

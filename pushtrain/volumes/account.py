@@ -1,16 +1,17 @@
 """What `pushtrain volumes` shows of the account, and does: list, create, grow, delete. Its name says whose one is."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pushtrain.cloud import Cloud, Pod, Volume, VolumeRequest
+from pushtrain.cloud import Cloud, Live, Pod, Volume, VolumeRequest
 from pushtrain.errors import LedgerError, RequestRejected
 from pushtrain.ledger import Ledger
 from pushtrain.lookup import read_each
 from pushtrain.run import KEPT_NAME, RESOURCE_PREFIX, is_kept, kept_prefix, kept_volume_name, ledger_prefix
 from pushtrain.run import resource_prefix as resources_of
-from pushtrain.volumes.kept import in_words, told, usd_per_month
+from pushtrain.volumes.kept import first_of, in_words, told, usd_per_month
 
 Whose = Literal["kept", "run", "orphan", "other ledger", "not pushtrain's"]
 # How long a delete asks whether the volume is gone.
@@ -56,7 +57,8 @@ class Account:
         """Every volume, kept ones first. Raises CloudError; a ledger that is away is said, and costs the runs."""
         live = self.cloud.find("")
         runs = self._runs()
-        found = [self._row(volume, live.pods, runs) for volume in live.volumes]
+        found = [self._row(volume, live, runs) for volume in live.volumes]
+        self._tell_twins(live.volumes)
         order = ["kept", "run", "orphan", "other ledger", "not pushtrain's"]
         return sorted(found, key=lambda row: (order.index(row.whose), row.name, row.volume.id))
 
@@ -79,6 +81,18 @@ class Account:
             ids = ", ".join(row.volume.id for row in found)
             raise RequestRejected(f"{text!r} is several volumes", hint=f"say which: {ids}", reason="SeveralVolumes")
         return found[0]
+
+    def ours(self, text: str, verb: str) -> Row:
+        """The volume that this ledger's people may change. Raises RequestRejected (NotOurs)."""
+        row = self.one(text)
+        if row.whose in ("other ledger", "not pushtrain's"):
+            owner = "belongs to another ledger" if row.whose == "other ledger" else "was not made by pushtrain"
+            raise RequestRejected(
+                f"{row.volume.name} ({row.volume.id}) {owner}: this ledger does not {verb} it",
+                hint="use the repository it belongs to, or RunPod's console",
+                reason="NotOurs",
+            )
+        return row
 
     def create(self, name: str, size_gb: int, data_center: str) -> Volume:
         """A kept volume; one that is there in that data center is what is meant. Raises RequestRejected, CloudError."""
@@ -103,7 +117,7 @@ class Account:
 
     def grow(self, text: str, size_gb: int) -> Volume:
         """Raises RequestRejected for a smaller size, and for what is not this ledger's."""
-        row = self._ours(text, "grow")
+        row = self.ours(text, "grow")
         if size_gb < row.volume.size_gb:
             raise RequestRejected(
                 f"{row.name} has {row.volume.size_gb} GB, and a network volume cannot shrink",
@@ -121,7 +135,7 @@ class Account:
         Raises RequestRejected: InUse, NeedsYes, and for what is not this ledger's; LedgerError while nobody can tell
         who uses it; CloudError.
         """
-        row = self._ours(text, "delete")
+        row = self.ours(text, "delete")
         if row.runs is None:
             raise LedgerError(
                 f"{row.name}: nobody can tell which runs use it", hint="try again when the ledger answers"
@@ -144,16 +158,14 @@ class Account:
                 raise RequestRejected(f"{in_words(row.volume)} was deleted and is still listed", reason="StillThere")
         self.say(f"deleted: {in_words(row.volume)}")
 
-    def _ours(self, text: str, verb: str) -> Row:
-        row = self.one(text)
-        if row.whose in ("other ledger", "not pushtrain's"):
-            owner = "belongs to another ledger" if row.whose == "other ledger" else "was not made by pushtrain"
-            raise RequestRejected(
-                f"{row.volume.name} ({row.volume.id}) {owner}: this ledger does not {verb} it",
-                hint="use the repository it belongs to, or RunPod's console",
-                reason="NotOurs",
-            )
-        return row
+    def _tell_twins(self, volumes: Sequence[Volume]) -> None:
+        """Two creators at once whose answers got lost may leave two; only a person can tell that one is empty."""
+        for name, many in Counter(
+            it.name for it in volumes if it.name.startswith(kept_prefix(self.ledger.url))
+        ).items():
+            if many > 1:
+                first = min(it.id for it in volumes if it.name == name)
+                self.say(f"{name} is there {many} times, each billed: runs use {first}; delete the others by their ids")
 
     def _runs(self) -> dict[str, str] | None:
         """Active runs: id → the kept volume it names, or an empty string; None where nobody can tell."""
@@ -165,19 +177,20 @@ class Account:
         active = {it.run_id: str(it.run.get("kept_volume") or "") for it in records.values() if not it.is_over}
         return active | dict.fromkeys(unreadable, "")
 
-    def _row(self, volume: Volume, pods: Sequence[Pod], runs: dict[str, str] | None) -> Row:
+    def _row(self, volume: Volume, live: Live, runs: dict[str, str] | None) -> Row:
         url, name = self.ledger.url, volume.name
         owners = [it for it in runs or () if name.startswith(resources_of(it, url) + "-")]
         whose: Whose
         if name.startswith(kept_prefix(url)):
             whose, name = "kept", name.removeprefix(kept_prefix(url))
-            owners = [run_id for run_id, kept in (runs or {}).items() if kept == volume.name]
+            in_use = first_of(live.volumes, volume.name) == volume
+            owners = [run_id for run_id, kept in (runs or {}).items() if kept == volume.name and in_use]
         elif name.startswith(ledger_prefix(url)):
             whose = "run" if owners or runs is None else "orphan"
         else:
             ours = is_kept(name) or name.startswith(RESOURCE_PREFIX)
             whose = "other ledger" if ours else "not pushtrain's"
-        mounted = tuple(pod for pod in pods if pod.volume_id == volume.id)
+        mounted = tuple(pod for pod in live.pods if pod.volume_id == volume.id)
         return Row(
             volume=volume, whose=whose, name=name, pods=mounted, runs=None if runs is None else tuple(sorted(owners))
         )

@@ -72,6 +72,33 @@ def get(
     return files.get(transfer, open_store(account, source.name, environ), source.path, local)
 
 
+def remove(account: Account, where: Place, *, yes: bool, environ: Mapping[str, str] = os.environ) -> list[str]:
+    """Deletes the file at a path, or everything below it; returns the paths.
+
+    Raises RequestRejected (NeedsYes, NoSuchFile, NotOurs, or a path that is all of it), CloudError.
+    """
+    row = account.ours(where.name, "delete files of")
+    store = VolumeStore(access_to(row.volume, environ))
+    path = where.path.strip("/")
+    if not path:
+        raise RequestRejected(f"that is all of {row.name}", hint=f"pushtrain volumes delete {row.name} --yes")
+    one = None if where.path.endswith("/") else store.find(path)
+    found = [one] if one else list(store.files(f"{path}/"))
+    if not found:
+        raise RequestRejected(f"there is no {where.path} on {row.name}", reason="NoSuchFile")
+    if not yes:
+        size = sum(it.size for it in found) / 1e9
+        used = f"; {row.name} is in use by {', '.join(row.users)}" if row.users else ""
+        raise RequestRejected(
+            f"{len(found)} files ({size:,.2f} GB) are deleted only with --yes{used}",
+            hint=f"pushtrain volumes rm {row.name}/{where.path} --yes",
+            reason="NeedsYes",
+        )
+    for entry in found:
+        store.delete(entry.key)
+    return [entry.key for entry in found]
+
+
 def open_store(account: Account, name: str, environ: Mapping[str, str]) -> VolumeStore:
     return VolumeStore(access_to(account.one(name).volume, environ))
 

@@ -84,6 +84,13 @@ class VolumeStore:
         said = self._call(f"writing {key}", self._client.put_object, Key=key, Body=content)
         return str(said.get("ETag", "")).strip('"')
 
+    def delete(self, key: str) -> None:
+        """Absent is success."""
+        try:
+            self._call(f"deleting {key}", self._client.delete_object, Key=key)
+        except FileNotFoundError:
+            return
+
     def unfinished(self, key: str) -> str | None:
         """The id of an upload of this file that was never finished; the last one by id, should there be several."""
         said = self._call(f"looking for uploads of {key}", self._client.list_multipart_uploads, Prefix=key)
