@@ -11,7 +11,7 @@ from whole import World
 
 pytest_plugins = ("whole",)
 # A page of commands: each starts Python anew.
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(600)
 
 PAGE = Path(__file__).parents[1] / "docs" / "volumes.md"
 VOLUME = "volume: {name: models, keep: true, size_gb: 50}"
@@ -32,7 +32,7 @@ publish: {{repo: demo/{name}}}
 @pytest.fixture
 def terminal(world: World) -> Iterator[Terminal]:
     path = f"{Path(sys.executable).parent}:{world.env['PATH']}"
-    made = Terminal(world.repository, world.env | {"PATH": path}, timeout_s=90)
+    made = Terminal(world.repository, world.env | {"PATH": path}, timeout_s=180)
     yield made
     made.close()
 
