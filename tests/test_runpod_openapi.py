@@ -84,6 +84,7 @@ def test_everything_the_client_can_ask_is_in_the_document(client: RunPod, examin
         env={"A": "b"},
         secret_env=("HF_TOKEN",),
         ports=("22/tcp",),
+        ssh=True,
         min_cuda_version="12.8",
     )
     client.create_pod(full)

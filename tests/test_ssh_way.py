@@ -1,16 +1,20 @@
 """From what ledger and cloud say to the way onto a pod, and what sshd on the pod is told. Pure."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from git import Repo
 
 from pushtrain.cloud import Pod, SshAddress
-from pushtrain.errors import SshError
+from pushtrain.errors import LedgerUnavailable, SshError
 from pushtrain.events import Event
 from pushtrain.pod.ssh import authorized, sshd_config
 from pushtrain.record import RunRecord
 from pushtrain.ssh.endpoint import pod_of, way
+from pushtrain.ssh.reach import Seams, reach
+from pushtrain.ssh.session import open_line
 
 RUN = "job-0123abcd-0123abcd"
 DOOR = {"host_key": "ssh-ed25519 AAAA", "user": "root", "keys": ["SHA256:x"], "folder": "/workspace"}
@@ -74,3 +78,22 @@ def test_the_shells_get_the_environment_but_what_sshd_cannot_carry() -> None:
     text = sshd_config(Path("/f"), "root", {"A": "b c", "QUOTE": 'x"y', "LINES": "a\nb", "PUBLIC_KEY": "k", "PWD": "/"})
     assert 'SetEnv "A=b c"\n' in text
     assert "PasswordAuthentication no" in text and "UsePAM no" in text
+
+
+@pytest.mark.parametrize(("was_connected", "least_s"), [(False, 0), (True, 7)])
+def test_a_laptop_that_woke_up_without_a_network_waits_for_it(
+    tmp_path: Path, was_connected: bool, least_s: float
+) -> None:
+    with Repo.init(tmp_path) as repo:
+        repo.create_remote("origin", "http://127.0.0.1:9/nobody.git")
+    environ = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "RUNPOD_API_KEY": "key"}
+    now = [0.0]
+
+    def wait(seconds: float) -> None:
+        now[0] += 3 * seconds
+
+    line = open_line(tmp_path, environ, lambda text: None)
+    seams = Seams(say=lambda text: None, clock=lambda: now[0], sleep=wait)
+    with pytest.raises(LedgerUnavailable):
+        reach(line.cloud, line.ledger, "job", seams, wait_s=7, through_gaps=was_connected)
+    assert least_s <= now[0] <= least_s + 3

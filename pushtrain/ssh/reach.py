@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from pushtrain.cloud import Cloud
-from pushtrain.errors import SshError
+from pushtrain.errors import CloudUnavailable, LedgerUnavailable, PushtrainError, SshError
 from pushtrain.ledger import Ledger
 from pushtrain.pod.ssh import fingerprint
 from pushtrain.ssh.client import home, private_key
@@ -35,21 +35,21 @@ def reach(
 ) -> Endpoint:
     """The endpoint of a run once its sshd has answered with the host key that the ledger tells.
 
-    `through_gaps`: also while the run has no pod, between two attempts. Raises SshError at once for what waiting does
-    not help, and after `wait_s` for the rest; HostKeyChanged when somebody else answers there for 20 seconds.
+    `through_gaps`: also while the run has no pod, between two attempts, or nobody can be asked: a laptop that wakes up
+    has no network yet. Raises SshError at once for what waiting does not help, and after `wait_s` for the rest;
+    HostKeyChanged when somebody else answers there for 20 seconds.
     """
     began_s, said, strange_s = seams.clock(), "", None
     while True:
         try:
             found = endpoint(cloud, ledger, name)
             _check_answer(found, seams)
-        except SshError as not_yet:
+        except (SshError, CloudUnavailable, LedgerUnavailable) as not_yet:
             now_s = seams.clock()
             if not_yet.reason == "HostKeyChanged":
                 strange_s = now_s if strange_s is None else strange_s
             is_strange = strange_s is not None and now_s - strange_s >= _TELLS_S
-            may_pass = not_yet.may_pass or (through_gaps and not_yet.reason in _GAPS)
-            if not may_pass or is_strange or now_s - began_s >= wait_s:
+            if not _may_pass(not_yet, through_gaps) or is_strange or now_s - began_s >= wait_s:
                 raise
             if str(not_yet) != said:
                 seams.say(f"{not_yet}; waiting up to {wait_s:.0f} s")
@@ -57,6 +57,12 @@ def reach(
             seams.sleep(_LOOK_S)
             continue
         return found
+
+
+def _may_pass(not_yet: PushtrainError, through_gaps: bool) -> bool:
+    if not isinstance(not_yet, SshError):
+        return through_gaps
+    return not_yet.may_pass or (through_gaps and not_yet.reason in _GAPS)
 
 
 def check_key(found: Endpoint, environ: Mapping[str, str]) -> None:
