@@ -13,7 +13,7 @@ _NEEDED: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"issues/.*", ("issues", "pull-requests")),
     (r"pulls/\d+/merge", ("contents",)),
     (r"pulls.*", ("pull-requests",)),
-    (r"commits/[^/]+/pulls", ("pull-requests", "contents")),
+    (r"commits/[^/]+/pulls", ("pull-requests",)),
     (r"commits/[^/]+/status", ("statuses",)),
     (r"statuses/.*", ("statuses",)),
     (r"(commits|contents|branches).*", ("contents",)),
