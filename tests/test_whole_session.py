@@ -96,7 +96,7 @@ class Sessions:
 def sessions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sessions]:
     """Every session above at its end: one pod is lost, one run cancelled, one spec deleted on the way."""
     world = make_world(tmp_path_factory.mktemp("session"))
-    world.env["PUSHTRAIN_GRACE_S"] = "12"
+    world.env |= {"PUSHTRAIN_GRACE_S": "12", "PUSHTRAIN_POD_TICK_S": "0.5"}  # so many pods at once
     for name, session in SESSIONS.items():
         usd = 0.003 if name == "spent" else 1
         world.write(
