@@ -71,6 +71,27 @@ def test_only_established_connections_to_the_ssh_port_are_people() -> None:
     assert look.ssh_port({"RUNPOD_API_BASE_URL": "http://127.0.0.1:1", "RUNPOD_TCP_PORT_22": "40022"}) == 40022
 
 
+@pytest.mark.parametrize(
+    ("printed", "percent", "count"),
+    [
+        ("0, 4, 46068\n", 0.0, 1),
+        ("3, 100, 81559\n97, 40000, 81559\n", 97.0, 2),
+        ("[N/A], 100, 24564\n", 0.0, 1),
+        ("No devices were found\n", None, 0),
+    ],
+)
+def test_the_gpus_use_is_what_nvidia_smi_tells_of_the_busiest(
+    tmp_path: Path, printed: str, percent: float | None, count: int
+) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\nprintf '{printed}'\n".replace("%", "%%"))
+    program.chmod(0o755)
+    found = look.gpu({"PATH": f"{tmp_path}:/bin:/usr/bin"})
+    assert (found.percent if found else None) == percent and (found.count if found else 0) == count
+    if count == 2:
+        assert found is not None and found.total_gb == pytest.approx(171.0, abs=0.1)
+
+
 def test_a_session_ends_for_one_reason_each_and_says_it() -> None:
     def reason(**changes: object) -> str:
         moment = Moment(**{"idle_s": 0.0, "left_s": 9000.0, **changes})  # type: ignore[arg-type]
@@ -117,6 +138,20 @@ def test_an_image_without_tmux_and_tools_says_so_and_goes_on(tmp_path: Path) -> 
     assert tmux.open_nvitop(desk, has_gpu=True) == "nvitop: not in this environment"
     assert tmux.start_tensorboard(desk, [], tmp_path / "log") == (None, "TensorBoard: not in this environment")
     assert look.commands(desk.env) == [] and look.gpu(desk.env) is None
+
+
+def test_a_tensorboard_that_ends_says_its_last_word(tmp_path: Path) -> None:
+    desk = desk_of(tmp_path, [])
+    program = desk.bin / "tensorboard"
+    program.write_text('#!/bin/sh\necho "TensorBoard could not bind to port 6006 of $4"; exit 255\n')
+    program.chmod(0o755)
+    for ports, host in (([], "127.0.0.1"), (["6006/http"], "0.0.0.0")):
+        server, told = tmux.start_tensorboard(desk, ports, desk.tensorboard_log)
+        assert server is not None and told.startswith("TensorBoard: port 6006")
+        server.wait(10)
+        assert tmux.why_ended(server, desk.tensorboard_log).endswith(
+            f"255: TensorBoard could not bind to port 6006 of {host}"
+        )
 
 
 def test_a_start_command_that_ends_leaves_its_exit_code_and_a_shell(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ class Session:
     watch: Cancelled
     children: list["subprocess.Popen[bytes]"] = field(default_factory=list)
     _has_tmux: bool = False
+    _tensorboard: "subprocess.Popen[bytes] | None" = None
     _use: Use = field(default_factory=lambda: Use(at_s=0.0))
     _signed_s: float = float("-inf")
 
@@ -116,6 +117,9 @@ class Session:
             code = desk.start_ended.read_text().strip()
             say(f"session: session.start ended with exit code {code}; the session stays open until it is idle")
             desk.start_ended.unlink(missing_ok=True)
+        if self._tensorboard is not None and (why := tmux.why_ended(self._tensorboard, desk.tensorboard_log)):
+            say(f"session: {why}")
+            self._tensorboard = None
         if self._has_tmux and not tmux.is_open(desk):
             say("session: the last window of tmux was closed; opening another (exit-session ends the session)")
             tmux.open_desk(desk, ())
@@ -136,8 +140,9 @@ class Session:
             self._start_untied(desk)
         if self.settings.tensorboard:
             ports = [port for port in self.environ.get("PUSHTRAIN_PORTS", "").split(",") if port]
-            server, told = tmux.start_tensorboard(desk, ports, bin_dir.parent / "tensorboard.log")
+            server, told = tmux.start_tensorboard(desk, ports, desk.tensorboard_log)
             self.children += [server] if server is not None else []
+            self._tensorboard = server
             ready.append(told)
         for line in ready:
             say(f"session: {line}")

@@ -33,6 +33,10 @@ class Desk:
         return self.bin.parent / "closing"
 
     @property
+    def tensorboard_log(self) -> Path:
+        return self.bin.parent / "tensorboard.log"
+
+    @property
     def start_ended(self) -> Path:
         """Has the exit code of `session.start` once it has ended."""
         return self.bin.parent / "start-ended"
@@ -117,6 +121,14 @@ def start_tensorboard(desk: Desk, ports: Sequence[str], log: Path) -> "tuple[sub
     with log.open("wb") as out:
         server = subprocess.Popen(argv, env=dict(desk.env), stdin=subprocess.DEVNULL, stdout=out, stderr=out)
     return server, f"TensorBoard: port {TENSORBOARD_PORT}, over {desk.files}"
+
+
+def why_ended(server: "subprocess.Popen[bytes]", log: Path) -> str:
+    """The last words of a TensorBoard that is not there any more, its port taken, say; empty while it runs."""
+    if server.poll() is None:
+        return ""
+    lines = log.read_text(errors="replace").strip().splitlines() if log.is_file() else []
+    return f"TensorBoard ended with exit code {server.returncode}: {lines[-1][:300] if lines else 'no word'}"
 
 
 def tell(desk: Desk, text: str) -> None:
