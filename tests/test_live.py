@@ -1,14 +1,17 @@
 """The parts of `logs -f` and `top`; whole in test_whole_live.py."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
 from test_lifecycle import pod, record
 
 from infra.clouds.runpod_shapes import pod as read_pod
+from pushtrain.live.logs import Stream
 from pushtrain.live.once import Once
 from pushtrain.live.rows import last_figures, rows
 from pushtrain.pod.figures import Disk
+from pushtrain.wiring import open_cloud
 
 
 def test_a_line_that_comes_two_ways_is_shown_once_however_often_it_was_said() -> None:
@@ -19,6 +22,16 @@ def test_a_line_that_comes_two_ways_is_shown_once_however_often_it_was_said() ->
         if once.is_new(way, line):  # type: ignore[arg-type]
             shown.append(line.strip())
     assert shown == ["a", "b", "still here", "still here", "still here"]
+
+
+def test_without_a_key_of_the_cloud_the_ledger_alone_is_followed_and_that_is_said() -> None:
+    said: list[str] = []
+    stream = Stream(lambda: open_cloud({}), "pod", said.append).start()
+    give_up_s = time.monotonic() + 20
+    while not said and time.monotonic() < give_up_s:
+        time.sleep(0.05)
+    assert said and said[0].startswith("from the ledger alone: ") and "RUNPOD_API_KEY" in said[0]
+    assert list(stream.drain()) == []
 
 
 def test_what_only_one_way_has_is_shown() -> None:
