@@ -31,13 +31,14 @@ def street(cloud: RunningSimulator, tmp_path_factory: pytest.TempPathFactory) ->
     register(world, make_key(world))
     cloud.fault("no_public_ip", pod_name="*-noaddress-*")
     cloud.fault("no_sshd", pod_name="*-nosshd-*")
-    for name in ("noaddress", "nosshd", "open"):
+    cloud.fault("slow_sshd", pod_name="*-slow-*", seconds=2.0)
+    for name in ("noaddress", "nosshd", "open", "slow"):
         world.write_job(name)
     world.write_job("shut")
     shut = (world.repository / "jobs" / "shut.yaml").read_text()
     world.write("jobs/shut.yaml", shut.replace("compute: {", "compute: {ssh: false, "))
     world.push()
-    world.until(lambda _: sum(it.events[-1].state == "training" for it in world.records()) == 5)
+    world.until(lambda _: sum(it.events[-1].state == "training" for it in world.records()) == 6)
     yield world
 
 
@@ -77,6 +78,11 @@ def test_the_proxy_gives_a_terminal_where_there_is_no_address_or_no_sshd(street:
     assert command.returncode == 3 and "a terminal and nothing else" in command.stderr
     copied = street.cli("cp", "jobs/open.yaml", f"{job}:")
     assert copied.returncode == 3 and "a terminal and nothing else" in copied.stderr
+
+
+def test_an_sshd_that_takes_its_time_is_waited_for(street: World) -> None:
+    found, _ = line_of(street).reach("slow", wait_s=30)
+    assert found.host_key.startswith("ssh-ed25519 ") and not found.proxy
 
 
 def test_a_key_that_the_pod_does_not_know_is_said_before_ssh_does(street: World, tmp_path: Path) -> None:

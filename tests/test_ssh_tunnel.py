@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,22 @@ def test_a_tunnel_is_made_again_after_a_cut_a_sleep_and_the_next_pod(guest: Worl
         held.until(held.answers(4))
     finally:
         held.close()
+
+
+@needs_clients
+def test_a_port_that_is_open_to_everybody_is_named_with_its_public_address(guest: World) -> None:
+    said: list[str] = []
+    line = open_line(guest.repository, guest.env, said.append)
+    (forward,) = read_forwards(["18188:8188"])
+    public = "https://p1-8188.proxy.runpod.net"
+    opened: list[str] = []
+    tunnel = Tunnel(line=line, name="job", forwards=[forward], open_url=opened.append, ask=lambda url: "HTTP 200")
+    found, _ = line.reach("job", wait_s=30)
+    tunnel._ask_all(replace(found, urls=(("8188/http", public),)))
+    tunnel._ask_all(replace(found, urls=(("8188/http", public),)))
+    assert opened == [forward.url]
+    assert [text.partition(" ")[0] for text in said] == [forward.url, public]
+    assert "no password" in said[1]
 
 
 def _is_client(pid: int) -> bool:

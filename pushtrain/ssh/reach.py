@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pushtrain.cloud import Cloud
 from pushtrain.errors import CloudUnavailable, LedgerUnavailable, PushtrainError, SshError
 from pushtrain.ledger import Ledger
-from pushtrain.pod.ssh import fingerprint
+from pushtrain.pod.ssh import MOST_KEYS, fingerprint
 from pushtrain.ssh.client import home, private_key
 from pushtrain.ssh.endpoint import Endpoint, endpoint
 
@@ -68,7 +68,7 @@ def _may_pass(not_yet: PushtrainError, through_gaps: bool) -> bool:
 def check_key(found: Endpoint, environ: Mapping[str, str]) -> None:
     """Raises SshError (KeyRefused) where the pod is known to let none of our keys in: before ssh says 'denied'."""
     mine = our_fingerprints(environ)
-    if not found.keys or not mine or set(found.keys) & set(mine):
+    if not found.keys or len(found.keys) >= MOST_KEYS or not mine or set(found.keys) & set(mine):
         return
     raise SshError(
         f"the pod of run {found.run_id} lets in {len(found.keys)} keys of the account, and ours is not among them: "
