@@ -417,7 +417,7 @@ def test_what_no_run_owns_is_exit_code_4_until_it_is_swept(world: World, clouded
     listed = clouded("sweep", "--json")
     assert listed.code == 4
     found = [f"network volume {volume.id} ({name})"]
-    assert json.loads(listed.out) == {"orphans": found, "owned": [], "ledger": True, "removed": False}
+    assert json.loads(listed.out) == {"orphans": found, "owned": [], "kept": [], "ledger": True, "removed": False}
     assert volume.id in clouded("sweep").out
     swept = clouded("sweep", "--yes", "--json")
     assert swept.code == 0
