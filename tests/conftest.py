@@ -11,6 +11,7 @@ LONG = frozenset(
     f"test_{name}"
     for name in (
         "faults_real",
+        "ledger_load",
         "pod_kills",
         "pod_network",
         "pod_ssh",
@@ -18,6 +19,7 @@ LONG = frozenset(
         "recipes_session",
         "rehearsal",
         "replay",
+        "setup_pulumi",
         "ssh",
         "ssh_files",
         "ssh_refusals",
@@ -30,18 +32,24 @@ LONG = frozenset(
         "trainer_result",
         "trainer_resume",
         "trainer_stream",
+        "trainer_tasks",
         "trainer_watch",
         "vast_contract",
         "volumes_files",
         "volumes_recipes",
         "whole_command",
+        "whole_crash",
         "whole_limits",
         "whole_live",
         "whole_session",
+        "whole_stop",
         "workflow_ci",
         "workflow_steps",
     )
 )
+
+# Helpers with assertions of their own: else a module that imports one before it is a plugin gets bare AssertionErrors.
+pytest.register_assert_rewrite("whole", "ssh_world")
 
 # Workers side by side share the cores: threads that wait for each other by spinning take ten times as long there.
 if "PYTEST_XDIST_WORKER" in os.environ:

@@ -121,7 +121,7 @@ def test_a_pod_whose_watchdog_is_killed_is_still_terminated(make_bench: MakeBenc
 
 
 def test_the_deadline_ends_a_deaf_trainer_and_says_why(make_bench: MakeBench) -> None:
-    bench = make_bench("deaf\nevent training\nsleep 60", deadline_s=3.0)
+    bench = make_bench("deaf\nevent training\nsleep 60", deadline_s=6.0)
     bench.start()
     bench.wait_until_terminated()
     last = bench.record().last
