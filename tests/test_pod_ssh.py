@@ -1,5 +1,6 @@
 """sshd on the pod: who gets in and with what, and that nobody who is logged in keeps a pod alive."""
 
+import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from ssh_world import needs_clients
 
 from infra.simulator import ssh_ports
 from infra.simulator.ssh_ports import free_port, programs, write_sshd
+from pushtrain.pod.ssh import ASKED, MAPPED, open_door
 
 pytestmark = needs_clients
 # A shell that hears neither the end of its terminal nor a request to end.
@@ -55,18 +57,7 @@ class Guest:
         options = [f"UserKnownHostsFile={hosts}", "HostKeyAlias=pod", "StrictHostKeyChecking=yes", "IdentitiesOnly=yes"]
         options += ["BatchMode=yes", "GlobalKnownHostsFile=/dev/null"]
         flags = ["-F", "none", *(part for option in options for part in ("-o", option)), "-i", str(self.key)]
-        return [
-            "ssh",
-            "-F",
-            "none",
-            *flags,
-            "-i",
-            str(self.key),
-            "-p",
-            str(self.port),
-            f"{self.told['user']}@127.0.0.1",
-            command,
-        ]
+        return ["ssh", *flags, "-p", str(self.port), f"{self.told['user']}@127.0.0.1", command]
 
     def run(self, command: str) -> str:
         done = subprocess.run(self.argv(command), capture_output=True, text=True, timeout=30, check=False)
@@ -131,3 +122,21 @@ def test_without_a_key_a_port_or_an_sshd_the_run_goes_on_and_says_it_in_a_line(m
     (hello,) = (it for it in bench.record().events if it.state == "booting")
     assert hello.data["ssh"]["off"] == "NoKeys"
     assert bench.ledger_text("logs").count("nobody can log in") == 1
+
+
+def test_an_sshd_that_ends_before_it_reads_its_configuration_is_quoted(tmp_path: Path) -> None:
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "key")], check=True, timeout=30)
+    (tmp_path / "sshd").write_text("#!/bin/sh\nexec 0<&-\necho 'library not found' >&2\nexit 127\n")
+    (tmp_path / "sshd").chmod(0o755)
+    environ = {
+        ASKED: "1",
+        MAPPED: "1",
+        "PUBLIC_KEY": (tmp_path / "key.pub").read_text(),
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "HOME": str(tmp_path),
+    }
+    said: list[str] = []
+    more_than_a_pipe_holds = {"BIG": "x" * 200_000}
+    door = open_door(environ, more_than_a_pipe_holds, workspace=tmp_path, programs=tmp_path, say=said.append)
+    assert door.told == {"off": "NoSshd", "why": "nobody can log in: the image has no sshd (library not found)"}
+    assert said == [f"ssh: {door.told['why']}"]

@@ -6,6 +6,7 @@ a port, sshd in the image) costs one line of the log, never the run. Standard li
 """
 
 import base64
+import contextlib
 import hashlib
 import os
 import pwd
@@ -176,8 +177,9 @@ def _start(sshd: str, config: str, env: Mapping[str, str], log: Path) -> "subpro
             start_new_session=True,
         )
     assert server.stdin is not None
-    server.stdin.write(config.encode())
-    server.stdin.close()
+    with contextlib.suppress(BrokenPipeError):  # it ended before it read a line; `_refused` has what it said
+        server.stdin.write(config.encode())
+        server.stdin.close()
     return server
 
 
