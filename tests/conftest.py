@@ -49,7 +49,7 @@ LONG = frozenset(
 )
 
 # Helpers with assertions of their own: else a module that imports one before it is a plugin gets bare AssertionErrors.
-pytest.register_assert_rewrite("whole", "ssh_world")
+pytest.register_assert_rewrite("whole", "ssh_world", "simulator_fixtures")
 
 # Workers side by side share the cores: threads that wait for each other by spinning take ten times as long there.
 if "PYTEST_XDIST_WORKER" in os.environ:

@@ -9,6 +9,25 @@ from simulator_client import JUDGE, Client
 from infra.simulator.server import RunningSimulator, SimulatorConfig, start
 
 
+class Faults:
+    """The simulator's board of faults, as the contract asks for them. `refusals`: creates that find no capacity."""
+
+    def __init__(self, simulator: RunningSimulator, refusals: int = 1) -> None:
+        self._simulator, self._refusals = simulator, refusals
+
+    def lose_answer(self, operation: str) -> None:
+        self._simulator.fault("lost_answer", operation=operation)
+
+    def fail_after(self, operation: str) -> None:
+        self._simulator.fault("error_after_create", operation=operation)
+
+    def say_no_capacity(self) -> None:
+        self._simulator.fault("no_capacity", times=self._refusals)
+
+    def limit(self, operation: str, seconds: float) -> None:
+        self._simulator.fault("http_429", seconds=seconds, operation=operation)
+
+
 @pytest.fixture(scope="session")
 def judge() -> OpenApi:
     if JUDGE is None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import httpx
 import pytest
 from simulator_client import Client
+from simulator_fixtures import Faults
 
 from infra.clouds.vast import Vast
 from infra.clouds.wire import Limits
@@ -23,25 +24,6 @@ pytest_plugins = ("simulator_fixtures",)
 
 # Lists of more than two have pages; whoever looks for a lost create does not wait ten seconds for it.
 LIMITS = Limits(page=2, look_pauses_s=(0.05, 0.1, 0.2))
-
-
-class Faults:
-    """The simulator's board of faults, as the contract asks for them."""
-
-    def __init__(self, simulator: RunningSimulator) -> None:
-        self._simulator = simulator
-
-    def lose_answer(self, operation: str) -> None:
-        self._simulator.fault("lost_answer", operation=operation)
-
-    def fail_after(self, operation: str) -> None:
-        self._simulator.fault("error_after_create", operation=operation)
-
-    def say_no_capacity(self) -> None:
-        self._simulator.fault("no_capacity", times=5)
-
-    def limit(self, operation: str, seconds: float) -> None:
-        self._simulator.fault("http_429", seconds=seconds, operation=operation)
 
 
 def connect(simulator: RunningSimulator) -> Iterator[Vast]:
@@ -61,7 +43,7 @@ class TestVastOnTheSimulator(WithoutVolumes):
 
     @pytest.fixture
     def trouble(self, api: Client, simulator: RunningSimulator) -> Trouble:
-        return Faults(simulator)
+        return Faults(simulator, refusals=5)
 
     @pytest.fixture
     def facts(self) -> Facts:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import httpx
 
 from infra.clouds import runpod_shapes as shapes
+from infra.clouds.adoption import keep_oldest, look_again
 from infra.clouds.runpod_answers import Answer, expected_shape, failure, says_no_capacity
 from infra.clouds.runpod_keys import SshKeys
 from infra.clouds.runpod_logs import follow
@@ -79,7 +80,7 @@ class RunPod(SshKeys):
         known = self.read_volume(volume_id)
         if known is not None and known.size_gb >= size_gb:
             return known
-        answer = self._reads.send("PATCH", shapes.path(VOLUMES, volume_id), body={"size": size_gb})
+        answer = self._http.ask("PATCH", shapes.path(VOLUMES, volume_id), body={"size": size_gb})
         if known is None or answer.absent:
             raise RequestRejected(f"{doing}: it is gone", hint="`pushtrain volumes` lists what there is")
         if not answer.ok:
@@ -96,7 +97,7 @@ class RunPod(SshKeys):
     def delete_volume(self, volume_id: str) -> None:
         """Absent is success. A refusal can only mean that it is held: a bare DELETE has no other rule to break."""
         doing = f"deleting network volume {volume_id}"
-        answer = self._reads.send("DELETE", shapes.path(VOLUMES, volume_id), ends_something=True)
+        answer = self._http.ask("DELETE", shapes.path(VOLUMES, volume_id), ends_something=True)
         if answer.ok or answer.absent:
             return
         if answer.status in (400, 409):
@@ -129,11 +130,11 @@ class RunPod(SshKeys):
     def terminate(self, pod_id: str) -> None:
         """By action, then by DELETE; a pod that is gone, or never was, is success."""
         path = shapes.path(PODS, pod_id)
-        answer = self._reads.send("POST", f"{path}/action", body={"action": "terminate"}, ends_something=True)
+        answer = self._http.ask("POST", f"{path}/action", body={"action": "terminate"}, ends_something=True)
         if answer.ok or answer.absent:
             return
         if answer.status != 401:
-            answer = self._reads.send("DELETE", path, ends_something=True)
+            answer = self._http.ask("DELETE", path, ends_something=True)
             if answer.ok or answer.absent or (answer.status == 409 and self.read_pod(pod_id) is None):
                 return
         raise failure(answer, f"terminating pod {pod_id}")
@@ -183,7 +184,7 @@ class RunPod(SshKeys):
                 return adopt(created) or created
             if not (answer.ok or answer.ambiguous):
                 raise _refused(answer, doing)
-            found = self._look_again(adopt)
+            found = look_again(self._limits.look_pauses_s, self._http.sleep, lambda: adopt(None))
             if found is None and says_no_capacity(answer):
                 raise NoCapacity(f"{doing}: {answer.said}", hint="another GPU, another data center, or later")
         if found is not None:
@@ -193,24 +194,8 @@ class RunPod(SshKeys):
             hint="run the same command again: it looks the name up before it creates",
         )
 
-    def _look_again(self, adopt: Callable[[T | None], T | None]) -> T | None:
-        for pause in self._limits.look_pauses_s:
-            self._http.sleep(pause)
-            found = adopt(None)
-            if found is not None:
-                return found
-        return None
-
     def _adopt_pod(self, name: str, created: Pod | None) -> Pod | None:
-        """The oldest living pod of that name; its twins, and those that ended, are terminated."""
-        same = {pod.id: pod for pod in self._reads.pods() if pod.name == name}
-        if created is not None:
-            same.setdefault(created.id, created)
-        oldest = min((pod for pod in same.values() if pod.is_alive), key=lambda pod: pod.age_key, default=None)
-        for pod in same.values():
-            if pod is not oldest:
-                self.terminate(pod.id)
-        return oldest
+        return keep_oldest(self._reads.pods(), name, created, self.terminate)
 
     def _adopt_volume(self, request: VolumeRequest, created: Volume | None) -> Volume | None:
         """The one volume of that name; of several a mounted one, else the first by id, and the others are deleted."""

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from infra.clouds import runpod_shapes as shapes
-from infra.clouds.runpod_answers import Answer, expected_shape, failure
-from infra.clouds.wire import Call, Wire
+from infra.clouds.runpod_answers import expected_shape, failure
+from infra.clouds.wire import Wire
 from pushtrain.cloud import Offer, Pod, Template, Volume
 from pushtrain.errors import CloudUnavailable
 
@@ -80,28 +80,6 @@ class Reads:
         with expected_shape(doing):
             return shapes.billed_usd(billing, key, resource_id)
 
-    def send(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: Mapping[str, str] | None = None,
-        body: Any = None,
-        ends_something: bool = False,
-    ) -> Answer:
-        """Reads and deletes: carrying one of these out twice is the same as once."""
-        return self._http.send(
-            Call(
-                method=method,
-                path=path,
-                query=query or {},
-                body=body,
-                timeout_s=self._http.limits.read_s,
-                repeatable=True,
-                ends_something=ends_something,
-            )
-        )
-
     def _offers(self, stock: dict[str, str]) -> list[Offer]:
         doing = "reading RunPod's catalogue"
         secure = self._get(doing, "/v2/catalog/gpus", {**stock, "cloud": "SECURE"})
@@ -145,7 +123,7 @@ class Reads:
             asked.add(cursor)
 
     def _one(self, doing: str, path: str, read: Callable[[Any], T]) -> T | None:
-        answer = self.send("GET", path)
+        answer = self._http.ask("GET", path)
         if answer.absent:
             return None
         if not answer.ok:
@@ -154,7 +132,7 @@ class Reads:
             return read(answer.json)
 
     def _get(self, doing: str, path: str, query: Mapping[str, str] | None = None) -> Any:
-        answer = self.send("GET", path, query=query)
+        answer = self._http.ask("GET", path, query=query)
         if not answer.ok:
             raise failure(answer, doing)
         return answer.json

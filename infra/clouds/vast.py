@@ -9,9 +9,11 @@ that this client reads. The retry table is in `vast_answers`.
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 from infra.clouds import vast_shapes as shapes
+from infra.clouds.adoption import keep_oldest, look_again
 from infra.clouds.runpod_answers import Answer, expected_shape
 from infra.clouds.vast_answers import BASE_URL, SPEAKS, failure, is_absent, is_taken, refused
 from infra.clouds.vast_logs import follow
@@ -106,7 +108,8 @@ class Vast:
         """
         doing = f"creating pod {request.name} ({request.gpu_count} x {request.gpu}, {request.tier}) at Vast.ai"
         self._check(request, doing)
-        if (found := self._adopt(request.name, None)) is not None:
+        adopted = partial(self._adopt, request.name, None)
+        if (found := adopted()) is not None:
             return found
         secrets = {name: self._environ[name] for name in request.secret_env if self._environ.get(name)}
         self._http.keep_secret(secrets.values())
@@ -126,7 +129,7 @@ class Vast:
                 taken = answer.said
             elif not (answer.ok and not refused(answer)) and not answer.ambiguous:
                 raise failure(answer, doing)
-            elif (found := self._look_again(request.name)) is not None:
+            elif (found := look_again(self._limits.look_pauses_s, self._http.sleep, adopted)) is not None:
                 return found
             else:
                 taken = answer.said
@@ -139,7 +142,7 @@ class Vast:
 
     def terminate(self, pod_id: str) -> None:
         """Destroyed, its disk too; what is gone, or never was, is success."""
-        answer = self._reads.send("DELETE", shapes.instance_path(pod_id), ends_something=True)
+        answer = self._http.ask("DELETE", shapes.instance_path(pod_id), ends_something=True)
         if refused(answer) and not is_absent(answer):
             raise failure(answer, f"terminating pod {pod_id}")
 
@@ -217,23 +220,8 @@ class Vast:
         )
         return self._adopt(request.name, made) or made
 
-    def _look_again(self, name: str) -> Pod | None:
-        for pause in self._limits.look_pauses_s:
-            self._http.sleep(pause)
-            if (found := self._adopt(name, None)) is not None:
-                return found
-        return None
-
     def _adopt(self, name: str, created: Pod | None) -> Pod | None:
-        """The oldest living pod of that name; its twins, and those that ended, are destroyed."""
-        same = {pod.id: pod for pod in self._reads.pods() if pod.name == name}
-        if created is not None:
-            same.setdefault(created.id, created)
-        oldest = min((pod for pod in same.values() if pod.is_alive), key=lambda pod: pod.age_key, default=None)
-        for pod in same.values():
-            if pod is not oldest:
-                self.terminate(pod.id)
-        return oldest
+        return keep_oldest(self._reads.pods(), name, created, self.terminate)
 
 
 def _at_most(request: PodRequest) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from infra.clouds import vast_shapes as shapes
-from infra.clouds.runpod_answers import Answer, expected_shape
+from infra.clouds.runpod_answers import expected_shape
 from infra.clouds.vast_answers import SPEAKS, failure, is_absent, refused
 from infra.clouds.wire import Call, Wire
 from pushtrain.cloud import Pod
@@ -27,7 +27,7 @@ class VastReads:
         self._http, self._wall = http, wall
 
     def pod(self, pod_id: str) -> Pod | None:
-        doing, answer = f"reading pod {pod_id}", self.send("GET", shapes.instance_path(pod_id))
+        doing, answer = f"reading pod {pod_id}", self._http.ask("GET", shapes.instance_path(pod_id))
         if is_absent(answer):
             return None
         if refused(answer):
@@ -66,7 +66,7 @@ class VastReads:
 
     def machines(self, body: Mapping[str, Any]) -> list[Any]:
         doing = READING_OFFERS
-        answer = self.send("POST", "/api/v0/bundles/", body=body)
+        answer = self._http.ask("POST", "/api/v0/bundles/", body=body)
         if refused(answer):
             raise failure(answer, doing)
         with expected_shape(doing, SPEAKS.cloud):
@@ -79,7 +79,7 @@ class VastReads:
             return list(found["keys"] if isinstance(found, dict) else found)
 
     def _get(self, doing: str, path: str, query: Mapping[str, str] | None = None) -> Any:
-        answer = self.send("GET", path, query=query)
+        answer = self._http.ask("GET", path, query=query)
         if refused(answer):
             raise failure(answer, doing)
         return answer.json
@@ -88,25 +88,3 @@ class VastReads:
         call = Call(method=method, path=path, body=body, timeout_s=self._http.limits.read_s, repeatable=False)
         if refused(answer := self._http.send(call)):
             raise failure(answer, doing)
-
-    def send(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: Mapping[str, str] | None = None,
-        body: Any = None,
-        ends_something: bool = False,
-    ) -> Answer:
-        """Reads and deletes: carrying one of these out twice is the same as once."""
-        limit_s = self._http.limits.read_s
-        call = Call(
-            method=method,
-            path=path,
-            query=query or {},
-            body=body,
-            timeout_s=limit_s,
-            repeatable=True,
-            ends_something=ends_something,
-        )
-        return self._http.send(call)

@@ -141,6 +141,28 @@ class Wire:
     def clean(self, text: str) -> str:
         return redact(text, extra=self._secrets)
 
+    def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Any = None,
+        ends_something: bool = False,
+    ) -> Answer:
+        """Reads and deletes: carrying one of these out twice is the same as once."""
+        return self.send(
+            Call(
+                method=method,
+                path=path,
+                query=query or {},
+                body=body,
+                timeout_s=self.limits.read_s,
+                repeatable=True,
+                ends_something=ends_something,
+            )
+        )
+
     def send(self, call: Call) -> Answer:
         """The answer, after as many tries as the retry table of `runpod_answers` allows. Raises nothing."""
         answer = self._exchange(call)
