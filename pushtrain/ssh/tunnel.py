@@ -13,7 +13,7 @@ from pushtrain.ssh.endpoint import Endpoint
 from pushtrain.ssh.forwards import Forward
 from pushtrain.ssh.session import Line
 
-_LOOK_S, _ASK_EVERY_S, _ASK_S = 0.25, 2.0, 2.0
+_LOOK_S, _ASK_SOON_S, _ASK_EVERY_S, _ASK_S = 0.25, 0.5, 2.0, 2.0
 # A machine that slept has lost its connections without a word; asking costs nothing, waiting a minute does.
 _SLEPT_S = 20.0
 _QUIET_S = 10.0
@@ -94,7 +94,7 @@ class Tunnel:
         while client.poll() is None and not self.is_over():
             if clock() >= next_ask_s:
                 self._ask_all(found)
-                next_ask_s = clock() + _ASK_EVERY_S
+                next_ask_s = clock() + (_ASK_SOON_S if clock() - began_s < _QUIET_S else _ASK_EVERY_S)
             silent = [it.there for it in self.forwards if it.url not in self.answered]
             if silent and not complained and clock() - began_s > _QUIET_S:
                 complained = True
