@@ -28,18 +28,18 @@ HEAD_ROWS = 20_000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckReport:
-    """`specs` are those without a problem, in the order of their files. `problems` fail a check, `warnings` do not."""
+    """`specs` are those without a problem, in the order of their files, `refused` those of which the policy alone says
+    no. `problems` fail a check, `warnings` do not."""
 
     specs: tuple[JobSpec, ...]
     problems: tuple[SpecError, ...]
     warnings: tuple[str, ...]
+    refused: tuple[JobSpec, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         return {
             "specs": [{"name": spec.name, "digest": spec.digest, "suspend": spec.suspend} for spec in self.specs],
-            "problems": [
-                {"where": problem.where, "message": str(problem), "hint": problem.hint} for problem in self.problems
-            ],
+            "problems": [problem.as_json() for problem in self.problems],
             "warnings": list(self.warnings),
         }
 
@@ -62,6 +62,7 @@ def check(
     root = root.absolute()
     files = [read(path, root) for path in dict.fromkeys(root / path for path in paths or _job_files(root))]
     specs: list[JobSpec] = []
+    refused: list[JobSpec] = []
     policy, problems, warnings = policy_for(root, base)
     if not files:
         warnings.append(Problem(where="jobs/", message="there is no job spec"))
@@ -77,13 +78,17 @@ def check(
             broken = [it.problem for it in violations(policy, file.spec, file, known)] if policy.policy else []
             known = counted(known, file.spec)
             # What is suspended starts nothing; the rule is held against it again when it does.
-            (warnings if file.spec.suspend else wrong).extend(broken)
-            specs += [] if wrong else [file.spec]
+            said = [] if file.spec.suspend else broken
+            warnings += broken if file.spec.suspend else []
+            if not wrong:
+                (refused if said else specs).append(file.spec)
+            wrong += said
         problems += wrong
     return CheckReport(
         specs=tuple(specs),
         problems=tuple(spec_error([problem]) for problem in problems),
         warnings=tuple(str(spec_error([warning])) for warning in warnings),
+        refused=tuple(refused),
     )
 
 

@@ -60,6 +60,9 @@ class SpecError(PushtrainError):
         super().__init__(f"{where}: {message}" if where else message, hint=hint, reason=reason)
         self.where = where
 
+    def as_json(self) -> dict[str, str | None]:
+        return {"where": self.where, "message": str(self), "hint": self.hint}
+
 
 class CloudError(PushtrainError):
     exit_code = 3

@@ -232,6 +232,9 @@ def test_a_policy_in_the_pull_request_is_not_the_one_that_holds(scene: Scene) ->
     scene.commit()
     assert scene.review().exit_code == 2
     assert "changes the policy" in scene.comment()
+    assert "refused by the policy; it would cost at most $500" in scene.comment().replace("\\", ""), (
+        "the plan beside it"
+    )
     scene.git("rm", "-q", "jobs/dear.yaml")
     scene.write("pushtrain-policy.yaml", "version: 1\nmax_usd: 1\n")
     scene.commit()

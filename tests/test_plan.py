@@ -264,11 +264,55 @@ def test_against_a_base_the_month_and_licences_are_looked_at_for_what_a_merge_st
     assert [(str(it.where).partition(":")[0], "max_usd_per_month" in str(it)) for it in problems] == [
         ("jobs/fresh.yaml", True)
     ], "what is active already is not counted twice, and each new job finds the one before it"
+    assert [plan.spec.name for plan in plans.plans if plan.is_refused] == ["fresh"]
     (warning,) = plans.warnings
     assert "licences were not looked at here" in warning and warning in " ".join(text_of(plans).split())
     assert document(plans)["warnings"] == [warning]
     plans, problems = plan_specs([], root, environ | {"PUSHTRAIN_LEDGER_URL": "file:///nowhere.git"}, base="main")
     assert problems == [] and any("max_usd_per_month was not looked at here" in it for it in plans.warnings)
+
+
+def test_what_the_policy_refuses_is_planned_all_the_same_and_the_rule_is_named_everywhere(
+    root: Path, repo: Repo
+) -> None:
+    (root / "pushtrain-policy.yaml").write_text("version: 1\nmax_usd_per_run: 3\n")
+    repo.git.add(".")
+    repo.git.commit("-m", "base")
+    job(root)
+    plans, problems = plan_specs([Path("jobs/job.yaml")], root, OFFLINE, base="main")
+    (plan,) = plans.plans
+    assert plan.is_refused and not plan.starts and plan.first is not None and plan.first.money is not None
+    assert plan.status == "new" and plan.fits and plans.cap_usd == 0, "a merge starts nothing of it"
+    assert headline(plan).startswith("refused by the policy; it would cost about $")
+    (problem,) = problems
+    assert "max_usd_per_run" in str(problem) and list(plans.problems) == problems
+    terminal, comment, data = text_of(plans), markdown(plans), document(plans)
+    for said in (terminal, comment):
+        assert "refused by the policy" in said and "is changed" not in said and "NVIDIA A40" in said
+    assert r"max\_usd\_per\_run" in comment and "`jobs/job.yaml:1:" in comment
+    assert data["problems"] == [problem.as_json()] and data["plans"][0]["refused"] is True
+    wanted = {"fits": True, "starts": False}
+    assert {key: data["plans"][0][key] for key in wanted} == wanted and data["plans"][0]["places"][0]["usd"]
+
+
+def test_a_spec_that_cannot_be_planned_is_never_called_unchanged(root: Path, repo: Repo) -> None:
+    repo.git.commit("-m", "base", "--allow-empty")
+    job(root, budget={"max_usd": -1.0})
+    plans, problems = plan_specs([], root, OFFLINE, base="main")
+    assert plans.plans == () and len(problems) == 1
+    for said in (text_of(plans), markdown(plans).lower()):
+        assert "no plan: see what is wrong" in said and "changed" not in said
+    (root / "jobs" / "job.yaml").unlink()
+    assert "no job spec is changed" in text_of(plan_specs([], root, OFFLINE, base="main")[0])
+
+
+def test_a_policy_that_refuses_and_a_card_too_small_are_both_said(root: Path) -> None:
+    (root / "pushtrain-policy.yaml").write_text("version: 1\nmax_usd_per_run: 3\n")
+    job(root, compute={"gpus": ["NVIDIA GeForce RTX 4090"]}, method={"kind": "lora"}, train={"max_length": 16384})
+    plans, problems = plan_specs([], root, OFFLINE)
+    assert sorted(it.reason for it in problems) == ["DoesNotFit", "InvalidSpec"]
+    assert headline(plans.plans[0]) == "refused by the policy; it fits on none of its GPUs, either"
+    assert plans.plans[0].suggestions
 
 
 def test_the_bases_prices_count_and_not_those_a_pull_request_writes(root: Path, repo: Repo) -> None:

@@ -4,19 +4,24 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from git import Repo
 from ssh_world import has_door, needs_clients
 from whole import World
 
 from pushtrain.errors import SshError
 from pushtrain.pod.processes import descendants
+from pushtrain.ssh.endpoint import Endpoint
 from pushtrain.ssh.forwards import Forward, is_free, read_forwards, settle
+from pushtrain.ssh.reach import Seams
 from pushtrain.ssh.session import open_line
 from pushtrain.ssh.tunnel import Tunnel
 
@@ -53,6 +58,39 @@ def test_a_port_is_free_when_nobody_listens() -> None:
         assert not is_free(taken.getsockname()[1])
 
 
+def test_a_new_tunnel_asks_twice_a_second_and_a_minute_later_every_two(tmp_path: Path) -> None:
+    Repo.init(tmp_path).close()
+    environ = {"RUNPOD_API_KEY": "a-key", "PUSHTRAIN_SOURCE_URL": "file:///nowhere.git", "HOME": str(tmp_path)}
+    line, asked, now_s = open_line(tmp_path, environ, lambda text: None), list[float](), [0.0]
+
+    def sleep(seconds: float) -> None:
+        now_s[0] += seconds
+
+    def ask(url: str) -> str:
+        asked.append(now_s[0])
+        return ""
+
+    tunnel = Tunnel(
+        line=replace(line, seams=Seams(say=lambda text: None, clock=lambda: now_s[0], sleep=sleep)),
+        name="job",
+        forwards=read_forwards(["6006"]),
+        is_over=lambda: now_s[0] >= 60,
+        ask=ask,
+        wall=lambda: now_s[0],
+    )
+    found = Endpoint(run_id="r", attempt=1, pod_id="p", host="h", port=22, user="root", host_key="k")
+    client = subprocess.Popen(["sleep", "600"])
+    try:
+        tunnel._watch(client, found, 0.0)
+    finally:
+        client.kill()
+        client.wait()
+    steps = [after - before for before, after in pairwise(asked)]
+    assert [it for it in steps if it not in (0.5, 2.0)] == []
+    assert sum(it == 0.5 for it in steps) == 20 and asked[20] == 10.0 and asked[0] == 0.0
+    assert steps[20:] == [2.0] * len(steps[20:]) and len(steps) > 40
+
+
 class Held:
     """A tunnel in a thread, to one port of the guest's pod. `asleep_s` moves its clock of the wall."""
 
@@ -73,7 +111,7 @@ class Held:
         self._thread = threading.Thread(target=self.tunnel.hold, kwargs={"wait_s": 30})
         self._thread.start()
 
-    def until(self, ready: Callable[[], object], timeout_s: float = 30.0) -> None:
+    def until(self, ready: Callable[[], object], timeout_s: float = 180.0) -> None:
         give_up = time.monotonic() + timeout_s
         while not ready():
             assert time.monotonic() < give_up and self._thread.is_alive(), self.said

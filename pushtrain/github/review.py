@@ -13,7 +13,7 @@ from pushtrain.errors import PushtrainError, SpecError
 from pushtrain.github.changes import Change, changed_machinery, changed_specs
 from pushtrain.github.markdown import code, details, fitted, plain, table
 from pushtrain.plan import Plan, plans
-from pushtrain.plan.markdown import plan_body
+from pushtrain.plan.markdown import plan_body, problem_line
 from pushtrain.plan.words import headline
 from pushtrain.policy.file import PolicyFile, policy_at
 from pushtrain.policy.known import known_before
@@ -79,7 +79,7 @@ class Review:
         return [plan for plan in self.plans if plan.starts and plan.status != "unchanged"]
 
     def _problem_blocks(self) -> list[str]:
-        blocks = [_problem(problem) for problem in self.problems[:MOST_PROBLEMS]]
+        blocks = [problem_line(problem) for problem in self.problems[:MOST_PROBLEMS]]
         if len(self.problems) > MOST_PROBLEMS:
             blocks.append(f"… and {len(self.problems) - MOST_PROBLEMS} more problems, in the check's log.")
         return blocks + [f"⚠️ {plain(warning, 600)}" for warning in self.warnings[:MOST_PROBLEMS]]
@@ -115,7 +115,7 @@ def review(root: Path, base: str, head: str, environ: Mapping[str, str]) -> Revi
         report = check(paths, root, base=base, known=known)
         found.problems += report.problems
         found.warnings += report.warnings
-        found.plans, too_large = plans(report.specs, root, environ, base=base)
+        found.plans, too_large = plans(report.specs, root, environ, base=base, refused=report.refused)
         found.problems += too_large
     except PushtrainError as failure:
         found.problems.append(failure)
@@ -141,13 +141,6 @@ def _twins(paths: Sequence[Path], root: Path) -> list[PushtrainError]:
     return found
 
 
-def _problem(problem: PushtrainError) -> str:
-    where = str(getattr(problem, "where", None) or "")
-    text = str(problem).removeprefix(f"{where}: ")
-    hint = f"<br>💡 {plain(problem.hint, 600)}" if problem.hint else ""
-    return f"- {code(where)} {plain(text, 1200)}{hint}" if where else f"- {plain(text, 1200)}{hint}"
-
-
 def _block(plan: Plan) -> str:
     digest = f"Spec digest {code(plan.spec.digest[:8])}."
     return details(f"{plan.spec.name}: {headline(plan)}", f"{plan_body(plan)}\n\n{digest}")
@@ -166,4 +159,6 @@ def _dollars(starting: Sequence[Plan]) -> str:
 def _at_most(plan: Plan) -> str:
     if plan.spec.suspend:
         return "suspended"
+    if plan.is_refused:
+        return "refused by the policy"
     return _dollars([plan]).removeprefix("for ").removesuffix(" in all")

@@ -41,7 +41,8 @@ DOES_NOT_FIT = "DoesNotFit"
 def plan_specs(
     paths: Sequence[Path], root: Path, environ: Mapping[str, str], *, base: str | None = None
 ) -> tuple[Plans, list[SpecError]]:
-    """Plans of the specs that are fine, and the problems of those that are not: those that fit on no card among them.
+    """Plans of the specs that are fine or that only the policy refuses, and every problem: of specs that cannot be
+    planned, of those refused, of those that fit on no card.
 
     With `base`, only specs that are new, changed or deleted since, unless `paths` name them, held against its policy,
     with the month's sum and licences where those can be known. Raises PushtrainError for
@@ -50,50 +51,66 @@ def plan_specs(
     found = check(paths, root, base=base)
     before = read_base(root, base) if base else None
     sources = open_sources(root, environ, before.prices if before else None)
-    made = [plan_of(spec, sources, before) for spec in found.specs]
+    made = _made(found.specs, found.refused, sources, before)
     kept = [plan for plan in made if paths or plan.status != "unchanged"]
     gone = _deleted(before, {plan.path for plan in made}, root) if before and not paths else []
     policy = policy_at(root, base) if base else None
-    starting = [plan for plan in kept if plan.starts and plan.status != "unchanged"]
-    broken, notes = held_before(policy, starting, root, environ) if policy and starting else ([], [])
+    starting = [plan for plan in kept if plan.would_start and plan.status != "unchanged"]
+    broken, notes = held_before(policy, starting, root, environ) if policy and starting else ({}, [])
+    kept = [replace(plan, is_refused=plan.is_refused or plan.path in broken) for plan in kept]
+    later = [problem for problems in broken.values() for problem in problems]
+    problems = [*found.problems, *later, *problems_of(kept, root)]
     together = Plans(
         plans=(*kept, *gone),
+        problems=tuple(problems),
         prices=sources.prices,
         storage=STORAGE_LINE,
         unchanged=len(made) - len(kept),
         warnings=tuple(notes),
     )
-    return together, [*found.problems, *broken, *problems_of(kept, root)]
+    return together, problems
 
 
 def plans(
-    specs: Sequence[JobSpec], root: Path, environ: Mapping[str, str], *, base: str | None = None
+    specs: Sequence[JobSpec],
+    root: Path,
+    environ: Mapping[str, str],
+    *,
+    base: str | None = None,
+    refused: Sequence[JobSpec] = (),
 ) -> tuple[list[Plan], list[SpecError]]:
-    """Plans of specs that passed their check, and the problems of those that fit on no card. Raises as `plan_specs`."""
+    """Plans of specs that passed their check, then of those that only the policy refuses; and the problems of those
+    that fit on no card. Raises as `plan_specs`."""
     before = read_base(root, base) if base else None
     sources = open_sources(root, environ, before.prices if before else None)
-    made = [plan_of(spec, sources, before) for spec in specs]
+    made = _made(specs, refused, sources, before)
     return made, problems_of(made, root)
 
 
 def held_before(
     policy: PolicyFile, starting: Sequence[Plan], root: Path, environ: Mapping[str, str]
-) -> tuple[list[SpecError], list[str]]:
-    """The rules that ask more than a spec says, held against what a merge would start, all together; and what could not
-    be known of them."""
+) -> tuple[dict[str, list[SpecError]], list[str]]:
+    """The rules that ask more than a spec says, held against what a merge would start, all together: the problems by a
+    spec's path; and what could not be known of them."""
     known, notes = known_before(policy, root, environ)
-    problems = []
+    problems: dict[str, list[SpecError]] = {}
     for plan in starting:
         broken = violations(policy, plan.spec, read(root / plan.path, root), known)
-        problems += [spec_error([it.problem]) for it in broken if it.rule in ASKED]
+        if asked := [spec_error([it.problem]) for it in broken if it.rule in ASKED]:
+            problems[plan.path] = asked
         known = counted(known, plan.spec) or known
     return problems, notes
 
 
 def problems_of(made: Sequence[Plan], root: Path) -> list[SpecError]:
     """A job that starts and fits on none of its cards would fail on the first of them, billed."""
-    refused = [plan for plan in made if plan.fits is False and plan.starts and not _is_tried_anyway(plan)]
+    refused = [plan for plan in made if plan.fits is False and plan.would_start and not _is_tried_anyway(plan)]
     return [_too_large(plan, read(root / plan.path, root).where("compute", "gpus")) for plan in refused]
+
+
+def _made(specs: Sequence[JobSpec], refused: Sequence[JobSpec], sources: Sources, base: Base | None) -> list[Plan]:
+    made = [plan_of(spec, sources, base) for spec in specs]
+    return made + [replace(plan_of(spec, sources, base), is_refused=True) for spec in refused]
 
 
 def _is_tried_anyway(plan: Plan) -> bool:

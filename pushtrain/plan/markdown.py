@@ -1,6 +1,7 @@
 """A plan as GitHub's markdown: two columns, which a phone shows, the detail folded. Specs are strangers' text: none of
 it keeps any power."""
 
+from pushtrain.errors import PushtrainError
 from pushtrain.github.markdown import code, details, plain, table
 from pushtrain.plan import words
 from pushtrain.plan.model import Place, Plan, Plans
@@ -8,11 +9,12 @@ from pushtrain.plan.model import Place, Plan, Plans
 
 def markdown(plans: Plans) -> str:
     """All of one call."""
-    parts = [plan_markdown(plan) for plan in plans.plans]
+    parts = [problem_line(problem) for problem in plans.problems]
+    parts += [plan_markdown(plan) for plan in plans.plans]
     parts += [f"{plans.unchanged} job specs are unchanged."] if plans.unchanged else []
     parts += [f"⚠️ {plain(warning, 600)}" for warning in plans.warnings]
     if not plans.plans:
-        parts.append("No job spec is changed.")
+        parts.append(f"{words.nothing(plans).capitalize()}.")
     return "\n\n".join([*parts, f"Prices {plain(plans.prices)}; {plain(plans.storage)}."])
 
 
@@ -41,6 +43,14 @@ def plan_body(plan: Plan) -> str:
     if plan.places:
         parts.append(details("GPUs in the order they are asked", "\n\n".join(_place(it) for it in plan.places)))
     return "\n\n".join([*parts, details("What a merge creates, and where the figures are from", _detail(plan))])
+
+
+def problem_line(problem: PushtrainError) -> str:
+    """What is wrong, where, and what to do, as one point of a list."""
+    where = str(getattr(problem, "where", None) or "")
+    text = str(problem).removeprefix(f"{where}: ")
+    hint = f"<br>💡 {plain(problem.hint, 600)}" if problem.hint else ""
+    return f"- {code(where)} {plain(text, 1200)}{hint}" if where else f"- {plain(text, 1200)}{hint}"
 
 
 def rows_of(plan: Plan) -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pushtrain.differences import Difference
+from pushtrain.errors import SpecError
 from pushtrain.estimate.hours import Hours
 from pushtrain.estimate.memory import MemoryEstimate, Verdict
 from pushtrain.estimate.tokens import Work
@@ -93,8 +94,8 @@ class Plan:
     """Everything a reviewer is told about one job spec.
 
     `memory` and `work` are None for a command and where model or dataset are not known; `notes` say why and where
-    every figure is from. `fits`: on at least one of its cards; None where nobody can tell. A deleted job has its old
-    spec and nothing else.
+    every figure is from. `fits`: on at least one of its cards; None where nobody can tell. `is_refused` by the policy.
+    A deleted job has its old spec and nothing else.
     """
 
     spec: JobSpec
@@ -113,6 +114,7 @@ class Plan:
     suggestions: tuple[Suggestion, ...] = ()
     notes: tuple[str, ...] = ()
     facts: tuple[tuple[str, str], ...] = ()
+    is_refused: bool = False
 
     @property
     def fits(self) -> bool | None:
@@ -124,6 +126,11 @@ class Plan:
     @property
     def starts(self) -> bool:
         """Whether a merge rents something for it."""
+        return self.would_start and not self.is_refused
+
+    @property
+    def would_start(self) -> bool:
+        """The same, were it let through."""
         return self.status != "deleted" and not self.spec.suspend
 
     @property
@@ -134,13 +141,14 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Plans:
-    """All of one call: `prices` says where prices are from and how old they are, `warnings` what of the base's policy
-    could not be looked at."""
+    """All of one call: `prices` says where prices are from and how old they are, `problems` what is wrong with specs
+    (those of which there is no plan among them), `warnings` what of the base's policy could not be looked at."""
 
     plans: tuple[Plan, ...]
     prices: str
     storage: str
     unchanged: int = 0
+    problems: tuple[SpecError, ...] = ()
     warnings: tuple[str, ...] = ()
 
     @property

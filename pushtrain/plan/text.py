@@ -19,7 +19,7 @@ def drawn(plans: Plans) -> RenderableType:
     if plans.unchanged:
         parts.append(Text(f"{plans.unchanged} job specs are unchanged"))
     if not plans.plans:
-        parts.append(Text("no job spec is changed"))
+        parts.append(Text(words.nothing(plans)))
     parts += [Text(f"warning: {_visible(warning)}", "yellow") for warning in plans.warnings]
     return Group(*parts, Text(f"prices {plans.prices}", "dim"), Text(plans.storage, "dim"))
 
@@ -78,4 +78,4 @@ def _places(plan: Plan) -> Table:
 
 
 def _colour(plan: Plan) -> str:
-    return "red" if plan.fits is False else "yellow" if plan.cautions else "green"
+    return "red" if plan.fits is False or plan.is_refused else "yellow" if plan.cautions else "green"

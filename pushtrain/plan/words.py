@@ -2,7 +2,7 @@
 
 from pushtrain.capabilities import losing, machine
 from pushtrain.estimate.hours import Band
-from pushtrain.plan.model import Money, Place, Plan, Suggestion
+from pushtrain.plan.model import Money, Place, Plan, Plans, Suggestion
 from pushtrain.spec import JobSpec, SessionSpec
 
 STATUS = {"new": "new", "changed": "changed", "unchanged": "unchanged", "deleted": "deleted", "planned": ""}
@@ -12,16 +12,41 @@ def headline(plan: Plan) -> str:
     """One sentence a reviewer can say yes or no to."""
     if plan.status == "deleted":
         return "deleted: a merge cancels its active run"
+    if plan.is_refused:
+        return f"refused by the policy{_let_through(plan)}"
     if plan.fits is False:
         return "fits on none of its GPUs"
     if plan.spec.suspend:
         return "suspended: a merge starts nothing"
+    about, cap = _about(plan), _at_most(plan)
+    return f"a merge starts it: {about}, {cap}" if about else f"a merge starts it, for {cap}"
+
+
+def nothing(plans: Plans) -> str:
+    """What is said where there is no plan at all."""
+    return "no plan: see what is wrong" if plans.problems else "no job spec is changed"
+
+
+def _let_through(plan: Plan) -> str:
+    if plan.fits is False:
+        return "; it fits on none of its GPUs, either"
+    about, cap = _about(plan), _at_most(plan)
+    return f"; it would cost {about}, {cap}" if about else f"; it would cost {cap}"
+
+
+def _about(plan: Plan) -> str:
+    """Expected dollars and hours; empty where nobody knows them."""
     first = plan.first
     if first is None or first.money is None or first.hours is None:
-        at_most = f"at most ${plan.spec.budget.max_usd:g} and {plan.spec.budget.max_hours:g} h"
-        return f"a merge starts it, for {at_most}{_ends_on_idle(plan.spec)}"
-    expected = f"${first.money.expected_usd:.2f} and {first.hours.total.expected:.1f} h on {first.gpu}"
-    return f"a merge starts it: about {expected}, never more than ${first.money.cap_usd:.2f}"
+        return ""
+    return f"about ${first.money.expected_usd:.2f} and {first.hours.total.expected:.1f} h on {first.gpu}"
+
+
+def _at_most(plan: Plan) -> str:
+    budget, first = plan.spec.budget, plan.first
+    if first is None or first.money is None or first.hours is None:
+        return f"at most ${budget.max_usd:g} and {budget.max_hours:g} h{_ends_on_idle(plan.spec)}"
+    return f"never more than ${first.money.cap_usd:.2f}"
 
 
 def without_model(plan: Plan) -> str:
