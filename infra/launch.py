@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from infra.plan import StackPlan
 from infra.program import program
-from infra.start import pod_env, start_args
+from infra.start import cloud_env, pod_env, start_args
 from pushtrain.cloud import PodRequest, VolumeRequest
 from pushtrain.control import Launch
 from pushtrain.engine import Program
@@ -45,6 +45,7 @@ def make_launch(settings: Settings, environ: Mapping[str, str]) -> Launch:
             stall_s=settings.stall_limit_s if spec.silence_s is None else spec.silence_s,
             environ=environ,
         )
+        env |= cloud_env(spec.compute.cloud, environ)
         env |= {"PUSHTRAIN_TASK": spec.task, "PUSHTRAIN_USD_PER_HOUR": f"{hourly_usd(candidate, spec):.4f}"}
         env |= {"PUSHTRAIN_EXTRAS": ",".join(spec.extras)} if spec.extras else {}
         env |= {"PUSHTRAIN_PORTS": ",".join(spec.compute.ports)} if spec.compute.ports else {}
@@ -111,7 +112,7 @@ def stack_plan(
         gpu_count=spec.compute.count,
         tier=candidate.tier,
         disk_gb=spec.compute.disk_gb,
-        args=start_args(),
+        args=start_args(spec.compute.cloud),
         data_center=candidate.data_center,
         volume_id=(kept_id or spec.compute.volume.name) if keeps else None,
         persistent_gb=None if volume or keeps else size_gb,

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 import pushtrain
-from pushtrain.pod.terminate import PUBLIC_API
+from pushtrain.pod.place import CLOUD, RUNPOD, VAST
 from pushtrain.run import Run
 
 # Sent as one environment variable; Linux takes 128 KiB for one.
@@ -23,7 +23,18 @@ PUBLIC_HUB = "https://huggingface.co"
 # The pod's own pace; set in the control plane's environment it reaches the pod.
 POD_PACE = ("PUSHTRAIN_SHIP_EVERY_S", "PUSHTRAIN_POD_TICK_S", "PUSHTRAIN_GRACE_S", "PUSHTRAIN_LIMIT_BOOT_S")
 
-_POD_MODULES = ("__init__", "boot", "console", "context", "phase", "processes", "terminate", "tool", "watchdog")
+_POD_MODULES = (
+    "__init__",
+    "boot",
+    "console",
+    "context",
+    "phase",
+    "place",
+    "processes",
+    "terminate",
+    "tool",
+    "watchdog",
+)
 _MODULES = ("__init__", "errors", "gitcmd", "redact", *(f"pod/{name}" for name in _POD_MODULES))
 _MAIN = """import os
 import sys
@@ -50,13 +61,21 @@ _SCRIPT = (
     "set -f; n=0; trap n=0 USR1; f=$(mktemp); echo $PUSHTRAIN_BOOT | base64 -d | gunzip > $f; "
     'PUSHTRAIN_FIRST_PID=$$ python3 $f & w=$!; trap "kill -TERM $w" TERM; '
     "while kill -0 $w 2> /dev/null && [ $((n+=1)) -lt 200 ]; do sleep ${PUSHTRAIN_POD_TICK_S:-3} & wait $!; done; "
-    "u=${RUNPOD_API_BASE_URL:-https://api.runpod.io}/v2/pods/$RUNPOD_POD_ID; "
-    "k() { echo Authorization: Bearer $RUNPOD_API_KEY |"
-    " curl -sS -m 20 -A pushtrain-pod -o /dev/null -w %{http_code} -H @- -H Content-Type:application/json $@; }; "
+    "u=%s; "
+    "k() { echo Authorization: Bearer $%s |"
+    " curl -sS -m 20 -A pushtrain-pod -o /dev/null -w %%{http_code} -H @- -H Content-Type:application/json $@; }; "
     "c() { k --noproxy * $@ || k $@; }; "
-    "while :; do python3 $f terminate; timeout 20 runpodctl pod delete $RUNPOD_POD_ID;"
-    ' c -d {\\"action\\":\\"terminate\\"} $u/action; c -X DELETE $u; sleep ${PUSHTRAIN_POD_TICK_S:-30}; done'
+    "while :; do python3 $f terminate;%s c -X DELETE $u; sleep ${PUSHTRAIN_POD_TICK_S:-30}; done"
 )
+# The pod at its cloud, the variable of its key, and what else is tried there.
+_ENDS = {
+    "runpod": (
+        "${RUNPOD_API_BASE_URL:-https://api.runpod.io}/v2/pods/$RUNPOD_POD_ID",
+        "RUNPOD_API_KEY",
+        ' timeout 20 runpodctl pod delete $RUNPOD_POD_ID; c -d {\\"action\\":\\"terminate\\"} $u/action;',
+    ),
+    "vast": ("${VAST_URL:-https://console.vast.ai}/api/v0/instances/$CONTAINER_ID/", "CONTAINER_API_KEY", ""),
+}
 
 
 def boot_archive() -> bytes:
@@ -95,9 +114,9 @@ def _bare(source: str) -> str:
     return "\n".join(bare) + "\n"
 
 
-def start_args() -> str:
+def start_args(cloud: str = "runpod") -> str:
     """The pod's `args`: `bash -c '…'`. It never returns, because RunPod restarts a container that ends, billed."""
-    return f"bash -c '{_SCRIPT}'"
+    return f"bash -c '{_SCRIPT % _ENDS[cloud]}'"
 
 
 def pod_env(
@@ -126,10 +145,19 @@ def pod_env(
     }
     if run.replay:
         env["PUSHTRAIN_REPLAY"] = run.replay
-    for name, public in (("RUNPOD_API_BASE_URL", PUBLIC_API), ("HF_ENDPOINT", PUBLIC_HUB)):
+    for name, public in ((RUNPOD.base_url, RUNPOD.public_api), ("HF_ENDPOINT", PUBLIC_HUB)):
         if (value := environ.get(name, "").rstrip("/")) not in ("", public):
             env[name] = value
     return env | {name: environ[name] for name in POD_PACE if environ.get(name)}
+
+
+def cloud_env(cloud: str, environ: Mapping[str, str]) -> dict[str, str]:
+    """What tells a pod which cloud it is on, where that is not RunPod, and the address of its API if it is another than
+    the public one."""
+    if cloud != "vast":
+        return {}
+    url = environ.get(VAST.base_url, "").rstrip("/")
+    return {CLOUD: cloud} | ({} if url in ("", VAST.public_api) else {VAST.base_url: url})
 
 
 def _without_credentials(url: str) -> str:

@@ -13,6 +13,7 @@ from simulator_fixtures import Faults
 from infra.clouds.vast import Vast
 from infra.clouds.wire import Limits
 from infra.simulator.server import RunningSimulator
+from infra.start import boot_env, cloud_env, start_args
 from pushtrain.capabilities import VAST
 from pushtrain.cloud import PodRequest
 from pushtrain.errors import CloudAuthFailed, NoCapacity
@@ -103,6 +104,15 @@ class TestVastOnTheSimulator(WithoutVolumes):
             assert client.delete(f"/api/v0/instances/{other.id}/").status_code == 403
             assert client.delete(f"/api/v0/instances/{made.id}/").json() == {"success": True}
         assert within(10, lambda: [it.id for it in cloud.find(prefix).pods] == [other.id])
+
+    @pytest.mark.parametrize("boot", [boot_env(), ""], ids=["the watchdog", "without python, curl"])
+    def test_a_pod_that_cannot_begin_ends_itself(
+        self, cloud: Vast, pod: PodRequest, prefix: str, simulator: RunningSimulator, boot: str
+    ):
+        env = cloud_env("vast", {"VAST_URL": simulator.url}) | {"PUSHTRAIN_BOOT": boot, "PUSHTRAIN_POD_TICK_S": "0.2"}
+        made = cloud.create_pod(replace(pod, args=start_args("vast"), env=env))
+        assert within(60, lambda: cloud.read_pod(made.id) is None), list(cloud.logs(made.id, timeout_s=3))
+        assert not cloud.find(prefix)
 
     def test_the_accounts_keys_are_replaced_one_by_one_and_reach_a_pod_that_asks(self, cloud: Vast, pod: PodRequest):
         mine, theirs, third = (f"ssh-ed25519 AAAA{name} {name}" for name in ("mine", "theirs", "third"))

@@ -23,6 +23,7 @@ from pushtrain.pod.environment import prepare_environment, programs, trainer_env
 from pushtrain.pod.figures import Disk
 from pushtrain.pod.figures import places as disk_places
 from pushtrain.pod.outcome import TAIL_LINES, Outcome, Remains, decide
+from pushtrain.pod.place import pod_id
 from pushtrain.pod.ports import addresses
 from pushtrain.pod.session.settings import places
 from pushtrain.pod.shared import clear_finished
@@ -170,7 +171,7 @@ class Attempt:
     def _say_hello(self) -> None:
         urls = addresses(self._environ)
         listens = "; ".join(f"{port} at {url}" for port, url in urls.items())
-        data = {"pod": self._environ.get("RUNPOD_POD_ID", ""), "python": sys.version.split()[0]}
+        data = {"pod": pod_id(self._environ), "python": sys.version.split()[0]}
         more = {name: told for name, told in (("urls", urls), ("ssh", self._door.told)) if told}
         self._shipper.say(self._draft("booting", message=listens, data=data | more))
 

@@ -2,22 +2,23 @@
 
 from collections.abc import Mapping
 
-from pushtrain.pod.terminate import PUBLIC_API
+from pushtrain.pod.place import is_public, mapped, pod_id, words
 
 
 def addresses(environ: Mapping[str, str]) -> dict[str, str]:
-    """URL by port as PUSHTRAIN_PORTS names it; a port that RunPod has not mapped is left out.
+    """URL by port as PUSHTRAIN_PORTS names it; a port that nobody has mapped is left out.
 
-    HTTP goes through RunPod's public proxy (100 s a request, no password); TCP to an address and port that RunPod puts
-    into the pod's environment. At another API than the public one a pod's ports are its machine's own.
+    HTTP goes through RunPod's public proxy (100 s a request, no password); TCP to an address and port that the cloud
+    puts into the pod's environment. At another API than the public one a pod's ports are its machine's own.
     """
-    is_public = environ.get("RUNPOD_API_BASE_URL", PUBLIC_API).rstrip("/") == PUBLIC_API
-    pod, host = environ.get("RUNPOD_POD_ID", ""), environ.get("RUNPOD_PUBLIC_IP", "")
+    pod, host = pod_id(environ), environ.get(words(environ).address, "").strip()
     found = {}
     for port in filter(None, environ.get("PUSHTRAIN_PORTS", "").split(",")):
         number, _, kind = port.partition("/")
         if kind == "http":
-            found[port] = f"https://{pod}-{number}.proxy.runpod.net" if is_public else f"http://{host}:{number}"
-        elif mapped := environ.get(f"RUNPOD_TCP_PORT_{number}"):
-            found[port] = f"tcp://{host}:{mapped}"
+            found[port] = (
+                f"https://{pod}-{number}.proxy.runpod.net" if is_public(environ) else f"http://{host}:{number}"
+            )
+        elif outside := mapped(environ, number):
+            found[port] = f"tcp://{host}:{outside}"
     return found

@@ -21,10 +21,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pushtrain.pod.place import mapped, pod_id, words
 from pushtrain.pod.processes import descendants, send
 
 ASKED = "PUSHTRAIN_SSH"
-MAPPED = "RUNPOD_TCP_PORT_22"
 # Fingerprints that the event names; all keys are let in.
 MOST_KEYS = 100
 _KEY_LINE = re.compile(r"(ssh|ecdsa|sk)-\S+ (?P<blob>[A-Za-z0-9+/=]{16,})( .*)?")
@@ -133,7 +133,7 @@ def _open(environ: Mapping[str, str], shells: Mapping[str, str], workspace: Path
     keys = authorized(environ.get("PUBLIC_KEY", ""))
     if not keys:
         return _shut("NoKeys", "nobody can log in: the account had no ssh key when this pod was made")
-    if not environ.get(MAPPED):
+    if not mapped(environ, 22):
         return _shut("NoPort", "nobody can log in directly: this machine maps no port to 22/tcp of the pod")
     sshd, keygen = shutil.which("sshd", path=path), shutil.which("ssh-keygen", path=path)
     if sshd is None or keygen is None:
@@ -143,7 +143,7 @@ def _open(environ: Mapping[str, str], shells: Mapping[str, str], workspace: Path
     host_key = _prepare(folder, keys, keygen)
     shells = {**shells, "PUSHTRAIN_WORKSPACE": str(workspace), "PUSHTRAIN_SHELL_PATH": f"{programs}:{path}"}
     shells["PATH"] = shells["PUSHTRAIN_SHELL_PATH"]
-    env = {"PATH": path, "LANG": "C.UTF-8", "RUNPOD_POD_ID": environ.get("RUNPOD_POD_ID", "")}
+    env = {"PATH": path, "LANG": "C.UTF-8", words(environ).pod_id: pod_id(environ)}
     server = _start(sshd, sshd_config(folder, user, shells), env, folder / "log")
     if (said := _refused(server, folder)) is not None and server.returncode == 127:
         return _shut("NoSshd", f"nobody can log in: the image has no sshd ({said})")

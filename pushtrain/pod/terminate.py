@@ -1,6 +1,6 @@
-"""Terminate the pod this process runs on, with the pod-scoped key RunPod puts into its environment.
+"""Terminate the pod this process runs on, with the pod-scoped key its cloud puts into its environment.
 
-That key can terminate its own pod but was seen to get 403 on reads, so nothing is asked first; and the API refuses
+RunPod's can terminate its own pod but was seen to get 403 on reads, so nothing is asked first; and the API refuses
 Python's default User-Agent. An accepted request is no proof either, nor is an answer that there is no such pod: only
 the end of this process is.
 """
@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from pushtrain import __version__
+from pushtrain.pod.place import RUNPOD, VAST, Words, words
 from pushtrain.pod.processes import within
 
-PUBLIC_API = "https://api.runpod.io"
+PUBLIC_API = RUNPOD.public_api
 USER_AGENT = f"pushtrain-pod/{__version__}"
 QUICK_TICKS = 60
 Say = Callable[[str], None]
@@ -46,20 +47,24 @@ class Target:
     pod_id: str
     api_key: str = field(repr=False)
     patience_s: float = 20.0
+    words: Words = RUNPOD
 
 
 def read_target(environ: Mapping[str, str], first: Path = Path("/proc/1/environ")) -> Target:
     """Never raises: with a variable missing the remaining ways are still tried.
 
-    RunPod's own variables reach the first process only; an entry point that starts us with a clean environment loses
+    The cloud's own variables reach the first process only; an entry point that starts us with a clean environment loses
     them, so what is missing is looked up at `first`.
     """
-    if not (environ.get("RUNPOD_POD_ID") and environ.get("RUNPOD_API_KEY")):
+    said = words(environ)
+    if not (environ.get(said.pod_id) and environ.get(said.api_key)):
         environ = _environ_of(first) | dict(environ)
+        said = words(environ)
     return Target(
-        base_url=(environ.get("RUNPOD_API_BASE_URL") or PUBLIC_API).rstrip("/"),
-        pod_id=environ.get("RUNPOD_POD_ID", "").strip(),
-        api_key=environ.get("RUNPOD_API_KEY", "").strip(),
+        base_url=(environ.get(said.base_url) or said.public_api).rstrip("/"),
+        pod_id=environ.get(said.pod_id, "").strip(),
+        api_key=environ.get(said.api_key, "").strip(),
+        words=said,
     )
 
 
@@ -85,23 +90,36 @@ def terminate_once(target: Target, say: Say, *, last_resorts: bool = False) -> b
 
     The last way only stops the pod: its GPU is no longer billed, and the control plane's sweep removes the rest.
     """
+    ways = _vast_ways(target, last_resorts) if target.words is VAST else _runpod_ways(target, last_resorts)
+    accepted = False
+    for name, way in ways:
+        answer = within(2 * target.patience_s + 5, way, "no answer")
+        say(f"terminate pod {target.pod_id or f'({target.words.pod_id} is not set)'}: {name}: {answer}")
+        accepted = accepted or answer == "accepted"
+        if accepted and not last_resorts:
+            break
+    return accepted
+
+
+def _runpod_ways(target: Target, last_resorts: bool) -> list[tuple[str, Callable[[], str]]]:
     pod = f"/v2/pods/{target.pod_id}"
     mutation = {"query": _GRAPHQL, "variables": {"input": {"podId": target.pod_id}}}
-    ways: list[tuple[str, Callable[[], str]]] = [
+    return [
         ("action terminate", lambda: _call(target, "POST", f"{pod}/action", {"action": "terminate"}, last_resorts)),
         ("delete", lambda: _call(target, "DELETE", pod, None, last_resorts)),
         ("runpodctl", lambda: _runpodctl(target)),
         ("graphql", lambda: _call(target, "POST", "/graphql", mutation, last_resorts)),
         ("action stop", lambda: _call(target, "POST", f"{pod}/action", {"action": "stop"}, last_resorts)),
     ]
-    accepted = False
-    for name, way in ways:
-        answer = within(2 * target.patience_s + 5, way, "no answer")
-        say(f"terminate pod {target.pod_id or '(RUNPOD_POD_ID is not set)'}: {name}: {answer}")
-        accepted = accepted or answer == "accepted"
-        if accepted and not last_resorts:
-            break
-    return accepted
+
+
+def _vast_ways(target: Target, last_resorts: bool) -> list[tuple[str, Callable[[], str]]]:
+    """A destroyed instance is gone with its disk; a stopped one is billed for its disk until the sweep."""
+    instance = f"/api/v0/instances/{target.pod_id}/"
+    return [
+        ("destroy", lambda: _call(target, "DELETE", instance, None, last_resorts)),
+        ("stop", lambda: _call(target, "PUT", instance, {"state": "stopped"}, last_resorts)),
+    ]
 
 
 def cloud_epoch_s(base_url: str, patience_s: float) -> float | None:
@@ -125,14 +143,15 @@ def cloud_epoch_s(base_url: str, patience_s: float) -> float | None:
 def _call(target: Target, method: str, path: str, body: object, unverified: bool) -> str:
     """One request; without a way to the API once more by the proxy that the image's variables name.
 
-    Of the answer's body only GraphQL's is looked at, for errors: others may hold the pod's environment in clear.
+    Of the answer's body only what may be a refusal is looked at: others may hold the pod's environment in clear.
     """
     answers = []
     for proxies in _proxies():
         try:
             request = _request(target, method, path, body)
             with _opener(target.base_url, proxies, unverified).open(request, timeout=target.patience_s) as answer:
-                refused = path == "/graphql" and b'"errors"' in answer.read(65536)
+                body_of = answer.read(65536) if path == "/graphql" or target.words is VAST else b""
+                refused = b'"errors"' in body_of or b'"success":false' in body_of.replace(b" ", b"")
                 return "refused" if refused else "accepted"
         except urllib.error.HTTPError as error:
             error.close()

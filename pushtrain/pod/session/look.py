@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pushtrain.pod.place import is_public, mapped
 from pushtrain.pod.processes import descendants
 from pushtrain.pod.session.idle import Seen
-from pushtrain.pod.terminate import PUBLIC_API
 
 SSH_PORT = 22
 # Written by whoever opens a window of ours: what runs there is nobody's work.
@@ -28,14 +28,14 @@ class Gpu:
 
 
 def is_rented(environ: Mapping[str, str]) -> bool:
-    """Whether this is a machine of RunPod's own; at another API a pod shares its machine with others."""
-    return environ.get("RUNPOD_API_BASE_URL", PUBLIC_API).rstrip("/") == PUBLIC_API
+    """Whether this is a machine of a cloud; at a simulator a pod shares its machine with others."""
+    return is_public(environ)
 
 
 def ssh_port(environ: Mapping[str, str]) -> int:
     """Where sshd listens, seen from here: pods that share a machine's network are told apart by the mapped port."""
-    mapped = environ.get("RUNPOD_TCP_PORT_22", "")
-    return SSH_PORT if is_rented(environ) or not mapped.isdigit() else int(mapped)
+    outside = mapped(environ, SSH_PORT)
+    return SSH_PORT if is_rented(environ) or not outside.isdigit() else int(outside)
 
 
 def connections(port: int, tables: Iterable[Path] = _TABLES) -> int:

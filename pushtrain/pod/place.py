@@ -1,0 +1,49 @@
+"""What the pod's cloud says to it in its variables: who it is, by which key it may end itself, what its ports are."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+CLOUD = "PUSHTRAIN_CLOUD"
+
+
+@dataclass(frozen=True)
+class Words:
+    """Names of variables; `port` is the beginning of the one that says what a port is outside. RunPod's unless said."""
+
+    pod_id: str = "RUNPOD_POD_ID"
+    api_key: str = "RUNPOD_API_KEY"
+    base_url: str = "RUNPOD_API_BASE_URL"
+    public_api: str = "https://api.runpod.io"
+    address: str = "RUNPOD_PUBLIC_IP"
+    port: str = "RUNPOD_TCP_PORT_"
+
+
+RUNPOD = Words()
+VAST = Words(
+    pod_id="CONTAINER_ID",
+    api_key="CONTAINER_API_KEY",
+    base_url="VAST_URL",
+    public_api="https://console.vast.ai",
+    address="PUBLIC_IPADDR",
+    port="VAST_TCP_PORT_",
+)
+
+
+def words(environ: Mapping[str, str]) -> Words:
+    """By what the control plane said at the create; without a word it is RunPod."""
+    return VAST if environ.get(CLOUD) == "vast" else RUNPOD
+
+
+def pod_id(environ: Mapping[str, str]) -> str:
+    return environ.get(words(environ).pod_id, "").strip()
+
+
+def mapped(environ: Mapping[str, str], port: int | str) -> str:
+    """What a port of the pod is outside; empty where nobody maps it."""
+    return environ.get(f"{words(environ).port}{port}", "")
+
+
+def is_public(environ: Mapping[str, str]) -> bool:
+    """Whether this is a machine of the cloud itself, and not of a simulator, where pods share their machine."""
+    said = words(environ)
+    return (environ.get(said.base_url) or said.public_api).rstrip("/") == said.public_api
