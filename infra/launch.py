@@ -121,6 +121,8 @@ def stack_plan(
         ssh=spec.compute.ssh,
         secret_env=(*spec.secrets, LEDGER_TOKEN),
         min_cuda_version=MIN_CUDA_VERSION,
+        # Of machines with prices of their own none is taken that is dearer than what its deadline was counted with.
+        max_usd_per_hour=round(candidate.usd_per_hour + 1e-6, 6) if spec.compute.cloud == "vast" else None,
     )
     return StackPlan(run_id=run.id, cloud=spec.compute.cloud, volume=volume, pod=pod)
 

@@ -12,6 +12,7 @@ import pulumi
 from infra.plan import StackPlan
 from infra.plugin import PluginProgram, chosen
 from infra.provider import NetworkVolume, Pod
+from pushtrain.capabilities import DEFAULT_CLOUD
 from pushtrain.engine import Program
 from pushtrain.errors import EngineError
 
@@ -28,6 +29,10 @@ def program(plan: StackPlan, environ: Mapping[str, str] = os.environ) -> Program
     resources it declares: ours, or those of RunPod's own plugin. Raises EngineError for a name that is neither.
     """
     if chosen(environ):
+        if plan.cloud != DEFAULT_CLOUD:
+            raise EngineError(
+                f"RunPod's plugin makes no pods at {plan.cloud}", hint="PUSHTRAIN_RUNPOD_PROVIDER=pushtrain, or unset"
+            )
         return PluginProgram(plan=plan, environ=environ)
 
     def declare() -> None:

@@ -20,6 +20,7 @@ class Capabilities:
     """
 
     title: str
+    key_name: str
     rents: Literal["container", "VM"]
     tiers: Mapping[Tier, str]
     volume_tiers: tuple[Tier, ...]
@@ -41,6 +42,7 @@ class Capabilities:
 
 VAST = Capabilities(
     title="Vast.ai",
+    key_name="VAST_API_KEY",
     rents="container",
     tiers={"SECURE": "data centers that Vast has checked", "COMMUNITY": "other people's machines"},
     volume_tiers=(),
@@ -56,9 +58,12 @@ VAST = Capabilities(
     bill="by the day, settled after an hour or so",
 )
 
+# What a spec without compute.cloud means, and a run whose record names none.
+DEFAULT_CLOUD = "runpod"
 CLOUDS: Mapping[str, Capabilities] = {
     "runpod": Capabilities(
         title="RunPod",
+        key_name="RUNPOD_API_KEY",
         rents="container",
         tiers={"SECURE": "data centers", "COMMUNITY": "other people's machines"},
         volume_tiers=("SECURE",),
@@ -73,6 +78,7 @@ CLOUDS: Mapping[str, Capabilities] = {
         logs="streamed, resumable",
         bill="by the hour, settled after an hour or so",
     ),
+    "vast": VAST,
 }
 
 
@@ -125,6 +131,7 @@ def _cell(value: object) -> str:
 
 
 _ROWS = (
+    ("key of the account", lambda can: f"`{can.key_name}`"),
     ("what is rented", lambda can: can.rents),
     ("`tiers`", lambda can: "; ".join(f"{tier}: {words}" for tier, words in can.tiers.items())),
     ("network volume that outlives the pod", lambda can: ", ".join(can.volume_tiers) or "no"),

@@ -1,12 +1,13 @@
 """The claim: from a spec nobody has run to a branch of the ledger, before anything is created."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from pushtrain.capabilities import DEFAULT_CLOUD
 from pushtrain.control import Control
 from pushtrain.desired import Desired, Job
-from pushtrain.errors import AlreadyClaimed, LedgerUnavailable, NoCapacity, PushtrainError, SpecError
+from pushtrain.errors import AlreadyClaimed, CloudAuthFailed, LedgerUnavailable, NoCapacity, PushtrainError, SpecError
 from pushtrain.events import EventDraft, now_text
 from pushtrain.gpus import MIN_CUDA_VERSION
 from pushtrain.jsontext import json_bytes
@@ -36,7 +37,6 @@ def claim_new(
             control.say(f"{job.spec_path}: claimed, but its run has no branch; delete claims/{job.claim} to run it")
     if not fresh:
         return new
-    known = control.cloud.gpu_names()
     for job in fresh:
         said = _admitted(control, wanted, job, {**look.runs, **new})
         if said is None:
@@ -45,7 +45,10 @@ def claim_new(
             failures += [refused] if only or refused.reason != APPROVAL_MISSING else []
             continue
         try:
-            candidates = candidates_for(control, job, known)
+            candidates = candidates_for(control, job)
+        except CloudAuthFailed as no_key:
+            failures.append(no_key)
+            continue
         except SpecError as problem:
             failures.append(SpecError(str(problem), where=job.spec_path, hint=problem.hint))
             continue
@@ -85,10 +88,11 @@ def claim(
     return control.ledger.claim(run.id, files={"spec.yaml": job.text, "run.json": record}, event=event)
 
 
-def candidates_for(control: Control, job: Job, known_gpus: Collection[str]) -> list[Candidate]:
+def candidates_for(control: Control, job: Job) -> list[Candidate]:
     """The ladder as of now; none while nothing has capacity. Raises SpecError for a GPU the cloud does not know."""
     try:
-        return ladder(job.spec, control.cloud.offers(job.spec.compute.count, MIN_CUDA_VERSION), known_gpus=known_gpus)
+        cloud, count = control.cloud_of(job.spec), job.spec.compute.count
+        return ladder(job.spec, cloud.offers(count, MIN_CUDA_VERSION), known_gpus=cloud.gpu_names())
     except NoCapacity:
         return []
 
@@ -137,6 +141,7 @@ def _run_json(
         **({"kept_volume": kept_name(spec, run.ledger_url)} if spec.compute.volume.keep else {}),
         "budget": {"max_usd": spec.budget.max_usd, "max_hours": spec.budget.max_hours},
         "limits": spec.watched,
+        **({"cloud": spec.compute.cloud} if spec.compute.cloud != DEFAULT_CLOUD else {}),
         # What the first candidate would cost up to its limit, and what the run is expected to take there.
         "estimate": estimate and {"usd_per_hour": round(estimate.usd_per_hour, 6), **_rounded(estimate), **expected},
         **recorded,

@@ -57,9 +57,9 @@ def top(
     """Every pod of this ledger: what its GPU, memory and disk do, dollars per hour, so far, and the cap."""
     from pushtrain.live.top import Top, draw, watch
     from pushtrain.settings import load_settings
-    from pushtrain.wiring import open_cloud, open_ledger
+    from pushtrain.wiring import open_clouds, open_ledger
 
-    looks = Top(open_ledger(load_settings(Path.cwd())), open_cloud())
+    looks = Top(open_ledger(load_settings(Path.cwd())), open_clouds())
     if as_json:
         print_json([row.as_json() for row in looks.look()])
     elif once or not out.is_terminal:
@@ -71,12 +71,12 @@ def top(
 def _follow(name: str, as_json: bool) -> None:
     from pushtrain.live.logs import Stream, follow_logs
     from pushtrain.settings import load_settings
-    from pushtrain.wiring import open_cloud, open_ledger
+    from pushtrain.wiring import open_clouds, open_ledger
 
     settings = load_settings(Path.cwd())
 
     def stream(pod_id: str) -> Stream:
-        return Stream(open_cloud, pod_id, say).start()
+        return Stream(open_clouds, pod_id, say).start()
 
     try:
         _write(follow_logs(open_ledger(settings), name, stream, as_json=as_json, tick_s=settings.tick_s))

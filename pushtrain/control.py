@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol
 
 from pushtrain.cloud import Cloud, Stock
 from pushtrain.engine import Engine, Program
+from pushtrain.fleet import member
 from pushtrain.ledger import Ledger, RunRecord
 from pushtrain.limits import Limits, limits_of
 from pushtrain.placement import Candidate
@@ -86,6 +87,10 @@ class Control:
 
     refusals: dict[str, Refusal] = field(default_factory=dict)
     """What the policy did not let through, by job."""
+
+    def cloud_of(self, spec: JobSpec) -> Cloud:
+        """The client for the cloud a spec names. Raises CloudAuthFailed where its key is not set."""
+        return member(self.cloud, spec.compute.cloud)
 
     def limits(self, record: RunRecord) -> Limits:
         return limits_of(record.run.get("limits") or {}, self.settings)

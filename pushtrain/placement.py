@@ -108,7 +108,7 @@ def hourly_usd(candidate: Candidate, spec: JobSpec) -> float:
 def storage_usd_per_hour(spec: JobSpec, candidate: Candidate) -> float:
     """USD per hour of all storage while a pod runs."""
     own_gb = spec.compute.volume.size_gb if candidate.data_center is None else 0
-    disks = storage_usd_per_month("DISK", spec.compute.disk_gb + own_gb) / HOURS_PER_MONTH
+    disks = storage_usd_per_month("DISK", spec.compute.disk_gb + own_gb, spec.compute.cloud) / HOURS_PER_MONTH
     return disks + volume_usd_per_hour(spec, candidate)
 
 

@@ -14,13 +14,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
+from pushtrain.capabilities import DEFAULT_CLOUD
 from pushtrain.claim import claim_new
 from pushtrain.climb import one_pod
 from pushtrain.cloud import Live, Pod, Volume
 from pushtrain.control import Control
 from pushtrain.desired import Desired
-from pushtrain.errors import LedgerError, PushtrainError, StackLocked
+from pushtrain.errors import CloudAuthFailed, LedgerError, PushtrainError, StackLocked
 from pushtrain.events import EventDraft
+from pushtrain.fleet import member
 from pushtrain.ledger import RunRecord
 from pushtrain.lifecycle import Step, next_step
 from pushtrain.lookup import read_each
@@ -91,7 +93,7 @@ def tick(control: Control, *, only: str | None = None, may_claim: bool = True) -
     shares = _shares(live)
     for record in records.values():
         if only is None and record.is_over:
-            settle(control, record)
+            _settle(control, record, report)
         if record.is_over or (only and record.run.get("job") != only):
             continue
         outcome = _guarded(control, record, wanted, shares, report)
@@ -137,6 +139,20 @@ def run_of(record: RunRecord, ledger_url: str) -> Run:
     )
 
 
+def cloud_of(record: RunRecord) -> str:
+    return str(record.run.get("cloud") or DEFAULT_CLOUD)
+
+
+def _settle(control: Control, record: RunRecord, report: Tick) -> None:
+    """The bill of a run that is over. Without the key of its cloud nobody can tell: the next tick asks again."""
+    try:
+        member(control.cloud, cloud_of(record))
+    except CloudAuthFailed as failure:
+        report.failures.append(failure)
+    else:
+        settle(control, record)
+
+
 def _shares(live: Live) -> dict[str, Live]:
     """What is listed by whose it is: resource prefix → pods and volumes. Each name is looked at once."""
     pods, volumes = defaultdict[str, list[Pod]](list), defaultdict[str, list[Volume]](list)
@@ -152,6 +168,7 @@ def _guarded(
 ) -> str | None:
     """One run's trouble never keeps another from being looked after; the tick reports it and exits non-zero."""
     try:
+        member(control.cloud, cloud_of(record))
         run = run_of(record, control.settings.ledger_url)
         return _advance(control, run, record, wanted, shares.get(run.resource_prefix, Live(pods=(), volumes=())))
     except PushtrainError as failure:

@@ -110,7 +110,7 @@ def _run_again(control: Control, job: Job, runs: Sequence[RunRecord], *, by: str
             f"{newest.run_id}: retried {MOST_RETRIES} times", hint="change the spec", reason="TooManyRetries"
         )
     run, budget = replace(first, retry=number), job.spec.budget
-    candidates = candidates_for(control, job, control.cloud.gpu_names())
+    candidates = candidates_for(control, job)
     spent = sum((known[0] for record in runs if (known := cost(record))), 0.0)
     control.say(
         f"{run.id}: run {number} of this spec, with a budget of its own: at most ${budget.max_usd:g} and "

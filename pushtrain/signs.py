@@ -66,14 +66,15 @@ def look(cloud: Cloud, pod_id: str, *, restarts: int = 0, stepped_s: float | Non
 
 
 def read_signs(log: Iterable[LogLine], *, stepped_s: float | None = None) -> Signs:
-    heard_s, starts, lines = None, 0, list[str]()
+    heard_s, starts, lines, timed = None, 0, list[str](), True
     for line in log:
         if line.source == "system":
             starts += bool(_STARTED.search(line.line))
         else:
-            heard_s = max(heard_s or 0.0, _epoch_s(line.time))
+            heard_s, timed = max(heard_s or 0.0, _epoch_s(line.time)), timed and bool(line.time)
         lines = [*lines[1 - _TAIL_LINES :], f"{line.source}: {line.line[:_LINE_CHARS]}"]
-    return Signs(answered=True, heard_s=heard_s, starts=starts, lines=tuple(lines), stepped_s=stepped_s)
+    # A log without times (Vast.ai) cannot tell that it fell silent.
+    return Signs(answered=timed, heard_s=heard_s, starts=starts, lines=tuple(lines), stepped_s=stepped_s)
 
 
 def last_step_s(ledger: Ledger, record: RunRecord) -> float | None:

@@ -15,7 +15,7 @@ from pushtrain.github.approval import Approvals
 from pushtrain.github.client import connect as connect_github
 from pushtrain.ledger import Ledger
 from pushtrain.plan.expect import Expectations
-from pushtrain.pod.terminate import PUBLIC_API
+from pushtrain.pod.place import RUNPOD, VAST
 from pushtrain.policy.licence import Licences
 from pushtrain.policy.outside import Outside
 from pushtrain.redact import redact
@@ -38,12 +38,19 @@ def open_cloud(environ: Mapping[str, str] | None = None, name: str = "runpod") -
     return connect(name, os.environ if environ is None else environ)
 
 
+def open_clouds(environ: Mapping[str, str] | None = None) -> Cloud:
+    """Every cloud that there is a key for. Raises CloudAuthFailed without any."""
+    from infra.clouds import connect_all
+
+    return connect_all(os.environ if environ is None else environ)
+
+
 def open_control(root: Path, say: Callable[[str], None], environ: Mapping[str, str] | None = None) -> Control:
     """Everything a tick needs. Raises CloudAuthFailed without a key, EngineError for an unknown engine.
 
     Says first which engine it is: there is never a silent fallback.
     """
-    from infra.clouds import connect
+    from infra.clouds import connect_all
     from infra.engines import engine_line, select
     from infra.launch import make_launch
 
@@ -51,8 +58,9 @@ def open_control(root: Path, say: Callable[[str], None], environ: Mapping[str, s
     settings = load_settings(root, environ)
     engine = select(environ, state_dir=settings.state_dir / "stacks", say=say)
     say(engine_line(engine))
-    cloud = connect("runpod", environ)
-    clock = CloudClock(environ.get("RUNPOD_API_BASE_URL") or PUBLIC_API, say)
+    cloud = connect_all(environ)
+    said = VAST if cloud.name == "vast" else RUNPOD
+    clock = CloudClock(environ.get(said.base_url) or said.public_api, say)
     ledger = open_ledger(settings, environ, clock)
     return Control(
         settings=settings,

@@ -40,6 +40,7 @@ LONG = frozenset(
         "whole_command",
         "whole_crash",
         "whole_limits",
+        "whole_vast",
         "whole_live",
         "whole_session",
         "whole_stop",

@@ -182,8 +182,8 @@ def test_clients_get_everything_from_its_environment_and_the_hub_is_there(begin:
     env = simulator.env()
     hub = {"HF_ENDPOINT", "HF_TOKEN", "HF_HUB_DISABLE_XET"}
     volumes = {"RUNPOD_S3_URL", "RUNPOD_S3_ACCESS_KEY", "RUNPOD_S3_SECRET_KEY"}
-    assert set(env) == {"RUNPOD_API_BASE_URL", "RUNPOD_API_KEY", "VAST_URL", "VAST_API_KEY", *hub, *volumes}
-    assert env["RUNPOD_API_BASE_URL"] == env["VAST_URL"] == env["HF_ENDPOINT"] == simulator.url
+    assert set(env) == {"RUNPOD_API_BASE_URL", "RUNPOD_API_KEY", *hub, *volumes}
+    assert env["RUNPOD_API_BASE_URL"] == env["HF_ENDPOINT"] == simulator.url
     api = HfApi(endpoint=env["HF_ENDPOINT"], token=env["HF_TOKEN"])
     assert api.whoami()["name"] == "simulator"
     assert api.create_repo("any-org/adapter", private=True).repo_id == "any-org/adapter"

@@ -10,6 +10,7 @@ from infra.clouds.vast_answers import BASE_URL as VAST_URL
 from pushtrain.capabilities import CLOUDS
 from pushtrain.cloud import Cloud
 from pushtrain.errors import CloudAuthFailed, SpecError
+from pushtrain.fleet import Fleet
 
 
 def connect(name: str = "runpod", environ: Mapping[str, str] = os.environ) -> Cloud:
@@ -28,6 +29,14 @@ def connect(name: str = "runpod", environ: Mapping[str, str] = os.environ) -> Cl
             "RUNPOD_API_KEY is not set", hint="make a key at https://console.runpod.io/user/settings and export it"
         )
     return RunPod(key, environ.get("RUNPOD_API_BASE_URL") or BASE_URL, environ=environ)
+
+
+def connect_all(environ: Mapping[str, str] = os.environ) -> Cloud:
+    """The clouds whose keys are set; of one alone its own client. Raises CloudAuthFailed without any."""
+    named = [name for name, can in CLOUDS.items() if environ.get(can.key_name, "").strip()]
+    if len(named) < 2:
+        return connect(next(iter(named), "runpod"), environ)
+    return Fleet({name: connect(name, environ) for name in named})
 
 
 def account(environ: Mapping[str, str] = os.environ) -> tuple[Account | None, str]:

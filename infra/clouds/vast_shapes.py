@@ -12,6 +12,7 @@ from typing import Any
 from infra.clouds.vast_names import gpu_ids, sold_as, vast_names
 from pushtrain.cloud import Offer, Pod, PodRequest, SshAddress, Stock, Tier
 from pushtrain.errors import RequestRejected
+from pushtrain.prices.storage import VAST_DISK_USD
 
 # What a host has to have shown before a run is put on it. A tenth of Vast's hosts are below this reliability; the line
 # has to bring a model of 16 GB in ten minutes.
@@ -40,6 +41,7 @@ def search_body(gpu_count: int, tier: Tier, min_cuda_version: str | None, gpus: 
         "datacenter": {"eq": tier == "SECURE"},
         "reliability2": {"gte": LEAST_RELIABILITY},
         "inet_down": {"gte": LEAST_DOWN_MBPS},
+        "storage_cost": {"lte": VAST_DISK_USD},
         "type": "ondemand",
         "order": [["dph_total", "asc"]],
         "limit": MOST_OFFERS,

@@ -217,7 +217,7 @@ async def _serve(
             await asyncio.sleep(0.01)
         store.write_json(state_dir / "server.json", {"pid": os.getpid(), "port": port, "url": url})
         ssh_proxy.serve_when_asked(service, proxy, state_dir)
-        announce(url, store.env(url, keys))
+        announce(url, store.env(url, keys) | store.vast_env(url, keys))
         await serving
     finally:
         service.close(stop_pods)

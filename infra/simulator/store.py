@@ -79,12 +79,15 @@ def env(url: str, keys: Keys) -> dict[str, str]:
         "HF_ENDPOINT": url,
         "HF_TOKEN": keys.hf_token,
         "HF_HUB_DISABLE_XET": "1",
-        "VAST_URL": url,
-        "VAST_API_KEY": keys.vast_key,
         "RUNPOD_S3_URL": f"{url}/s3/{{data_center}}",
         "RUNPOD_S3_ACCESS_KEY": keys.s3_access_key,
         "RUNPOD_S3_SECRET_KEY": keys.s3_secret_key,
     }
+
+
+def vast_env(url: str, keys: Keys) -> dict[str, str]:
+    """The same for Vast.ai, apart: where its key is set, a control plane looks there, too."""
+    return {"VAST_URL": url, "VAST_API_KEY": keys.vast_key}
 
 
 def new_id() -> str:

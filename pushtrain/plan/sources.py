@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pushtrain.capabilities import CLOUDS, DEFAULT_CLOUD
 from pushtrain.cloud import Offer
 from pushtrain.errors import PushtrainError, SpecError
 from pushtrain.estimate.correction import Past, past
@@ -74,7 +75,9 @@ class Sources:
         return f"of {self.snapshot.asked[:10]} ({days} days ago{old}), {self.snapshot.where}"
 
     def offers(self, spec: JobSpec) -> Offers:
-        """What is rentable for a spec: asked live with a key, else as on the day of the snapshot."""
+        """What is rentable for a spec: asked live with a key, else as on the day of the snapshot, which is RunPod's."""
+        if spec.compute.cloud != DEFAULT_CLOUD:
+            return self._elsewhere(spec)
         if not self.is_live:
             return Offers(
                 offers=self.snapshot.for_data_centers(spec.compute.data_centers), known_gpus=None, is_live=False
@@ -83,6 +86,14 @@ class Sources:
         if count not in self._live:
             self._live[count] = self._ask(spec, count)
         return self._live[count]
+
+    def _elsewhere(self, spec: JobSpec) -> Offers:
+        """Another cloud's offers: live, or not at all."""
+        can = CLOUDS[spec.compute.cloud]
+        if self.environ.get(can.key_name, "").strip():
+            return self._ask(spec, spec.compute.count)
+        why = f"NoPrices: there is no snapshot of {can.title}'s prices; with {can.key_name} set they are asked live"
+        return Offers(offers=[], known_gpus=None, is_live=False, failure=why)
 
     def kept(self, spec: JobSpec) -> Kept:
         """What is known of the kept volume of a spec: where it is, and a note for the reviewer."""

@@ -10,6 +10,8 @@ from pushtrain.cloud import VolumeKind
 VOLUME_USD, VOLUME_USD_ABOVE, VOLUME_FIRST_GB = 0.07, 0.05, 1024
 HIGH_PERFORMANCE_USD = 0.14
 DISK_USD = 0.10
+# Each host of Vast.ai has a price of its own; dearer ones are not asked.
+VAST_DISK_USD = 0.30
 
 HIGH_PERFORMANCE_NOTE = (
     "high-performance volumes are counted at $0.14 per GB and month; RunPod says that their price varies by data center"
@@ -22,10 +24,10 @@ STORAGE_LINE = (
 )
 
 
-def storage_usd_per_month(kind: VolumeKind | Literal["DISK"], size_gb: int) -> float:
+def storage_usd_per_month(kind: VolumeKind | Literal["DISK"], size_gb: int, cloud: str = "runpod") -> float:
     """USD per month of so many GB; DISK is a disk of a running pod."""
     if kind == "DISK":
-        return DISK_USD * size_gb
+        return (VAST_DISK_USD if cloud == "vast" else DISK_USD) * size_gb
     if kind == "HIGH_PERFORMANCE":
         return HIGH_PERFORMANCE_USD * size_gb
     return VOLUME_USD * min(size_gb, VOLUME_FIRST_GB) + VOLUME_USD_ABOVE * max(0, size_gb - VOLUME_FIRST_GB)

@@ -60,7 +60,7 @@ def replay(control: Control, name: str, *, by: str, why: str, again: bool) -> Ti
     job = _job(first)
     runs = control.ledger.look().runs
     admitted = admit(control.outside, control.source.desired(), job, control.ledger, runs, control.clock())
-    candidates = candidates_for(control, job, control.cloud.gpu_names())
+    candidates = candidates_for(control, job)
     number = _number(control, job, first)
     run, budget = replace(job.run(control.settings.ledger_url), retry=number), job.spec.budget
     control.say(

@@ -61,8 +61,8 @@ class NetworkVolume(Part):
 class Compute(Part):
     """What is rented."""
 
-    cloud: Literal["runpod"] = "runpod"
-    """Who rents it out."""
+    cloud: Literal["runpod", "vast"] = "runpod"
+    """Who rents it out; docs/clouds.md has what each gives."""
     gpus: Annotated[list[GpuName], Field(min_length=1)]
     """GPU type ids in order of preference, e.g. NVIDIA A40."""
     count: Annotated[int, Field(ge=1, le=8)] = 1

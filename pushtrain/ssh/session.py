@@ -15,7 +15,7 @@ from pushtrain.ssh import config
 from pushtrain.ssh.client import SshFiles, alias, pin, ssh_argv
 from pushtrain.ssh.endpoint import Endpoint
 from pushtrain.ssh.reach import WAIT_S, Seams, check_key, reach
-from pushtrain.wiring import open_cloud, open_ledger
+from pushtrain.wiring import open_clouds, open_ledger
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ def write_config(line: Line, names: Sequence[str]) -> list[str]:
 def open_line(root: Path, environ: Mapping[str, str], say: Callable[[str], None]) -> Line:
     settings = load_settings(root, environ)
     return Line(
-        cloud=open_cloud(environ),
+        cloud=open_clouds(environ),
         ledger=open_ledger(settings, environ),
         environ=environ,
         seams=Seams(say=say),
