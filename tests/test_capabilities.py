@@ -4,14 +4,16 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from pydantic import ValidationError
 
-from infra.clouds import connect
+from infra.clouds import connect, connect_all
 from pushtrain.capabilities import CLOUDS, losing, table, unmet
-from pushtrain.errors import SpecError
+from pushtrain.errors import CloudAuthFailed, RequestRejected, SpecError
+from pushtrain.fleet import Fleet, member
 from pushtrain.spec.compute import Compute
 
 PAGE = Path(__file__).parent.parent / "docs" / "clouds.md"
-KEYS = {"RUNPOD_API_KEY": "rpa_0123456789abcdef"}
+KEYS = {"RUNPOD_API_KEY": "rpa_0123456789abcdef", "VAST_API_KEY": "0123456789abcdef"}
 
 
 def test_the_table_of_the_page_is_what_the_code_says() -> None:
@@ -31,7 +33,7 @@ def test_each_cloud_has_a_client_of_that_name_and_steps_to_a_first_run() -> None
 
 
 def test_what_a_spec_may_name_is_what_has_data() -> None:
-    assert set(get_args(Compute.model_fields["cloud"].annotation)) <= set(CLOUDS)
+    assert list(get_args(Compute.model_fields["cloud"].annotation)) == list(CLOUDS)
     with pytest.raises(SpecError):
         connect("cumulus", KEYS)
 
@@ -41,3 +43,29 @@ def test_on_runpod_only_community_machines_lose_what_was_written() -> None:
     assert list(unmet("runpod", tiers=["SECURE"], keeps_volume=True, data_centers=True, template=True)) == []
     (said,) = unmet("runpod", tiers=["SECURE", "COMMUNITY"], keeps_volume=True)
     assert said == "tiers has COMMUNITY, whose machines take no network volume: volume.keep needs SECURE"
+
+
+def test_what_vast_does_not_have_is_an_error_of_the_spec() -> None:
+    assert losing("vast", ["SECURE", "COMMUNITY"]) == ["SECURE", "COMMUNITY"]
+    asked = {"tiers": ["SECURE"], "keeps_volume": True, "data_centers": True, "template": True}
+    said = list(unmet("vast", **asked, ports=["22/tcp", "8888/http"]))  # type: ignore[arg-type]
+    assert [line.partition(" ")[0].rstrip(":") for line in said] == ["tiers", "data_centers", "template", "ports"]
+    for changed in ({"data_centers": ["EU-SE-1"]}, {"template": "abc"}, {"ports": ["8888/http"]}):
+        with pytest.raises(ValidationError, match=r"Vast\.ai"):
+            Compute.model_validate({"cloud": "vast", "gpus": ["NVIDIA A40"], **changed})
+    assert Compute.model_validate({"cloud": "vast", "gpus": ["NVIDIA A40"], "ports": ["8888/tcp"]}).cloud == "vast"
+
+
+def test_one_key_is_one_client_and_both_are_a_fleet_that_knows_whose_id_it_is() -> None:
+    runpod, vast = ({name: KEYS[name]} for name in KEYS)
+    assert [connect_all(environ).name for environ in (runpod, vast, KEYS)] == ["runpod", "vast", "fleet"]
+    both = connect_all(KEYS)
+    assert isinstance(both, Fleet) and list(both.members) == ["runpod", "vast"]
+    assert member(both, "vast").name == "vast" and member(connect_all(runpod), "runpod").name == "runpod"
+    for missing in (connect_all(runpod), connect_all(vast)):
+        with pytest.raises(CloudAuthFailed, match="_API_KEY is not set"):
+            member(missing, "vast" if missing.name == "runpod" else "runpod")
+    with pytest.raises(CloudAuthFailed, match="RUNPOD_API_KEY"):
+        connect_all({})
+    with pytest.raises(RequestRejected):
+        both.offers()
