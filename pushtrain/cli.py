@@ -266,11 +266,12 @@ def setup_pulumi(
 def demo(
     keep: Annotated[bool, typer.Option(help="Leave the simulator running for a look around.")] = False,
     folder: Annotated[Path, typer.Option(help="Where the demo works.")] = Path(".pushtrain/demo"),
+    cloud: Annotated[Literal["runpod", "vast"], typer.Option(help="Whose simulator it rents from.")] = "runpod",
 ) -> None:
     """The whole way on loopback: push a job, train a LoRA, see the adapter, the receipt and the proof."""
     from pushtrain.demo import run_demo
 
-    raise typer.Exit(run_demo(Path.cwd(), folder.absolute(), keep=keep, console=out))
+    raise typer.Exit(run_demo(folder.absolute(), keep=keep, console=out, cloud=cloud))
 
 
 @app.command()

@@ -27,10 +27,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     yield tmp_path_factory.mktemp("demo")
 
 
-def start_demo(folder: Path, home: Path) -> "subprocess.Popen[str]":
+def start_demo(folder: Path, home: Path, *more: str) -> "subprocess.Popen[str]":
     env = {"PATH": os.environ["PATH"], "HOME": str(home), "PUSHTRAIN_ENGINE": "embedded", "COLUMNS": "140"}
     return subprocess.Popen(
-        [*PUSHTRAIN, "demo", "--folder", str(folder)],
+        [*PUSHTRAIN, "demo", "--folder", str(folder), *more],
         cwd=PROJECT,
         env=env,
         stdout=subprocess.PIPE,
@@ -100,6 +100,22 @@ def test_the_demo_trains_publishes_proves_and_leaves_nothing(folder: Path, tmp_p
 
     assert ElementTree.parse(folder / "run" / "loss.svg").getroot().tag.endswith("svg")
     assert (folder / "run" / "adapter" / "adapter_model.safetensors").stat().st_size > 10_000
+    wait_until_nothing_lives(folder)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(400)
+def test_the_same_job_by_one_word_at_vast_leaves_nothing_either(folder: Path, tmp_path: Path) -> None:
+    demo = start_demo(folder, tmp_path, "--cloud", "vast")
+    out, _ = demo.communicate(timeout=390)
+    assert demo.returncode == 0 and "proof: pods 0, volumes 0" in out, out
+    change = re.search(r"held-out loss\s*│ ([\d.]+) before, ([\d.]+) after", out)
+    assert change is not None and float(change[2]) <= 0.8 * float(change[1]), out
+    env, remote = demo_environment(folder), folder / "run" / "remote.git"
+    (ref,) = git(["for-each-ref", "--format=%(refname)", "refs/heads/runs"], env=env, cwd=remote).stdout.split()
+    receipt = json.loads(git(["show", f"{ref.decode()}:receipt.json"], env=env, cwd=remote).stdout)
+    assert receipt["outcome"] == "succeeded" and receipt["volumes"] == []
+    assert all(pod.isdigit() for pod in receipt["pods"]) and 0 < receipt["billed_usd"] < receipt["cap_usd"]
     wait_until_nothing_lives(folder)
 
 

@@ -66,8 +66,10 @@ class RunningSimulator:
     process: "subprocess.Popen[bytes]" = field(repr=False)
     http: httpx.Client = field(repr=False)
 
-    def env(self) -> dict[str, str]:
-        return store.env(self.url, self.keys)
+    def env(self, cloud: str = "runpod") -> dict[str, str]:
+        """With the Hub and RunPod, and the key of `cloud` where it is another."""
+        more = store.vast_env(self.url, self.keys) if cloud == "vast" else {}
+        return store.env(self.url, self.keys) | more
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         """One request with the account key; `path` begins with a slash. Raises httpx.HTTPError."""

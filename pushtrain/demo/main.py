@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.live import Live as LiveView
 
+from pushtrain.capabilities import CLOUDS, DEFAULT_CLOUD
 from pushtrain.demo import base, show, world
 from pushtrain.demo.leftovers import Processes, stop_marked
 from pushtrain.desired import desired
@@ -35,6 +36,7 @@ class Demo:
     folder: Path
     console: Console
     processes: Processes
+    cloud: str = DEFAULT_CLOUD
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextlib.contextmanager
@@ -45,7 +47,7 @@ class Demo:
         self.seconds[name] = time.monotonic() - begin
 
 
-def run_demo(root: Path, folder: Path, *, keep: bool, console: Console) -> int:
+def run_demo(folder: Path, *, keep: bool, console: Console, cloud: str = DEFAULT_CLOUD) -> int:
     """Run the demo in `folder`; returns its exit code. Ctrl-C at any moment leaves no pod, no volume, no process.
 
     `keep` leaves the simulator running afterwards, for a look around with the printed environment.
@@ -54,7 +56,7 @@ def run_demo(root: Path, folder: Path, *, keep: bool, console: Console) -> int:
     processes = Processes(folder / "processes.json")
     processes.stop_all()  # what a killed demo left behind, first the simulator, then pods that outlived it
     world.stop_pods(folder / "run" / "simulator")
-    demo = Demo(folder=world.fresh(folder), console=console, processes=processes)
+    demo = Demo(folder=world.fresh(folder), console=console, processes=processes, cloud=cloud)
     signal.signal(signal.SIGTERM, interrupt)
     stay = False
     try:
@@ -78,16 +80,18 @@ def _story(demo: Demo) -> int:
         data = base.build_data(folder.parent / "base")
     with demo.part("base model (built once, then kept)"):
         model = base.build_model(folder.parent / "base")
-    with demo.part("simulator: RunPod and a Hub on loopback"):
+    title = CLOUDS[demo.cloud].title
+    with demo.part(f"simulator: {title} and a Hub on loopback"):
         simulator = start(SimulatorConfig(state_dir=folder / "simulator"))
         demo.processes.add("simulator", simulator.pid)
-        env = world.demo_env(folder, simulator.env())
+        env = world.demo_env(folder, simulator.env(demo.cloud))
         os.environ.update(env)
         world.write_env_file(folder / "env", env)
         revision = base.publish(model, simulator.env())
     with demo.part("bare git remote with the hook that does what the Action does"):
         remote = world.make_remote(folder, env)
         repository = world.make_repository(folder, remote, data, revision, env)
+        world.move(repository / "jobs" / "demo.yaml", demo.cloud)
         world.commit_all(repository, "Train a LoRA on the standard library's docstrings", env)
     settings = load_settings(repository, env)
     run = desired(repository).jobs["demo"].run(settings.ledger_url)
@@ -131,13 +135,13 @@ def _watch(demo: Demo, view: RunView) -> RunRecord:
 
 
 def _finish(demo: Demo, run: Run, record: RunRecord, simulator: "RunningSimulator", env: dict[str, str]) -> None:
-    from infra.clouds import connect
+    from infra.clouds import connect_all
 
     ledger = open_ledger(load_settings(demo.folder / "repository", env), env)
     raw, _ = ledger.text(record, "metrics")
     plot = show.write_plot(demo.folder / "loss.svg", raw, run.id)
     adapter = base.fetch_adapter(record, demo.folder / "adapter", simulator.env()) if record.result else None
-    left = connect("runpod", env).find("")
+    left = connect_all(env).find("")
     show.summary(demo.console, record, demo.seconds, left)
     show.where_to_look(demo.console, demo.folder, run, plot=plot, adapter=adapter)
 

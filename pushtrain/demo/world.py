@@ -11,6 +11,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 import pushtrain
+from pushtrain.capabilities import DEFAULT_CLOUD
 from pushtrain.gitcmd import git, git_env
 
 PROJECT = Path(pushtrain.__file__).parents[1]
@@ -93,6 +94,12 @@ def make_repository(folder: Path, remote: Path, data: Path, revision: str, env: 
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy2(data, target)
     return repository
+
+
+def move(path: Path, cloud: str) -> None:
+    """The same job at another cloud: one word."""
+    text = path.read_text()
+    path.write_text(text if cloud == DEFAULT_CLOUD else text.replace("compute:\n", f"compute:\n  cloud: {cloud}\n", 1))
 
 
 def switch_on(path: Path, revision: str) -> dict[str, dict[str, str]]:
