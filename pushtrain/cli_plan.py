@@ -42,20 +42,23 @@ def plan(
 
 
 def prices(
-    refresh: Annotated[bool, typer.Option(help="Ask the cloud and write prices.json anew.")] = False,
+    refresh: Annotated[bool, typer.Option(help="Ask the clouds, write prices.json and prices-CLOUD.json.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")] = False,
 ) -> None:
-    """The prices that a plan goes by without a key, and how old they are; --refresh needs RUNPOD_API_KEY."""
-    from pushtrain.prices.show import document_of, refreshed, table_of
-    from pushtrain.prices.snapshot import of_repository
+    """The prices that a plan goes by without a key, and how old they are.
+
+    --refresh asks each cloud whose key is set, and Vast.ai without one.
+    """
+    from pushtrain.prices import show
+    from pushtrain.prices.snapshot import PRICED, of_repository
 
     if refresh:
-        say(refreshed(Path.cwd(), os.environ))
-    found = of_repository(Path.cwd())
+        show.refresh(Path.cwd(), os.environ, say)
+    found = [of_repository(Path.cwd(), name) for name in PRICED]
     if as_json:
-        print_json(document_of(found))
+        print_json(show.document_of(found))
     else:
-        print_drawn(table_of(found))
+        print_drawn(show.table_of(found))
 
 
 def review(

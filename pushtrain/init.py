@@ -133,8 +133,8 @@ def _wanted(source: Path, root: Path, at: str) -> Iterator[tuple[str, bytes]]:
             yield _below(at, name), (source / name).read_bytes()
     if not (root / ".gitignore").exists() and (source / ".gitignore").is_file():
         yield ".gitignore", (source / ".gitignore").read_bytes()
-    if (source / "prices.json").is_file():
-        yield "prices.json", (source / "prices.json").read_bytes()
+    for path in sorted(source.glob("prices*.json")):
+        yield path.name, path.read_bytes()
 
 
 def _tool(source: Path, at: str) -> Iterator[tuple[str, bytes]]:

@@ -9,9 +9,9 @@ from infra.simulator.server import RunningSimulator
 from pushtrain.cloud import Offer
 from pushtrain.errors import CloudError, PushtrainError
 from pushtrain.events import parse_time
-from pushtrain.gpus import GPU_NAMES
-from pushtrain.prices.show import document_of, refreshed, rows, table_of
-from pushtrain.prices.snapshot import FILE, MAX_BYTES, document, of_repository, packaged, parse
+from pushtrain.gpus import USABLE_GPU_NAMES, memory_gb
+from pushtrain.prices.show import document_of, refresh, rows, table_of
+from pushtrain.prices.snapshot import FILE, MAX_BYTES, PRICED, document, file_of, of_repository, packaged, parse
 from pushtrain.terminal import out
 
 pytest_plugins = ("simulator_fixtures",)
@@ -31,11 +31,30 @@ ASKED = "2026-11-01T10:00:00Z"
 
 def test_what_pushtrain_brings_is_of_known_gpus_and_says_its_day() -> None:
     found = packaged()
-    assert {offer.gpu for offer in found.offers} <= set(GPU_NAMES)
     assert found.age_days(parse_time("2026-11-21T12:00:00Z")) == 93
     assert "refresh" in found.source
     assert found.day_of("NVIDIA GeForce RTX 4090", "SECURE") == "2026-08-20"
-    assert found.day_of("NVIDIA H200", "SECURE") == "2026-03-10"
+    assert found.day_of("NVIDIA L4", "SECURE") == "2026-03-10"
+
+
+@pytest.mark.parametrize("cloud", PRICED)
+def test_each_price_that_pushtrain_brings_has_a_day_a_source_and_a_gpu_that_a_spec_can_name(cloud: str) -> None:
+    found = packaged(cloud)
+    assert found.cloud == cloud and found.source.startswith("collected by hand: ")
+    assert {offer.gpu for offer in found.offers} <= set(USABLE_GPU_NAMES)
+    assert all(offer.gpu_memory_gb == memory_gb(offer.gpu) for offer in found.offers)
+    assert all("2026-03-01" < day <= "2026-11-22" for day in found.seen)
+    assert not any(found.known_stock), "what nobody asked for is not known"
+    assert all(max(counts, default=1) <= it.max_count for it, counts in zip(found.offers, found.counts, strict=True))
+
+
+def test_a_price_for_eight_gpus_is_not_one_for_a_single_one() -> None:
+    def price(count: int) -> list[float]:
+        offers = packaged("lambda").for_data_centers([], count)
+        return [it.usd_per_gpu_hour for it in offers if it.gpu == "NVIDIA H100 80GB HBM3"]
+
+    assert (price(1), price(8), price(3)) == ([4.29], [3.99], [])
+    assert len(packaged("modal").for_data_centers([], 3)) == len(packaged("modal").offers), "sold in any number"
 
 
 def test_a_snapshot_comes_back_as_it_was_written_one_offer_a_line(tmp_path: Path) -> None:
@@ -45,6 +64,14 @@ def test_a_snapshot_comes_back_as_it_was_written_one_offer_a_line(tmp_path: Path
     assert (found.offers, found.asked, found.where) == ((OFFER,), ASKED, FILE)
     assert sum("NVIDIA A40" in line for line in text.splitlines()) == 1
     assert of_repository(tmp_path / "nowhere").where != FILE
+    twice = document([OFFER, OFFER], ASKED, "x", "vast", [(2,), (1,)])
+    assert parse(twice.encode(), "x", "vast").counts == ((1,), (2,)), "in one order"
+    (tmp_path / file_of("vast")).write_text(twice)
+    assert of_repository(tmp_path, "vast").where == "prices-vast.json"
+    with pytest.raises(PushtrainError, match="has prices of vast, not of runpod"):
+        parse(twice.encode(), "x")
+    with pytest.raises(KeyError):
+        packaged("../runpod")
 
 
 def test_stock_of_that_day_rules_nobody_out_and_a_place_that_is_not_known_suits_all(tmp_path: Path) -> None:
@@ -61,6 +88,8 @@ def test_stock_of_that_day_rules_nobody_out_and_a_place_that_is_not_known_suits_
         {"asked": "yesterday"},
         {"offers": []},
         {"extra": 1},
+        {"cloud": "cumulus"},
+        {"offers": [{**json.loads(document([OFFER], ASKED, "x"))["offers"][0], "counts": [0]}]},
         {"offers": [{"gpu": "x"}]},
         {"offers": [{**json.loads(document([OFFER], ASKED, "x"))["offers"][0], "usd_per_gpu_hour": -1}]},
     ],
@@ -81,21 +110,39 @@ def test_a_file_that_is_too_large_or_no_json_is_refused() -> None:
 def test_refreshing_asks_the_live_catalogue_and_a_table_and_json_show_it(
     tmp_path: Path, simulator: RunningSimulator
 ) -> None:
-    said = refreshed(tmp_path, simulator.env(), now_s=parse_time("2026-11-21T12:00:00Z"))
-    assert said.startswith(f"{FILE}: ") and "2026-11-21 12:00 UTC" in said
+    lines: list[str] = []
+    environ = simulator.env() | {"VAST_URL": simulator.url, "VAST_API_KEY": ""}
+    refresh(tmp_path, environ, lines.append, now_s=parse_time("2026-11-21T12:00:00Z"))
+    assert [line.partition(":")[0] for line in lines] == [FILE, file_of("vast")]
+    assert all("2026-11-21 12:00 UTC" in line for line in lines)
+    vast = of_repository(tmp_path, "vast")
+    assert len(vast.offers) > 5 and {len(counts) for counts in vast.counts} == {1}, "a machine has a number of GPUs"
     found = of_repository(tmp_path)
     assert found.asked == "2026-11-21T12:00:00Z" and len(found.offers) > 20
     assert not list(tmp_path.glob(".*.new")), "written whole or not at all"
-    shown = document_of(found, now_s=parse_time("2026-11-24T13:00:00Z"))
+    shown = document_of([found, vast], now_s=parse_time("2026-11-24T13:00:00Z"))
     assert shown["age_days"] == 3 and shown["storage_usd_per_gb_month"]["network_volume"] == 0.07
     (secure,) = [row for row in rows(found) if (row["gpu"], row["tier"]) == ("NVIDIA A40", "SECURE")]
     assert secure["places"] > 1 and secure["stock"] in ("low", "medium", "high")
     with out.capture() as kept:
-        out.print(table_of(found))
-    assert "NVIDIA A40" in kept.get() and "$0.07" in kept.get()
+        out.print(table_of([found, vast]))
+    assert all(word in kept.get() for word in ("NVIDIA A40", "$0.07", "RunPod", "Vast.ai"))
+    assert [it["cloud"] for it in shown["clouds"]] == ["runpod", "vast"]
+
+
+def test_what_does_not_answer_stays_as_it_is_and_only_a_key_makes_that_a_failure(
+    tmp_path: Path, simulator: RunningSimulator
+) -> None:
+    nobody = {"VAST_URL": f"{simulator.url}/nowhere", "RUNPOD_API_BASE_URL": simulator.url}
+    lines: list[str] = []
+    with pytest.raises(CloudError, match="RUNPOD_API_KEY"):
+        refresh(tmp_path, nobody, lines.append)
+    assert [line.partition(": left")[0] for line in lines] == [file_of("vast")] and not list(tmp_path.iterdir())
+    refresh(tmp_path, nobody | {"RUNPOD_API_KEY": simulator.api_key}, lines.append)
+    assert [path.name for path in tmp_path.iterdir()] == [FILE]
     with pytest.raises(CloudError):
-        refreshed(tmp_path, {})
+        refresh(tmp_path, nobody | {"RUNPOD_API_KEY": "rpa_of_nobody"}, lines.append)
 
 
 def test_a_snapshot_nobody_asked_for_stock_says_so() -> None:
-    assert {row["stock"] for row in rows(packaged())} == {"not asked"}
+    assert {row["stock"] for cloud in PRICED for row in rows(packaged(cloud))} == {"not asked"}

@@ -58,7 +58,8 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSimulator
 def actions(hosted: Hosted, cloud: RunningSimulator, tmp_path: Path) -> Iterator[Actions]:
     github = GitHubServer(hosted=hosted)
     caches = {"MYPY_CACHE_DIR": str(PROJECT / ".mypy_cache"), **_go_caches()}
-    env = {**hosted.env, **caches, "RUNPOD_API_BASE_URL": cloud.url, "PYTEST_ADDOPTS": ONE_OF_EACH, "N": "3"}
+    urls = {"RUNPOD_API_BASE_URL": cloud.url, "VAST_URL": cloud.url}
+    env = {**hosted.env, **caches, **urls, "PYTEST_ADDOPTS": ONE_OF_EACH, "N": "3"}
     made = Actions(
         folder=tmp_path / "actions",
         github=github,
@@ -102,7 +103,8 @@ def test_prices_are_asked_with_the_key_and_proposed_without_it(actions: Actions)
     assert (pull["head"]["ref"], pull["user"]["type"], pull["state"]) == ("prices", "Bot", "open")
     text = actions.hosted.file("refs/heads/prices", "prices.json")
     assert json.loads(text)["offers"] and KEY not in text
-    assert actions.hosted.changed("main", "refs/heads/prices") == ["prices.json"]
+    assert json.loads(actions.hosted.file("refs/heads/prices", "prices-vast.json"))["offers"], "asked without a key"
+    assert actions.hosted.changed("main", "refs/heads/prices") == ["prices-vast.json", "prices.json"]
     assert [it.name for it in actions.settle()] == [], "what the workflow's own token does starts nothing"
 
     (run,) = actions.scheduled("prices.yml")

@@ -96,7 +96,7 @@ def test_every_job_has_an_end(name: str) -> None:
 
 def test_secrets_are_seen_by_one_step_of_two_workflows_only() -> None:
     seeing = [(name, step.get("name")) for name in WORKFLOWS for step in steps(name) if "secrets." in str(step)]
-    assert seeing == [("prices", "Ask the catalogue"), *(("train", step) for step in KEYS.values())]
+    assert seeing == [("prices", "Ask the catalogues"), *(("train", step) for step in KEYS.values())]
     assert not [name for name in ("ci", "review") if "secrets." in (FOLDER / f"{name}.yml").read_text()]
     assert "secrets." not in str(WORKFLOWS["prices"]["jobs"]["propose"]), "who writes sees no key"
     for job, named in KEYS.items():
@@ -153,12 +153,15 @@ def test_new_prices_become_one_branch_and_one_pull_request(tmp_path: Path) -> No
     (clone / "prices.json").write_text("{}\n")
     for turn, pulls in ((1, 1), (2, 1)):
         (clone / "prices.json").write_text(f'{{"turn": {turn}}}\n')
+        (clone / "prices-vast.json").write_text('{"open": 1}\n')
         (tmp_path / "output").write_text("")
         sh(run["Hand it on"], clone)
         handed = (tmp_path / "output").read_text().removeprefix("prices=").strip()
-        (clone / "prices.json").unlink()
+        for name in ("prices.json", "prices-vast.json"):
+            (clone / name).unlink()
         sh(run["Open or renew the pull request"], clone, PRICES=handed)
         assert sh("git show origin/prices:prices.json", clone) == f'{{"turn": {turn}}}\n'
+        assert sh("git show origin/prices:prices-vast.json", clone) == '{"open": 1}\n'
         assert log.read_text().count("pr create") == pulls
         sh("git checkout -q main && git branch -q -D prices", clone)
     sh("git merge -q origin/prices && git push -q origin main", clone)

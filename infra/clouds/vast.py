@@ -34,14 +34,15 @@ _SETTLED_S = 3600.0
 class Vast:
     """One Vast.ai account. Safe to use from one thread; `close` when done, or let it go out of scope.
 
-    `environ` is where `PodRequest.secret_env` is read from at each create; `wall` gives epoch seconds.
+    Without a key it reads offers, which Vast tells everybody, and nothing else. `environ` is where
+    `PodRequest.secret_env` is read from at each create; `wall` gives epoch seconds.
     """
 
     name = "vast"
 
     def __init__(
         self,
-        api_key: str,
+        api_key: str | None,
         base_url: str = BASE_URL,
         *,
         environ: Mapping[str, str] | None = None,

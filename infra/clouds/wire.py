@@ -102,7 +102,7 @@ class Wire:
 
     def __init__(
         self,
-        api_key: str,
+        api_key: str | None,
         base_url: str,
         *,
         limits: Limits,
@@ -111,8 +111,9 @@ class Wire:
         transport: httpx.BaseTransport | None = None,
         speaks: Speaks = RUNPOD,
     ) -> None:
-        """Raises CloudAuthFailed for a key no header can carry, RequestRejected for a URL that would expose it."""
-        if not re.fullmatch(r"[\x21-\x7e]+", api_key):
+        """Without a key nothing is sent that names an account: for what a cloud tells everybody. Raises CloudAuthFailed
+        for a key no header can carry, RequestRejected for a URL that would expose it."""
+        if api_key is not None and not re.fullmatch(r"[\x21-\x7e]+", api_key):
             raise CloudAuthFailed(
                 f"the {speaks.cloud} API key is empty or has characters no key has",
                 hint=f"set {speaks.key_name} to the key alone",
@@ -120,11 +121,11 @@ class Wire:
         loopback = _is_loopback(base_url, speaks)
         self._speaks, self._loopback = speaks, loopback
         self.limits, self.sleep, self.clock = limits, sleep, clock
-        self._secrets: set[str] = {api_key}
+        self._secrets: set[str] = {api_key} if api_key else set()
         self._quota = Quota()
         self._base_url = base_url.rstrip("/").removesuffix(speaks.path)
         self._client = httpx.Client(
-            headers={"Authorization": f"Bearer {api_key}", "User-Agent": _AGENT},
+            headers={"User-Agent": _AGENT} | ({"Authorization": f"Bearer {api_key}"} if api_key else {}),
             transport=transport,
             trust_env=not loopback,
             verify=_tls(),
