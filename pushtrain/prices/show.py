@@ -11,17 +11,15 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from pushtrain.capabilities import CLOUDS
 from pushtrain.cloud import Cloud, Offer
 from pushtrain.errors import CloudError
 from pushtrain.gpus import MIN_CUDA_VERSION
-from pushtrain.prices.snapshot import PRICED, Snapshot, document, file_of
+from pushtrain.prices.snapshot import PRICED, TITLES, Snapshot, document, file_of
 from pushtrain.prices.storage import DISK_USD, HIGH_PERFORMANCE_USD, STORAGE_LINE, VOLUME_USD, VOLUME_USD_ABOVE
 
 # Where a machine has a number of GPUs and a price of its own, each of these is asked for.
 COUNTS = (1, 2, 4, 8)
-# Of the clouds that have a client; what a key is called is in `infra.clouds`.
-KEYS = {"runpod": "RUNPOD_API_KEY", "vast": "VAST_API_KEY"}
-TITLES = {"runpod": "RunPod", "vast": "Vast.ai", "lambda": "Lambda", "jarvislabs": "JarvisLabs", "modal": "Modal"}
 
 
 def refresh(root: Path, environ: Mapping[str, str], say: Callable[[str], None], now_s: float | None = None) -> None:
@@ -35,7 +33,7 @@ def refresh(root: Path, environ: Mapping[str, str], say: Callable[[str], None], 
 
     failures, written = list[CloudError](), 0
     for name in PRICED:
-        has_key = name in KEYS and bool(environ.get(KEYS[name], "").strip())
+        has_key = name in CLOUDS and bool(environ.get(CLOUDS[name].key_name, "").strip())
         try:
             if has_key:
                 say(write(root, connect(name, environ), now_s))

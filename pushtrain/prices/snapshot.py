@@ -22,6 +22,7 @@ from pushtrain.events import parse_time
 Priced = Literal["runpod", "vast", "lambda", "jarvislabs", "modal"]
 # Clouds that pushtrain has prices of, whether or not it can rent there.
 PRICED: tuple[str, ...] = get_args(Priced)
+TITLES = {"runpod": "RunPod", "vast": "Vast.ai", "lambda": "Lambda", "jarvislabs": "JarvisLabs", "modal": "Modal"}
 FILE = "prices.json"
 MAX_BYTES = 1_000_000
 ANYWHERE = "ANY"
