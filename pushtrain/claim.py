@@ -7,7 +7,7 @@ from typing import Any
 from pushtrain.capabilities import DEFAULT_CLOUD
 from pushtrain.control import Control
 from pushtrain.desired import Desired, Job
-from pushtrain.errors import AlreadyClaimed, CloudAuthFailed, LedgerUnavailable, NoCapacity, PushtrainError, SpecError
+from pushtrain.errors import AlreadyClaimed, CloudError, LedgerUnavailable, NoCapacity, PushtrainError, SpecError
 from pushtrain.events import EventDraft, now_text
 from pushtrain.gpus import MIN_CUDA_VERSION
 from pushtrain.jsontext import json_bytes
@@ -46,8 +46,9 @@ def claim_new(
             continue
         try:
             candidates = candidates_for(control, job)
-        except CloudAuthFailed as no_key:
-            failures.append(no_key)
+        except CloudError as no_answer:
+            control.say(f"{job.spec_path}: not claimed: {no_answer.reason}: {no_answer}")
+            failures.append(no_answer)
             continue
         except SpecError as problem:
             failures.append(SpecError(str(problem), where=job.spec_path, hint=problem.hint))
@@ -91,7 +92,7 @@ def claim(
 def candidates_for(control: Control, job: Job) -> list[Candidate]:
     """The ladder as of now; none while nothing has capacity. Raises SpecError for a GPU the cloud does not know."""
     try:
-        cloud, count = control.cloud_of(job.spec), job.spec.compute.count
+        cloud, count = control.at(job.spec.compute.cloud).cloud, job.spec.compute.count
         return ladder(job.spec, cloud.offers(count, MIN_CUDA_VERSION), known_gpus=cloud.gpu_names())
     except NoCapacity:
         return []

@@ -187,30 +187,10 @@ def sweep(
 
     While the ledger cannot be read nobody knows what is owned: then it is listed, and nothing is removed.
     """
-    from pushtrain.sweep import remove_orphans, survey
-    from pushtrain.teardown import listed
-    from pushtrain.volumes.kept import ON_PURPOSE, in_words
+    from pushtrain.cli_sweep import sweep_all
     from pushtrain.wiring import open_control
 
-    control = open_control(Path.cwd(), say)
-    found = survey(control)
-    orphans, owned, kept = listed(found.orphans), listed(found.owned), [in_words(it) for it in found.kept]
-    if yes:
-        remove_orphans(control, found.orphans, wait_s=control.settings.teardown_wait_s)
-    if as_json:
-        said = {"orphans": orphans, "owned": owned, "kept": kept, "ledger": found.failure is None, "removed": yes}
-        print_json(said)
-    else:
-        whose = "an active run owns it" if found.failure is None else "nobody can tell whose it is"
-        lines = [*orphans, *(f"{name}: {whose}" for name in owned)]
-        out.print("\n".join(lines) or "nothing is left: pods 0, volumes 0")
-        out.print("".join(f"{ON_PURPOSE}: {name}\n" for name in kept), end="")
-    if found.failure is not None:
-        report(found.failure)
-        raise typer.Exit(4)
-    if orphans and not yes:
-        say("run again with --yes to remove what no active run owns")
-        raise typer.Exit(4)
+    raise typer.Exit(sweep_all(open_control(Path.cwd(), say), yes=yes, as_json=as_json))
 
 
 @app.command()

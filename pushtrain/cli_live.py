@@ -71,12 +71,12 @@ def top(
 def _follow(name: str, as_json: bool) -> None:
     from pushtrain.live.logs import Stream, follow_logs
     from pushtrain.settings import load_settings
-    from pushtrain.wiring import open_clouds, open_ledger
+    from pushtrain.wiring import open_cloud, open_ledger
 
     settings = load_settings(Path.cwd())
 
-    def stream(pod_id: str) -> Stream:
-        return Stream(open_clouds, pod_id, say).start()
+    def stream(cloud: str, pod_id: str) -> Stream:
+        return Stream(lambda: open_cloud(name=cloud), pod_id, say).start()
 
     try:
         _write(follow_logs(open_ledger(settings), name, stream, as_json=as_json, tick_s=settings.tick_s))

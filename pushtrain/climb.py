@@ -63,8 +63,8 @@ def climb(
     kept = kept_volume(control.cloud, spec, control.settings.ledger_url)
     candidates: Sequence[Candidate] = ladder(
         spec,
-        control.cloud_of(spec).offers(spec.compute.count, MIN_CUDA_VERSION),
-        known_gpus=control.cloud_of(spec).gpu_names(),
+        control.cloud.offers(spec.compute.count, MIN_CUDA_VERSION),
+        known_gpus=control.cloud.gpu_names(),
         volume_data_center=kept.data_center if kept else pinned_data_center(record),
     )
     pinned = pinned_data_center(record) is not None

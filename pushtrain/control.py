@@ -1,12 +1,12 @@
 """What the control plane works with: one object that carries the seams, the clock and where to speak."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
 from pushtrain.cloud import Cloud, Stock
 from pushtrain.engine import Engine, Program
-from pushtrain.fleet import member
+from pushtrain.fleet import cloud_of, member, members
 from pushtrain.ledger import Ledger, RunRecord
 from pushtrain.limits import Limits, limits_of
 from pushtrain.placement import Candidate
@@ -88,9 +88,14 @@ class Control:
     refusals: dict[str, Refusal] = field(default_factory=dict)
     """What the policy did not let through, by job."""
 
-    def cloud_of(self, spec: JobSpec) -> Cloud:
-        """The client for the cloud a spec names. Raises CloudAuthFailed where its key is not set."""
-        return member(self.cloud, spec.compute.cloud)
+    def at(self, place: str | RunRecord) -> "Control":
+        """The same control plane where it works at one cloud, by name or that of a run; all it remembers is shared.
+        Raises CloudAuthFailed where that cloud's key is not set."""
+        return replace(self, cloud=member(self.cloud, place if isinstance(place, str) else cloud_of(place)))
+
+    def each(self) -> "list[Control]":
+        """One for every cloud that there is a key for."""
+        return [self.at(name) for name in members(self.cloud)]
 
     def limits(self, record: RunRecord) -> Limits:
         return limits_of(record.run.get("limits") or {}, self.settings)

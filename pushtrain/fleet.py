@@ -1,22 +1,28 @@
-"""Several clouds as one: what is asked by id goes to the cloud that gave it, what is looked for by name to all.
+"""Several clouds under one control plane. Which of them a run is on the ledger says, never an id: each cloud makes its
+own, and two may look alike."""
 
-A cloud that does not answer makes a search fail as a whole: half an answer reads like 'nothing is left'.
-"""
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
-
-from pushtrain.capabilities import CLOUDS
+from pushtrain.capabilities import CLOUDS, DEFAULT_CLOUD
 from pushtrain.cloud import Bill, Cloud, Live, LogLine, Offer, Pod, PodRequest, Template, Volume, VolumeRequest
-from pushtrain.errors import CloudAuthFailed, RequestRejected
+from pushtrain.errors import CloudAuthFailed, CloudError, RequestRejected
+from pushtrain.ledger import RunRecord
 
-# Vast.ai counts its instances; RunPod's ids are 14 letters and digits.
-_VAST_ID = re.compile(r"[0-9]{1,12}")
+
+def cloud_of(record: RunRecord) -> str:
+    """Name of the cloud that a run is on."""
+    return str(record.run.get("cloud") or DEFAULT_CLOUD)
+
+
+def members(cloud: Cloud) -> Mapping[str, Cloud]:
+    """Every cloud that there is a client for, by name."""
+    return cloud.members if isinstance(cloud, Fleet) else {cloud.name: cloud}
 
 
 def member(cloud: Cloud, name: str) -> Cloud:
     """The client for one cloud. Raises CloudAuthFailed where its key is not set."""
-    found = cloud.members.get(name) if isinstance(cloud, Fleet) else (cloud if cloud.name == name else None)
+    found = members(cloud).get(name)
     if found is None:
         raise CloudAuthFailed(
             f"a run is on {CLOUDS[name].title}, and {CLOUDS[name].key_name} is not set",
@@ -25,14 +31,48 @@ def member(cloud: Cloud, name: str) -> Cloud:
     return found
 
 
+@dataclass(frozen=True)
+class Listing:
+    """What each cloud lists, and what those said that did not answer: of these nobody knows anything."""
+
+    by_cloud: Mapping[str, Live]
+    away: Mapping[str, CloudError] = field(default_factory=dict)
+
+    @property
+    def live(self) -> Live:
+        """All of it together."""
+        return _together(self.by_cloud.values())
+
+
+def listing(cloud: Cloud, prefix: str) -> Listing:
+    """`find` of every cloud. Raises CloudError when none answers."""
+    found: dict[str, Live] = {}
+    away: dict[str, CloudError] = {}
+    for name, one in members(cloud).items():
+        try:
+            found[name] = one.find(prefix)
+        except CloudError as failure:
+            away[name] = failure
+    if not found:
+        raise next(iter(away.values()))
+    return Listing(found, away)
+
+
 class Fleet:
-    """`members` by name, two at least. Implements `pushtrain.cloud.Cloud`; what depends on the cloud and has no id
-    (offers, creates, ssh keys) is refused: ask `member` for the one that is meant."""
+    """`members` by name. Implements `pushtrain.cloud.Cloud` for what can be asked of all clouds at once, which fails as
+    a whole where one does not answer: half an answer reads like 'nothing is left'. Everything else is refused: ask
+    `member` for the cloud that is meant."""
 
     name = "fleet"
 
     def __init__(self, members: Mapping[str, Cloud]) -> None:
         self.members = dict(members)
+
+    def find(self, prefix: str) -> Live:
+        return _together(cloud.find(prefix) for cloud in self.members.values())
+
+    def volumes(self) -> list[Volume]:
+        return [volume for cloud in self.members.values() for volume in cloud.volumes()]
 
     def offers(self, gpu_count: int = 1, min_cuda_version: str | None = None) -> list[Offer]:
         raise self._which("offers")
@@ -41,41 +81,31 @@ class Fleet:
         raise self._which("GPU types")
 
     def create_volume(self, request: VolumeRequest) -> Volume:
-        return self._with_volumes().create_volume(request)
+        raise self._which(f"network volume {request.name}")
 
     def grow_volume(self, volume_id: str, size_gb: int) -> Volume:
-        return self._with_volumes().grow_volume(volume_id, size_gb)
-
-    def volumes(self) -> list[Volume]:
-        return [volume for cloud in self.members.values() for volume in cloud.volumes()]
-
-    def read_template(self, template_id: str) -> Template | None:
-        raise self._which("templates")
+        raise self._which(f"network volume {volume_id}")
 
     def read_volume(self, volume_id: str) -> Volume | None:
-        return self._with_volumes().read_volume(volume_id)
+        raise self._which(f"network volume {volume_id}")
 
     def delete_volume(self, volume_id: str) -> None:
-        self._with_volumes().delete_volume(volume_id)
+        raise self._which(f"network volume {volume_id}")
+
+    def read_template(self, template_id: str) -> Template | None:
+        raise self._which(f"template {template_id}")
 
     def create_pod(self, request: PodRequest) -> Pod:
-        raise self._which("a pod")
+        raise self._which(f"pod {request.name}")
 
     def read_pod(self, pod_id: str) -> Pod | None:
-        return self._of(pod_id).read_pod(pod_id)
+        raise self._which(f"pod {pod_id}")
 
     def terminate(self, pod_id: str) -> None:
-        self._of(pod_id).terminate(pod_id)
-
-    def find(self, prefix: str) -> Live:
-        found = [cloud.find(prefix) for cloud in self.members.values()]
-        return Live(
-            pods=tuple(pod for live in found for pod in live.pods),
-            volumes=tuple(volume for live in found for volume in live.volumes),
-        )
+        raise self._which(f"pod {pod_id}")
 
     def logs(self, pod_id: str, last_event_id: str | None = None, timeout_s: float = 10.0) -> Iterator[LogLine]:
-        return self._of(pod_id).logs(pod_id, last_event_id, timeout_s)
+        raise self._which(f"pod {pod_id}")
 
     def ssh_keys(self) -> list[str]:
         raise self._which("ssh keys")
@@ -92,27 +122,16 @@ class Fleet:
         until: str | None = None,
         now_s: float | None = None,
     ) -> Bill:
-        bills = []
-        for name, cloud in self.members.items():
-            pods = [pod_id for pod_id in pod_ids if self._name_of(pod_id) == name]
-            volumes = volume_ids if CLOUDS[name].volume_tiers else []
-            if pods or volumes:
-                bills.append(cloud.bill(pods, volumes, since, until=until, now_s=now_s))
-        return Bill(
-            pods_usd=sum(bill.pods_usd for bill in bills),
-            volumes_usd=sum(bill.volumes_usd for bill in bills),
-            final=bool(bills) and all(bill.final for bill in bills),
-        )
-
-    def _name_of(self, pod_id: str) -> str:
-        return "vast" if _VAST_ID.fullmatch(pod_id) else "runpod"
-
-    def _of(self, pod_id: str) -> Cloud:
-        return member(self, self._name_of(pod_id))
-
-    def _with_volumes(self) -> Cloud:
-        return member(self, next(name for name, can in CLOUDS.items() if can.volume_tiers))
+        raise self._which("a bill")
 
     def _which(self, what: str) -> RequestRejected:
-        clouds = " and ".join(self.members)
-        return RequestRejected(f"{what} of which cloud: {clouds}?", hint="this is a mistake of pushtrain's")
+        clouds = " or ".join(CLOUDS[name].title for name in self.members)
+        return RequestRejected(f"{what}: of {clouds}?", hint="this is a mistake of pushtrain's: please report it")
+
+
+def _together(lives: Iterable[Live]) -> Live:
+    lives = list(lives)
+    return Live(
+        pods=tuple(pod for live in lives for pod in live.pods),
+        volumes=tuple(volume for live in lives for volume in live.volumes),
+    )

@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
-from pushtrain.capabilities import DEFAULT_CLOUD
 from pushtrain.claim import claim_new
 from pushtrain.climb import one_pod
 from pushtrain.cloud import Live, Pod, Volume
@@ -22,7 +21,7 @@ from pushtrain.control import Control
 from pushtrain.desired import Desired
 from pushtrain.errors import CloudAuthFailed, LedgerError, PushtrainError, StackLocked
 from pushtrain.events import EventDraft
-from pushtrain.fleet import member
+from pushtrain.fleet import Listing, cloud_of, listing
 from pushtrain.ledger import RunRecord
 from pushtrain.lifecycle import Step, next_step
 from pushtrain.lookup import read_each
@@ -71,12 +70,15 @@ class Tick:
 def tick(control: Control, *, only: str | None = None, may_claim: bool = True) -> Tick:
     """One pass over everything; with `only`, over the runs of one job (nothing else is claimed, advanced or swept).
 
-    Raises LedgerUnavailable or CloudError when desired and observed state cannot be known: then nothing was done.
+    Raises LedgerUnavailable or CloudError when desired and observed state cannot be known: then nothing was done. Where
+    one of several clouds does not answer, that is a failure, and its runs alone are left as they are.
     """
     wanted = control.source.desired()
     report = Tick(commit=wanted.commit)
     report.failures += [problem for problem in wanted.problems if only is None or f"/{only}." in f"/{problem.where}"]
-    live = control.cloud.find(ledger_prefix(control.settings.ledger_url))
+    there = listing(control.cloud, ledger_prefix(control.settings.ledger_url))
+    live = there.live
+    report.failures += there.away.values()
     control.uptimes.note(live.pods)
     try:
         look = control.ledger.look()
@@ -96,15 +98,15 @@ def tick(control: Control, *, only: str | None = None, may_claim: bool = True) -
             _settle(control, record, report)
         if record.is_over or (only and record.run.get("job") != only):
             continue
-        outcome = _guarded(control, record, wanted, shares, report)
+        outcome = None if _is_away(control, record, there) else _guarded(control, record, wanted, shares, report)
         if outcome:
             report.closed[record.run_id] = outcome
         else:
             report.active.append(record.run_id)
     report.waiting = {run_id: control.waiting_s[run_id] for run_id in report.active if run_id in control.waiting_s}
     owners = [run_id for run_id, record in records.items() if not record.is_over] + [*unreadable]
-    if only is None:
-        _sweep(control, unowned(control, live, owners), report)
+    for name, listed in there.by_cloud.items() if only is None else ():
+        _sweep(control.at(name), unowned(control, listed, owners), report)
     for run in [run for run_id, run in control.stacks.items() if run_id not in owners]:
         _forget(control, run, report)
     return report
@@ -112,17 +114,27 @@ def tick(control: Control, *, only: str | None = None, may_claim: bool = True) -
 
 def _sweep(control: Control, left: Live, report: Tick) -> None:
     try:
-        report.swept = remove_orphans(control, left, wait_s=SWEEP_WAIT_S)
+        report.swept += remove_orphans(control, left, wait_s=SWEEP_WAIT_S)
     except PushtrainError as failure:
         report.failures.append(failure)
 
 
 def _forget(control: Control, run: Run, report: Tick) -> None:
-    """Another reconcile, with an engine state of its own, closed a run whose stack this one had brought up."""
-    try:
-        remove_late(control, run)
-    except PushtrainError as failure:
-        report.failures.append(failure)
+    """Another reconcile, with an engine state of its own, closed a run whose stack this one had brought up. Which cloud
+    it is on that engine knows; what is listed by its name is looked for at all."""
+    for one in control.each():
+        try:
+            remove_late(one, run)
+        except PushtrainError as failure:
+            report.failures.append(failure)
+
+
+def _is_away(control: Control, record: RunRecord, there: Listing) -> bool:
+    """Whether the cloud of a run did not answer: what it lists of the run nobody knows, and absent is not gone."""
+    failure = there.away.get(cloud_of(record))
+    if failure is not None:
+        control.say(f"{record.run_id}: left alone: {failure.reason}: {redact(str(failure))}")
+    return failure is not None
 
 
 def run_of(record: RunRecord, ledger_url: str) -> Run:
@@ -139,18 +151,12 @@ def run_of(record: RunRecord, ledger_url: str) -> Run:
     )
 
 
-def cloud_of(record: RunRecord) -> str:
-    return str(record.run.get("cloud") or DEFAULT_CLOUD)
-
-
 def _settle(control: Control, record: RunRecord, report: Tick) -> None:
     """The bill of a run that is over. Without the key of its cloud nobody can tell: the next tick asks again."""
     try:
-        member(control.cloud, cloud_of(record))
+        settle(control.at(record), record)
     except CloudAuthFailed as failure:
         report.failures.append(failure)
-    else:
-        settle(control, record)
 
 
 def _shares(live: Live) -> dict[str, Live]:
@@ -168,9 +174,9 @@ def _guarded(
 ) -> str | None:
     """One run's trouble never keeps another from being looked after; the tick reports it and exits non-zero."""
     try:
-        member(control.cloud, cloud_of(record))
         run = run_of(record, control.settings.ledger_url)
-        return _advance(control, run, record, wanted, shares.get(run.resource_prefix, Live(pods=(), volumes=())))
+        share = shares.get(run.resource_prefix, Live(pods=(), volumes=()))
+        return _advance(control.at(record), run, record, wanted, share)
     except PushtrainError as failure:
         control.say(f"{record.run_id}: {failure.reason}: {redact(str(failure))}")
         if isinstance(failure, StackLocked) and failure.passing:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from pushtrain.cloud import Cloud, LogLine
 from pushtrain.errors import CloudError, LedgerUnavailable, PushtrainError
+from pushtrain.fleet import cloud_of
 from pushtrain.ledger import Ledger, RunRecord
 from pushtrain.listing import event_text, log_texts
 from pushtrain.live.once import Once
@@ -63,9 +64,9 @@ class Stream:
 
 
 class Follower:
-    """One run from now to its end. `stream(pod_id)` opens the cloud's log of a pod."""
+    """One run from now to its end. `stream(cloud, pod_id)` opens the log of a pod at its cloud."""
 
-    def __init__(self, ledger: Ledger, name: str, stream: Callable[[str], Stream], *, as_json: bool) -> None:
+    def __init__(self, ledger: Ledger, name: str, stream: Callable[[str, str], Stream], *, as_json: bool) -> None:
         self._ledger, self._stream, self._as_json = ledger, stream, as_json
         self._run_id = newest_run(ledger, name).run_id
         self._tip, self._seen, self._chunk = "", 0, 0
@@ -110,13 +111,13 @@ class Follower:
         pod_id = "" if record.is_over or not pods or record.last.state == "destroying" else pods[-1]
         if pod_id and (self._open is None or self._open.pod_id != pod_id):
             self.close()
-            self._open = self._stream(pod_id)
+            self._open = self._stream(cloud_of(record), pod_id)
 
 
 def follow_logs(
     ledger: Ledger,
     name: str,
-    stream: Callable[[str], Stream],
+    stream: Callable[[str, str], Stream],
     *,
     as_json: bool,
     tick_s: float,

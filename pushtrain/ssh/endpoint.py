@@ -4,11 +4,13 @@ A host key is made anew in each container and told in the ledger by the pod itse
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
+from pushtrain.capabilities import DEFAULT_CLOUD
 from pushtrain.cloud import Cloud, Pod
 from pushtrain.errors import SshError
+from pushtrain.fleet import cloud_of, member
 from pushtrain.ledger import Ledger, RunRecord
 from pushtrain.lookup import newest_run
 
@@ -34,6 +36,7 @@ class Endpoint:
     keys: tuple[str, ...] = ()
     folder: str = ""
     urls: tuple[tuple[str, str], ...] = ()
+    cloud: str = DEFAULT_CLOUD
 
 
 def endpoint(cloud: Cloud, ledger: Ledger, name: str) -> Endpoint:
@@ -44,7 +47,7 @@ def endpoint(cloud: Cloud, ledger: Ledger, name: str) -> Endpoint:
     """
     record = newest_run(ledger, name)
     pod_id = pod_of(record)
-    pod = cloud.read_pod(pod_id)
+    pod = member(cloud, cloud_of(record)).read_pod(pod_id)
     if pod is None or not pod.is_alive:
         raise SshError(
             f"the pod of run {record.run_id} is gone ({pod_id})",
@@ -52,7 +55,7 @@ def endpoint(cloud: Cloud, ledger: Ledger, name: str) -> Endpoint:
             reason="PodGone",
             may_pass=True,
         )
-    return way(record, pod)
+    return replace(way(record, pod), cloud=cloud_of(record))
 
 
 def pod_of(record: RunRecord) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pushtrain.cloud import Cloud
 from pushtrain.errors import SshError
+from pushtrain.fleet import member
 from pushtrain.ledger import Ledger
 from pushtrain.run import ledger_prefix
 from pushtrain.settings import load_settings
@@ -113,7 +114,7 @@ def run_client(argv: list[str]) -> int:
 
 def lost(line: Line, found: Endpoint) -> str:
     """Why a connection may have broken: a look at the cloud, for whoever reads it."""
-    pod = line.cloud.read_pod(found.pod_id)
+    pod = member(line.cloud, found.cloud).read_pod(found.pod_id)
     if pod is None or not pod.is_alive:
         return f"the pod is gone ({found.pod_id}); the run goes on with its next attempt, if it has one"
     return f"the connection to pod {found.pod_id} broke or was refused; the pod is still there"

@@ -1,0 +1,51 @@
+"""What `pushtrain sweep` lists and removes, of every cloud that there is a key for."""
+
+from pushtrain.control import Control
+from pushtrain.errors import CloudError, PushtrainError
+from pushtrain.sweep import Survey, remove_orphans, survey
+from pushtrain.teardown import listed
+from pushtrain.terminal import out, print_json, report, say
+from pushtrain.volumes.kept import ON_PURPOSE, in_words
+
+
+def sweep_all(control: Control, *, yes: bool, as_json: bool) -> int:
+    """The verb's exit code: 4 while something may still be billed, 3 where a cloud did not answer: what is there nobody
+    knows. Raises CloudError when none did, LeakError."""
+    found: list[tuple[Control, Survey]] = []
+    away: list[CloudError] = []
+    for one in control.each():
+        try:
+            found.append((one, survey(one)))
+        except CloudError as no_answer:
+            away.append(no_answer)
+    if not found:
+        raise away[0]
+    orphans = [line for _, it in found for line in listed(it.orphans)]
+    if yes:
+        for one, it in found:
+            remove_orphans(one, it.orphans, wait_s=control.settings.teardown_wait_s)
+    _show([it for _, it in found], orphans, all_answered=not away, removed=yes, as_json=as_json)
+    failures: list[PushtrainError] = [*away, *(it.failure for _, it in found if it.failure is not None)]
+    for failure in {str(it): it for it in failures}.values():
+        report(failure)
+    if orphans and not yes:
+        say("run again with --yes to remove what no active run owns")
+    if (orphans and not yes) or any(it.failure for _, it in found):
+        return 4
+    return max((no_answer.exit_code for no_answer in away), default=0)
+
+
+def _show(found: list[Survey], orphans: list[str], *, all_answered: bool, removed: bool, as_json: bool) -> None:
+    owned, kept = (
+        [line for it in found for line in listed(it.owned)],
+        [in_words(it) for one in found for it in one.kept],
+    )
+    is_known = all(it.failure is None for it in found)
+    if as_json:
+        print_json({"orphans": orphans, "owned": owned, "kept": kept, "ledger": is_known, "removed": removed})
+        return
+    whose = "an active run owns it" if is_known else "nobody can tell whose it is"
+    lines = [*orphans, *(f"{name}: {whose}" for name in owned)]
+    nothing = "nothing is left: pods 0, volumes 0"
+    out.print("\n".join(lines) or (nothing if all_answered else f"{nothing}, as far as the clouds answered"))
+    out.print("".join(f"{ON_PURPOSE}: {name}\n" for name in kept), end="")
