@@ -11,6 +11,8 @@ from git import GitError, InvalidGitRepositoryError, NoSuchPathError, Repo
 
 from pushtrain.errors import LedgerError, PushtrainError, SpecError
 
+NO_REMOTE = "NoRemote"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -60,7 +62,7 @@ def load_settings(root: Path, environ: Mapping[str, str] | None = None) -> Setti
         raise PushtrainError(
             "no git remote: the pod could not fetch the commit",
             hint="git remote add origin URL, or set PUSHTRAIN_SOURCE_URL",
-            reason="NoRemote",
+            reason=NO_REMOTE,
         )
     ledger_url = _plain_url(environ.get("PUSHTRAIN_LEDGER_URL") or source, work_tree)
     return Settings(

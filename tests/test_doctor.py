@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from git_http import GitHost
 from huggingface_hub import HfApi
+from ssh_world import make_key, register
 from whole import CANARY, World
 
 from infra.pulumi_cli import MINIMUM
@@ -25,6 +26,7 @@ from pushtrain.errors import EngineError, LedgerUnavailable
 
 pytest_plugins = ("whole",)
 ROOT = Path(__file__).parents[1]
+OTHER = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHVzZWQgZm9yIGEgdGVzdCwgYW5kIG5vdGhpbmcg somebody@else"
 POD_TOKEN = CANARY + "ledger"
 PERMISSIVE = {"deployment_branch_policy": None, "protection_rules": []}
 RULES: list[dict[str, Any]] = [
@@ -193,6 +195,47 @@ def test_what_the_commit_says_is_looked_at_as_well(scene: Scene) -> None:
     assert len(own) == 3, "a workflow of somebody's own"
     assert any("jobs/job.yaml:3" in it for it in of(found, "jobs", "wrong"))
     assert any("pushtrain-policy.yaml:2" in it for it in of(found, "jobs", "wrong"))
+
+
+def test_without_a_remote_one_line_says_so_and_the_other_checks_go_on(scene: Scene) -> None:
+    scene.world.git("remote", "remove", "origin")
+    found = scene.look(PUSHTRAIN_SOURCE_URL="", PUSHTRAIN_LEDGER_URL="")
+    (wrong,) = of(found, "source", "wrong")
+    assert "no git remote" in wrong and "git remote add origin" in wrong
+    assert {it.check for it in found} == set(CHECKS) and [it.check for it in found if it.verdict == "wrong"] == [
+        "source"
+    ]
+    for check in ("branch", "environment", "ledger", "ledger's Actions"):
+        assert of(found, check, "unknown") == ["not looked at: there is no git remote | "]
+    assert "are in the account" in of(found, "runpod", "ok")[0] and of(found, "jobs", "ok") and exit_code(found) == 1
+    assert any("written and removed" in it for it in of(scene.look(PUSHTRAIN_SOURCE_URL=""), "ledger", "ok"))
+    done = scene.world.cli("doctor", **scene.env | {"PUSHTRAIN_SOURCE_URL": "", "PUSHTRAIN_LEDGER_URL": ""})
+    assert done.returncode == 1 and "wrong   source" in done.stdout and "git remote add origin" in done.stdout
+
+
+@pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="ssh-keygen is not installed here")
+def test_whether_pods_let_this_machine_in_is_told_with_the_verb_that_makes_it_so(scene: Scene) -> None:
+    world = scene.world
+    assert "no ssh key" in of(scene.look(SSH_AUTH_SOCK=""), "ssh", "warning")[0]
+    register(world)
+    mine = make_key(world)
+    assert "the account has no ssh key: pods will not let SHA256:" in of(scene.look(), "ssh", "warning")[0]
+    register(world, OTHER)
+    (said,) = of(scene.look(), "ssh", "warning")
+    assert "1 ssh key, and none of this machine" in said and said.endswith("| pushtrain ssh-key")
+    register(world, OTHER, mine)
+    assert "let this machine's key in (SHA256:" in of(scene.look(), "ssh", "ok")[0]
+    assert of(scene.look(RUNPOD_API_KEY=""), "ssh", "unknown")
+
+
+def test_the_keys_of_volumes_are_told_and_what_they_are_for(scene: Scene) -> None:
+    unset = {"RUNPOD_S3_ACCESS_KEY": "", "RUNPOD_S3_SECRET_KEY": ""}
+    (said,) = of(scene.look(**unset), "volumes", "ok")
+    assert "are not set" in said and "volumes put, get, ls, rm and copy" in said
+    (half,) = of(scene.look(**unset | {"RUNPOD_S3_ACCESS_KEY": "user_a"}), "volumes", "wrong")
+    assert half.startswith("RUNPOD_S3_SECRET_KEY is not set") and "S3 API Keys" in half
+    both = {"RUNPOD_S3_ACCESS_KEY": "user_a", "RUNPOD_S3_SECRET_KEY": CANARY + "s3"}
+    assert "are set" in of(scene.look(**both), "volumes", "ok")[0]
 
 
 def test_a_check_that_hangs_or_breaks_is_a_line_and_holds_nothing_up(tmp_path: Path) -> None:

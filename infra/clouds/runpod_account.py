@@ -1,4 +1,4 @@
-"""What REST v2 has no route for: the account's balance and its ssh key, from GraphQL, as long as RunPod keeps that."""
+"""What REST v2 has no route for: the account's balance, from GraphQL, as long as RunPod keeps that."""
 
 import time
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Any
 
 from infra.clouds.wire import Call, Limits, Wire
 
-_QUERY = "query { myself { clientBalance currentSpendPerHr pubKey } }"
+_QUERY = "query { myself { clientBalance currentSpendPerHr } }"
 _TIMEOUT_S = 15.0
 
 
@@ -14,7 +14,6 @@ _TIMEOUT_S = 15.0
 class Account:
     balance_usd: float
     usd_per_hour: float
-    has_ssh_key: bool
 
 
 def read_account(api_key: str, base_url: str) -> tuple[Account | None, str]:
@@ -34,6 +33,5 @@ def read_account(api_key: str, base_url: str) -> tuple[Account | None, str]:
     account = Account(
         balance_usd=float(found["clientBalance"]),
         usd_per_hour=float(spend) if isinstance(spend, int | float) else 0.0,
-        has_ssh_key=bool(found.get("pubKey")),
     )
     return account, ""

@@ -15,6 +15,8 @@ from pushtrain.gitstore import GitStore
 # Below runs/, because a rule of the remote may let nothing else be pushed; no run's id looks like it.
 PROBE = "refs/heads/runs/doctor-"
 _TIMEOUT_S = 20.0
+# As every other verb ends without one.
+NO_REMOTE_EXIT = 1
 _TOKENS = "https://github.com/settings/personal-access-tokens/new"
 
 
@@ -62,6 +64,10 @@ def _stays(check: Check, ref: str) -> Finding:
 def source_findings(place: Place, check: Check) -> Iterator[Finding]:
     """Whether a pod can fetch the commit, and what the pod's token may do to the source. Raises LedgerError."""
     url, token = place.settings.source_url, place.environ.get("PUSHTRAIN_LEDGER_TOKEN", "").strip() or None
+    if not url:
+        fix = "git remote add origin URL, or set PUSHTRAIN_SOURCE_URL"
+        yield check.wrong("no git remote: a pod could not fetch the commit", fix, NO_REMOTE_EXIT)
+        return
     if urlsplit(url).scheme not in ("http", "https", "file"):
         yield check.wrong(f"{url}: a pod has no ssh key", "PUSHTRAIN_SOURCE_URL=https://…")
         return

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pushtrain.desired import desired
@@ -10,24 +11,36 @@ from pushtrain.doctor.finding import SPEC, Check, Finding, Place
 from pushtrain.doctor.github import branch_findings, environment_findings, ledger_repository_findings
 from pushtrain.doctor.hub import hub_findings
 from pushtrain.doctor.ledger import ledger_findings, source_findings
-from pushtrain.doctor.services import cloud_findings, engine_findings
+from pushtrain.doctor.services import cloud_findings, engine_findings, ssh_findings, volume_findings
 from pushtrain.doctor.tools import tool_findings, workflow_findings
 from pushtrain.errors import PushtrainError
 from pushtrain.redact import redact
-from pushtrain.settings import load_settings
+from pushtrain.settings import NO_REMOTE, Settings, load_settings
 
 LIMIT_S = 90.0
 Work = Callable[[Place, Check], Iterator[Finding]]
 
 
 def look(root: Path, environ: Mapping[str, str], limit_s: float = LIMIT_S) -> list[Finding]:
-    """Every finding, in the order of CHECKS. Raises PushtrainError outside a git work tree and without a remote."""
-    settings = load_settings(root, environ)
+    """Every finding, in the order of CHECKS. Raises PushtrainError outside a git work tree."""
+    settings = _settings(root, environ)
     try:
         wanted = desired(settings.root)
     except PushtrainError:
         wanted = None
     return carried_out(CHECKS, Place(settings=settings, environ=environ, wanted=wanted), limit_s)
+
+
+def _settings(root: Path, environ: Mapping[str, str]) -> Settings:
+    """Without a remote its URLs are empty: what needs none is looked at all the same."""
+    try:
+        return load_settings(root, environ)
+    except PushtrainError as failure:
+        if failure.reason != NO_REMOTE:
+            raise
+    told = load_settings(root, {**environ, "PUSHTRAIN_SOURCE_URL": "file:///no-remote"})
+    has_ledger = bool(environ.get("PUSHTRAIN_LEDGER_URL"))
+    return replace(told, source_url="", ledger_url=told.ledger_url if has_ledger else "")
 
 
 def carried_out(checks: Mapping[str, Work], place: Place, limit_s: float) -> list[Finding]:
@@ -56,6 +69,10 @@ def carried_out(checks: Mapping[str, Work], place: Place, limit_s: float) -> lis
 def _guarded(work: Work, place: Place, check: Check) -> Iterator[Finding]:
     """A failure of one check is a finding of that check."""
     try:
+        absent = [NEED_SOURCE] * (not place.settings.source_url) + [NEED_LEDGER] * (not place.settings.ledger_url)
+        if any(work in those for those in absent):
+            yield check.unknown("not looked at: there is no git remote")
+            return
         yield from work(place, check)
     except PushtrainError as failure:
         said = redact(str(failure), place.environ)
@@ -87,11 +104,17 @@ CHECKS: Mapping[str, Work] = {
     "hub": hub_findings,
     "ledger": ledger_findings,
     "source": source_findings,
+    "ssh": ssh_findings,
+    "volumes": volume_findings,
     "branch": branch_findings,
     "environment": environment_findings,
     "ledger's Actions": ledger_repository_findings,
     "engine": engine_findings,
 }
+
+
+NEED_SOURCE: tuple[Work, ...] = (branch_findings, environment_findings)
+NEED_LEDGER: tuple[Work, ...] = (ledger_findings, ledger_repository_findings)
 
 
 def shown(findings: Sequence[Finding]) -> str:

@@ -3,19 +3,23 @@
 from collections.abc import Iterator
 
 from pushtrain.doctor.finding import Check, Finding, Place
+from pushtrain.pod.ssh import fingerprint
 from pushtrain.run import ledger_prefix
-from pushtrain.spec import CommandSpec
+from pushtrain.ssh.reach import our_fingerprints
 
 _FUNDS = "https://console.runpod.io/user/billing"
-_KEYS = "https://console.runpod.io/user/settings"
+_REGISTER = "pushtrain ssh-key"
+_S3 = "https://console.runpod.io/user/settings: S3 API Keys"
 
 
 def cloud_findings(place: Place, check: Check) -> Iterator[Finding]:
     """Raises CloudError where the key is missing or refused. What it may create is not tried: that costs money."""
     from infra.clouds import account, connect
 
-    live = connect("runpod", place.environ).find(ledger_prefix(place.settings.ledger_url))
-    there = f"{len(live.pods)} pods and {len(live.volumes)} network volumes carry this ledger's mark"
+    ledger = place.settings.ledger_url
+    live = connect("runpod", place.environ).find(ledger_prefix(ledger) if ledger else "")
+    whose = "carry this ledger's mark" if ledger else "are in the account"
+    there = f"{len(live.pods)} pods and {len(live.volumes)} network volumes {whose}"
     yield check.ok(f"takes the key and lists pods and network volumes; {there}")
     found, why = account(place.environ)
     if found is None:
@@ -29,12 +33,46 @@ def cloud_findings(place: Place, check: Check) -> Iterator[Finding]:
         yield check.warning(f"{said}: less than the ${dearest:g} that one job may cost", _FUNDS)
     else:
         yield check.ok(said)
-    opened = [it.name for it in place.specs if isinstance(it, CommandSpec) and "22/tcp" in it.compute.ports]
-    if opened and not found.has_ssh_key:
-        message = f"{', '.join(opened)} opens 22/tcp, and the account has no ssh key: nobody could log in"
-        yield check.warning(message, f"paste the public key (cat ~/.ssh/id_ed25519.pub) at {_KEYS}")
-    elif opened:
-        yield check.ok(f"{', '.join(opened)} opens 22/tcp, and the account has an ssh key")
+
+
+def ssh_findings(place: Place, check: Check) -> Iterator[Finding]:
+    """Whether a pod would let this machine in. Raises CloudError."""
+    from infra.clouds import connect
+
+    if place.specs and not any(spec.compute.ssh for spec in place.specs):
+        yield check.ok("no job lets anybody in: compute.ssh is false in each")
+        return
+    mine = our_fingerprints(place.environ)
+    if not mine:
+        yield check.warning("this machine has no ssh key: nobody here can log in to a pod", _REGISTER)
+        return
+    if not place.environ.get("RUNPOD_API_KEY", "").strip():
+        yield check.unknown(f"whether the account has this machine's key {mine[0]} cannot be asked without its API key")
+        return
+    there = connect("runpod", place.environ).ssh_keys()
+    if set(mine) & {fingerprint(parts[1]) for line in there if len(parts := line.split()) > 1}:
+        yield check.ok(f"pods made from now on let this machine's key in ({mine[0]})")
+        return
+    none = (
+        "no ssh key" if not there else f"{len(there)} ssh key{'s' if len(there) > 1 else ''}, and none of this machine"
+    )
+    yield check.warning(f"the account has {none}: pods will not let {mine[0]} in", _REGISTER)
+
+
+def volume_findings(place: Place, check: Check) -> Iterator[Finding]:
+    """The keys of the volumes' files, which are others than the account's. Raises CloudError."""
+    from pushtrain.volumes.endpoints import ACCESS_KEY, SECRET_KEY
+
+    absent = [name for name in (ACCESS_KEY, SECRET_KEY) if not place.environ.get(name, "").strip()]
+    for_what = "pushtrain volumes put, get, ls, rm and copy, and cp volume:NAME, which need no pod"
+    if len(absent) == 2:
+        kept = sorted({spec.compute.volume.name or "" for spec in place.specs if spec.compute.volume.keep})
+        message = f"{ACCESS_KEY} and {SECRET_KEY} are not set, and are for {for_what}; runs need neither"
+        yield check.warning(f"{message}; kept volumes: {', '.join(kept)}", _S3) if kept else check.ok(message)
+    elif absent:
+        yield check.wrong(f"{absent[0]} is not set, and the other half of the pair is: {for_what}", _S3)
+    else:
+        yield check.ok(f"{ACCESS_KEY} and {SECRET_KEY} are set: {for_what}")
 
 
 def engine_findings(place: Place, check: Check) -> Iterator[Finding]:

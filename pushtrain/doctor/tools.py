@@ -48,7 +48,7 @@ def tool_findings(place: Place, check: Check) -> Iterator[Finding]:
     else:
         yield check.ok(f"{said}, Python {sys.version.split()[0]}")
     urls = (place.settings.source_url, place.settings.ledger_url)
-    if any(not it.startswith(("https://", "http://", "file://")) for it in urls):
+    if any(it and not it.startswith(("https://", "http://", "file://")) for it in urls):
         if shutil.which("ssh", path=place.environ.get("PATH", "")) is None:
             yield check.wrong("a git URL goes by ssh, and there is no ssh", "install an OpenSSH client", 1)
         else:
