@@ -150,6 +150,52 @@ def test_by_hand_is_recorded_with_its_actor_and_the_next_reconcile_is_dispatched
     world.assert_no_secret()
 
 
+def test_a_retry_by_hand_is_claimed_for_whoever_asked_and_the_dispatched_reconcile_brings_it_home(scene: Scene) -> None:
+    world = scene.world
+    world.orders(steps=4, step_s=0.02, fail_at=2)
+    world.write_job()
+    world.push()
+    assert scene.settled() == {"train.yml": RECONCILED | {"reconcile": "failure"}}
+    first = world.record("job")
+    assert end(first)[0] == "failed"
+    world.orders(steps=4, step_s=0.02)
+    world.push("mended")
+    scene.actions.looked()
+    given = {"run": first.run_id, "why": "--once `touch x`"}
+    (run,) = scene.actions.by_hand("train.yml", action="retry", **given)
+    assert scene.clean(run).results == BY_HAND, run.steps
+    assert run.title == f"retry {first.run_id}"
+    (again,) = (it for it in world.records() if it.run_id != first.run_id)
+    claimed = again.events[0]
+    assert again.run_id.endswith("-r2") and claimed.state == "claimed"
+    assert (claimed.data["of"], claimed.data["by"], claimed.data["why"]) == (first.run_id, "ann", given["why"])
+    assert scene.settled() == {"train.yml": RECONCILED}, scene.actions.runs[-1].steps
+    (again,) = (it for it in world.records() if it.run_id != first.run_id)
+    assert end(again) == ("succeeded", "")
+    assert not world.control().cloud.find("")
+    world.assert_no_secret()
+
+
+def test_a_state_backend_set_as_a_variable_reaches_every_step_that_has_keys(scene: Scene) -> None:
+    """And the engine with it; Pulumi's program is not here, so a stand-in for `uv` notes what its step was given."""
+    world, noted = scene.world, scene.world.folder / "noted"
+    scene.actions.secrets["gpu"]["PULUMI_CONFIG_PASSPHRASE"] = phrase = CANARY + "phrase"  # type: ignore[index]
+    wanted = ["PULUMI_BACKEND_URL", "PUSHTRAIN_ENGINE", "PULUMI_CONFIG_PASSPHRASE"]
+    values = " ".join(f'"${name}"' for name in wanted)
+    note = f"printf '%s|' \"$*\" {values} >> {noted}; echo >> {noted}"
+    (scene.actions.folder / "tools" / "uv").write_text(f'#!/bin/sh\n[ "$1" = run ] || exit 0\n{note}\n')
+    backend = f"file://{world.folder}/pulumi-state"
+    for url, engine in ((backend, "pulumi"), ("", "embedded")):
+        noted.write_text("")
+        scene.actions.variables["PULUMI_BACKEND_URL"] = url
+        scene.actions.scheduled("train.yml")
+        scene.actions.by_hand("train.yml", action="cancel", run="job")
+        rows = [line.split("|")[:4] for line in noted.read_text().splitlines()]
+        assert [row[0].split()[3] for row in rows] == ["reconcile", "reconcile", "cancel", "reconcile"], rows
+        assert {tuple(row[1:]) for row in rows} == {(url, engine, phrase)}
+        scene.github.dispatches.clear()
+
+
 def test_a_repository_with_a_project_of_its_own_has_the_tool_aside(scene: Scene) -> None:
     """Its top has a project, and folders with the names of our packages that are not ours."""
     world = scene.world

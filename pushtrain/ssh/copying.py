@@ -63,9 +63,10 @@ def _once(line: Line, copy: Copy, found: Endpoint, files: SshFiles, ways: Ways) 
             return code
     side = "the pod's image" if by_rsync else "this machine"
     if copy.contents:
+        get = f"pushtrain ssh {copy.run} -- " if by_rsync else ""
         raise SshError(
             f"sync needs rsync 3.1, which {side} does not have",
-            hint="apt-get install rsync there, or pushtrain cp, which also goes by scp",
+            hint=f"{get}apt-get install -y rsync, or pushtrain cp, which also goes by scp",
             reason="NoRsync",
         )
     line.seams.say(f"by scp, since {side} has no rsync: what breaks off starts again")
