@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from infra.plan import StackPlan
 from infra.program import program
 from infra.start import cloud_env, pod_env, start_args
+from pushtrain.capabilities import CLOUDS
 from pushtrain.cloud import PodRequest, VolumeRequest
 from pushtrain.control import Launch
 from pushtrain.engine import Program
@@ -122,7 +123,7 @@ def stack_plan(
         secret_env=(*spec.secrets, LEDGER_TOKEN),
         min_cuda_version=MIN_CUDA_VERSION,
         # Of machines with prices of their own none is taken that is dearer than what its deadline was counted with.
-        max_usd_per_hour=round(candidate.usd_per_hour + 1e-6, 6) if spec.compute.cloud == "vast" else None,
+        max_usd_per_hour=round(candidate.usd_per_hour + 1e-6, 6) if CLOUDS[spec.compute.cloud].has_own_prices else None,
     )
     return StackPlan(run_id=run.id, cloud=spec.compute.cloud, volume=volume, pod=pod)
 

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 import pushtrain
-from pushtrain.pod.place import CLOUD, RUNPOD, VAST
+from pushtrain.pod.place import CLOUD, PLACES, RUNPOD
 from pushtrain.run import Run
 
 # Sent as one environment variable; Linux takes 128 KiB for one.
@@ -61,20 +61,31 @@ _SCRIPT = (
     "set -f; n=0; trap n=0 USR1; f=$(mktemp); echo $PUSHTRAIN_BOOT | base64 -d | gunzip > $f; "
     'PUSHTRAIN_FIRST_PID=$$ python3 $f & w=$!; trap "kill -TERM $w" TERM; '
     "while kill -0 $w 2> /dev/null && [ $((n+=1)) -lt 200 ]; do sleep ${PUSHTRAIN_POD_TICK_S:-3} & wait $!; done; "
-    "u=%s; "
-    "k() { echo Authorization: Bearer $%s |"
-    " curl -sS -m 20 -A pushtrain-pod -o /dev/null -w %%{http_code} -H @- -H Content-Type:application/json $@; }; "
-    "c() { k --noproxy * $@ || k $@; }; "
-    "while :; do python3 $f terminate;%s c -X DELETE $u; sleep ${PUSHTRAIN_POD_TICK_S:-30}; done"
+    "%s"
+    "while :; do python3 $f terminate; %s sleep ${PUSHTRAIN_POD_TICK_S:-30}; done"
 )
-# The pod at its cloud, the variable of its key, and what else is tried there.
+
+
+def _by_curl(pod_url: str, key_name: str) -> str:
+    """`$u` is the pod at its cloud, `c` a request with its key: straight, then by the image's proxy."""
+    return (
+        f"u={pod_url}; k() {{ echo Authorization: Bearer ${key_name} |"
+        " curl -sS -m 20 -A pushtrain-pod -o /dev/null -w %{http_code} -H @- -H Content-Type:application/json $@; }; "
+        "c() { k --noproxy * $@ || k $@; }; "
+    )
+
+
+# How bash ends the pod at its cloud where there is no python: what is said first, and what is tried again and again.
 _ENDS = {
     "runpod": (
-        "${RUNPOD_API_BASE_URL:-https://api.runpod.io}/v2/pods/$RUNPOD_POD_ID",
-        "RUNPOD_API_KEY",
-        ' timeout 20 runpodctl pod delete $RUNPOD_POD_ID; c -d {\\"action\\":\\"terminate\\"} $u/action;',
+        _by_curl("${RUNPOD_API_BASE_URL:-https://api.runpod.io}/v2/pods/$RUNPOD_POD_ID", "RUNPOD_API_KEY"),
+        "timeout 20 runpodctl pod delete $RUNPOD_POD_ID; "
+        'c -d {\\"action\\":\\"terminate\\"} $u/action; c -X DELETE $u;',
     ),
-    "vast": ("${VAST_URL:-https://console.vast.ai}/api/v0/instances/$CONTAINER_ID/", "CONTAINER_API_KEY", ""),
+    "vast": (
+        _by_curl("${VAST_URL:-https://console.vast.ai}/api/v0/instances/$CONTAINER_ID/", "CONTAINER_API_KEY"),
+        "c -X DELETE $u;",
+    ),
 }
 
 
@@ -154,10 +165,11 @@ def pod_env(
 def cloud_env(cloud: str, environ: Mapping[str, str]) -> dict[str, str]:
     """What tells a pod which cloud it is on, where that is not RunPod, and the address of its API if it is another than
     the public one."""
-    if cloud != "vast":
+    said = PLACES[cloud]
+    if said is RUNPOD:
         return {}
-    url = environ.get(VAST.base_url, "").rstrip("/")
-    return {CLOUD: cloud} | ({} if url in ("", VAST.public_api) else {VAST.base_url: url})
+    url = environ.get(said.base_url, "").rstrip("/")
+    return {CLOUD: cloud} | ({} if url in ("", said.public_api) else {said.base_url: url})
 
 
 def _without_credentials(url: str) -> str:

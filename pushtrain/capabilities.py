@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pushtrain.cloud import Tier
+from pushtrain.pod.place import PLACES, Words
+
+# What `compute.cloud` may say, and `CLOUDS` has, in the order of the table.
+CloudName = Literal["runpod", "vast"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -16,11 +20,16 @@ class Capabilities:
     """One cloud. `title` is its name for people; the other fields are explained by `_ROWS`, in the table's words.
 
     `volume_tiers` are the tiers whose machines mount a volume that outlives the pod; on any other a pod has a disk of
-    its own, which goes with it.
+    its own, which goes with it. `keys_at` is where a person makes a key, `console` where one sees what is rented,
+    `own_disk_usd` what a GB of a pod's own disk costs a month at most (0: it is in the price of the machine). With
+    `has_own_prices` machines of one type differ in price, and the client takes none above what the rung says.
     """
 
     title: str
+    pod: Words
     key_name: str
+    keys_at: str
+    console: str
     rents: Literal["container", "VM"]
     tiers: Mapping[Tier, str]
     volume_tiers: tuple[Tier, ...]
@@ -30,6 +39,8 @@ class Capabilities:
     has_templates: bool
     has_http_proxy: bool
     has_ssh_keys: bool
+    has_own_prices: bool
+    own_disk_usd: float
     has_scoped_key: bool
     ends_itself: str
     logs: str
@@ -40,9 +51,15 @@ class Capabilities:
         return tier in self.volume_tiers
 
 
+# Each host of Vast.ai has a price of its own; dearer disks are not asked for.
+VAST_DISK_USD = 0.30
+
 VAST = Capabilities(
     title="Vast.ai",
+    pod=PLACES["vast"],
     key_name="VAST_API_KEY",
+    keys_at="https://cloud.vast.ai/manage-keys/",
+    console="https://cloud.vast.ai/instances/",
     rents="container",
     tiers={"SECURE": "data centers that Vast has checked", "COMMUNITY": "other people's machines"},
     volume_tiers=(),
@@ -52,6 +69,8 @@ VAST = Capabilities(
     has_templates=False,
     has_http_proxy=False,
     has_ssh_keys=True,
+    has_own_prices=True,
+    own_disk_usd=VAST_DISK_USD,
     has_scoped_key=True,
     ends_itself="REST, with the instance's key",
     logs="a copy on demand, without times",
@@ -60,10 +79,13 @@ VAST = Capabilities(
 
 # What a spec without compute.cloud means, and a run whose record names none.
 DEFAULT_CLOUD = "runpod"
-CLOUDS: Mapping[str, Capabilities] = {
+CLOUDS: Mapping[str, Capabilities] = {  # one for each CloudName
     "runpod": Capabilities(
         title="RunPod",
+        pod=PLACES["runpod"],
         key_name="RUNPOD_API_KEY",
+        keys_at="https://console.runpod.io/user/settings",
+        console="https://console.runpod.io/pods",
         rents="container",
         tiers={"SECURE": "data centers", "COMMUNITY": "other people's machines"},
         volume_tiers=("SECURE",),
@@ -73,6 +95,8 @@ CLOUDS: Mapping[str, Capabilities] = {
         has_templates=True,
         has_http_proxy=True,
         has_ssh_keys=True,
+        has_own_prices=False,
+        own_disk_usd=0.10,
         has_scoped_key=True,
         ends_itself="REST v2, GraphQL or runpodctl, with the pod's key",
         logs="streamed, resumable",

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import typer
 
 from pushtrain import __version__
+from pushtrain.capabilities import CloudName
 from pushtrain.cli_again import extend, replay, retry
 from pushtrain.cli_live import attach, logs, top
 from pushtrain.cli_plan import plan, prices, review
@@ -246,7 +247,7 @@ def setup_pulumi(
 def demo(
     keep: Annotated[bool, typer.Option(help="Leave the simulator running for a look around.")] = False,
     folder: Annotated[Path, typer.Option(help="Where the demo works.")] = Path(".pushtrain/demo"),
-    cloud: Annotated[Literal["runpod", "vast"], typer.Option(help="Whose simulator it rents from.")] = "runpod",
+    cloud: Annotated[CloudName, typer.Option(help="Whose simulator it rents from.")] = "runpod",
 ) -> None:
     """The whole way on loopback: push a job, train a LoRA, see the adapter, the receipt and the proof."""
     from pushtrain.demo import run_demo

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
+from pushtrain.capabilities import CLOUDS
 from pushtrain.cloud import Cloud, Stock
 from pushtrain.engine import Engine, Program
 from pushtrain.fleet import cloud_of, member, members
@@ -92,6 +93,11 @@ class Control:
         """The same control plane where it works at one cloud, by name or that of a run; all it remembers is shared.
         Raises CloudAuthFailed where that cloud's key is not set."""
         return replace(self, cloud=member(self.cloud, place if isinstance(place, str) else cloud_of(place)))
+
+    @property
+    def console(self) -> str:
+        """Where a person sees what is rented."""
+        return " and ".join(CLOUDS[name].console for name in members(self.cloud))
 
     def each(self) -> "list[Control]":
         """One for every cloud that there is a key for."""

@@ -12,7 +12,7 @@ from pushtrain.control import Control
 from pushtrain.errors import CloudError, LeakError, LedgerError
 from pushtrain.lookup import read_each
 from pushtrain.run import kept_prefix, ledger_prefix, resource_prefix
-from pushtrain.teardown import CONSOLE, names, remove
+from pushtrain.teardown import names, remove
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,9 @@ def remove_orphans(control: Control, left: Live, *, wait_s: float) -> list[str]:
         remove(control, left)
         left = _still_there(control, left)
         if left and control.clock() > give_up_s:
-            raise LeakError(f"may still be billed, and no run owns it: {names(left)}", hint=f"look at {CONSOLE}")
+            raise LeakError(
+                f"may still be billed, and no run owns it: {names(left)}", hint=f"look at {control.console}"
+            )
         if left:
             control.sleep(1.0)
     for line in lines:

@@ -15,8 +15,6 @@ from pushtrain.receipt import make_receipt
 from pushtrain.run import Run, is_kept
 from pushtrain.volumes.kept import ON_PURPOSE
 
-CONSOLE = "https://console.runpod.io/pods"
-
 
 def destroy(control: Control, run: Run, record: RunRecord, step: Step) -> str:
     """Bring one run to its receipt; returns its outcome.
@@ -181,7 +179,9 @@ def _leak(control: Control, run: Run, step: Step, left: Live | None, complaint: 
         data={"outcome": step.outcome or "failed"},
     )
     control.ledger.append(run.id, events=[draft])
-    return LeakError(f"may still be billed: {message}", hint=f"run `pushtrain sweep --yes`, then look at {CONSOLE}")
+    return LeakError(
+        f"may still be billed: {message}", hint=f"run `pushtrain sweep --yes`, then look at {control.console}"
+    )
 
 
 def names(left: Live) -> str:

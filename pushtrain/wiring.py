@@ -7,15 +7,16 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from pushtrain.capabilities import CLOUDS
 from pushtrain.clock import CloudClock
 from pushtrain.cloud import Cloud
 from pushtrain.control import Control
 from pushtrain.errors import GitHubError
+from pushtrain.fleet import members
 from pushtrain.github.approval import Approvals
 from pushtrain.github.client import connect as connect_github
 from pushtrain.ledger import Ledger
 from pushtrain.plan.expect import Expectations
-from pushtrain.pod.place import RUNPOD, VAST
 from pushtrain.policy.licence import Licences
 from pushtrain.policy.outside import Outside
 from pushtrain.redact import redact
@@ -59,7 +60,7 @@ def open_control(root: Path, say: Callable[[str], None], environ: Mapping[str, s
     engine = select(environ, state_dir=settings.state_dir / "stacks", say=say)
     say(engine_line(engine))
     cloud = connect_all(environ)
-    said = VAST if cloud.name == "vast" else RUNPOD
+    said = CLOUDS[next(iter(members(cloud)))].pod
     clock = CloudClock(environ.get(said.base_url) or said.public_api, say)
     ledger = open_ledger(settings, environ, clock)
     return Control(

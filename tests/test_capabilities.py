@@ -6,10 +6,16 @@ from typing import get_args
 import pytest
 from pydantic import ValidationError
 
-from infra.clouds import connect, connect_all
-from pushtrain.capabilities import CLOUDS, losing, table, unmet
+from infra.clouds import CLIENTS, connect, connect_all
+from infra.simulator.others import OTHERS
+from infra.start import _ENDS
+from pushtrain.capabilities import CLOUDS, DEFAULT_CLOUD, losing, table, unmet
 from pushtrain.errors import CloudAuthFailed, RequestRejected, SpecError
 from pushtrain.fleet import Fleet, member
+from pushtrain.pod.place import PLACES
+from pushtrain.pod.terminate import _WAYS
+from pushtrain.prices import storage_usd_per_month
+from pushtrain.redact import SECRET_NAMES
 from pushtrain.spec.compute import Compute
 
 PAGE = Path(__file__).parent.parent / "docs" / "clouds.md"
@@ -36,6 +42,18 @@ def test_what_a_spec_may_name_is_what_has_data() -> None:
     assert list(get_args(Compute.model_fields["cloud"].annotation)) == list(CLOUDS)
     with pytest.raises(SpecError):
         connect("cumulus", KEYS)
+
+
+def test_a_cloud_is_in_every_table() -> None:
+    """docs/architecture.md, "How to add a cloud"."""
+    others = [name for name in CLOUDS if name != DEFAULT_CLOUD]
+    assert list(CLIENTS) == list(PLACES) == list(_WAYS) == list(_ENDS) == list(CLOUDS) and list(OTHERS) == others
+    workflow = (PAGE.parents[1] / ".github" / "workflows" / "train.yml").read_text(encoding="utf-8")
+    for name, can in CLOUDS.items():
+        assert can.pod is PLACES[name] and can.pod.cloud == name
+        assert can.key_name in SECRET_NAMES and f"{can.key_name}: ${{{{ secrets.{can.key_name} }}}}" in workflow
+        assert not can.pod.api_key or can.pod.api_key in SECRET_NAMES
+        assert can.own_disk_usd == storage_usd_per_month("DISK", 1, name)
 
 
 def test_on_runpod_only_community_machines_lose_what_was_written() -> None:

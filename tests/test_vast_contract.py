@@ -28,7 +28,7 @@ LIMITS = Limits(page=2, look_pauses_s=(0.05, 0.1, 0.2))
 
 
 def connect(simulator: RunningSimulator) -> Iterator[Vast]:
-    client = Vast(simulator.keys.vast_key, simulator.url, limits=LIMITS)
+    client = Vast(simulator.keys.others["vast"], simulator.url, limits=LIMITS)
     yield client
     client.close()
 

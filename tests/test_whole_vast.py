@@ -17,8 +17,7 @@ pytest_plugins = ("whole",)
 @pytest.fixture
 def both(world: World) -> World:
     """A world with the keys of both clouds, and its jobs written."""
-    keys = world.simulator.keys
-    world.env |= {"VAST_URL": world.simulator.url, "VAST_API_KEY": keys.vast_key}
+    world.env |= world.simulator.env("vast")
     return world
 
 

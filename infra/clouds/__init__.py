@@ -2,33 +2,41 @@
 
 import os
 from collections.abc import Mapping
+from typing import Protocol
 
 from infra.clouds.runpod import BASE_URL, RunPod
 from infra.clouds.runpod_account import Account, read_account
 from infra.clouds.vast import Vast
-from infra.clouds.vast_answers import BASE_URL as VAST_URL
 from pushtrain.capabilities import CLOUDS
 from pushtrain.cloud import Cloud
 from pushtrain.errors import CloudAuthFailed, SpecError
 from pushtrain.fleet import Fleet
 
 
+class Client(Protocol):
+    """Makes the client of one cloud; sends nothing. `environ` is where it reads a pod's secrets from at each create,
+    and a second half of its key, where there is one."""
+
+    def __call__(self, api_key: str, base_url: str, /, *, environ: Mapping[str, str]) -> Cloud: ...
+
+
+# Everything else about a cloud is data: pushtrain/capabilities.py.
+CLIENTS: Mapping[str, Client] = {"runpod": RunPod, "vast": Vast}
+
+
 def connect(name: str = "runpod", environ: Mapping[str, str] = os.environ) -> Cloud:
     """A client for the named cloud; sends nothing yet.
 
-    Reads RUNPOD_API_KEY or VAST_API_KEY and, where it is set, RUNPOD_API_BASE_URL or VAST_URL. Raises CloudAuthFailed
-    without a key, SpecError for a cloud nobody has written.
+    Reads the variable of its key and, where it is set, that of its URL. Raises CloudAuthFailed without a key, SpecError
+    for a cloud nobody has written.
     """
-    if name == "vast":
-        return _vast(environ)
-    if name != "runpod":
-        raise SpecError(f"unknown cloud {name!r}", hint=f"the clouds are {', '.join(CLOUDS)}")
-    key = environ.get("RUNPOD_API_KEY", "").strip()
+    if name not in CLIENTS:
+        raise SpecError(f"unknown cloud {name!r}", hint=f"the clouds are {', '.join(CLIENTS)}")
+    can = CLOUDS[name]
+    key = environ.get(can.key_name, "").strip()
     if not key:
-        raise CloudAuthFailed(
-            "RUNPOD_API_KEY is not set", hint="make a key at https://console.runpod.io/user/settings and export it"
-        )
-    return RunPod(key, environ.get("RUNPOD_API_BASE_URL") or BASE_URL, environ=environ)
+        raise CloudAuthFailed(f"{can.key_name} is not set", hint=f"make a key at {can.keys_at} and export it")
+    return CLIENTS[name](key, environ.get(can.pod.base_url) or can.pod.public_api, environ=environ)
 
 
 def connect_all(environ: Mapping[str, str] = os.environ) -> Cloud:
@@ -43,10 +51,3 @@ def account(environ: Mapping[str, str] = os.environ) -> tuple[Account | None, st
     """RunPod's account behind RUNPOD_API_KEY, or None and why it is not told. Raises CloudAuthFailed."""
     key = environ.get("RUNPOD_API_KEY", "").strip()
     return read_account(key, environ.get("RUNPOD_API_BASE_URL") or BASE_URL)
-
-
-def _vast(environ: Mapping[str, str]) -> Cloud:
-    key = environ.get("VAST_API_KEY", "").strip()
-    if not key:
-        raise CloudAuthFailed("VAST_API_KEY is not set", hint="make a key at https://cloud.vast.ai/manage-keys/")
-    return Vast(key, environ.get("VAST_URL") or VAST_URL, environ=environ)

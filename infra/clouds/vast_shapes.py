@@ -10,9 +10,9 @@ from datetime import datetime, timezone
 from typing import Any
 
 from infra.clouds.vast_names import gpu_ids, sold_as, vast_names
+from pushtrain.capabilities import VAST_DISK_USD
 from pushtrain.cloud import Offer, Pod, PodRequest, SshAddress, Stock, Tier
 from pushtrain.errors import RequestRejected
-from pushtrain.prices.storage import VAST_DISK_USD
 
 # What a host has to have shown before a run is put on it. A tenth of Vast's hosts are below this reliability; the line
 # has to bring a model of 16 GB in ten minutes.

@@ -1,9 +1,9 @@
-"""The simulator as one Starlette app: RunPod's two APIs, Vast.ai's, the control endpoints and the Hub."""
+"""The simulator as one Starlette app: RunPod's two APIs, the other clouds', the control endpoints and the Hub."""
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from starlette.applications import Starlette
@@ -12,10 +12,10 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute
 
-from infra.simulator import billing_api, catalog_api, control, graphql_api, logs_api, runpod_api, s3_api, vast_api
+from infra.simulator import billing_api, catalog_api, control, graphql_api, logs_api, runpod_api, s3_api
 from infra.simulator.gate import Gate, Problem
+from infra.simulator.others import OTHERS
 from infra.simulator.service import Service
-from infra.simulator.vast_gate import VastGate
 
 log = logging.getLogger("pushtrain.simulator")
 _TICK_S = 0.2
@@ -23,7 +23,7 @@ _TICK_S = 0.2
 
 def create_app(
     service: Service,
-    vast: Service,
+    others: Mapping[str, Service],
     transports: dict[Any, asyncio.Transport],
     shut_down: Callable[[bool], None],
     hub_routes: list[BaseRoute],
@@ -33,7 +33,7 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        services = (service, vast)
+        services = (service, *others.values())
         for each in services:
             each.adopt()
         ticking = [asyncio.create_task(_tick(each)) for each in services]
@@ -49,8 +49,8 @@ def create_app(
             *billing_api.routes(gate),
             *graphql_api.routes(gate),
             *s3_api.routes(gate),
-            *vast_api.VastApi(vast).routes(VastGate(vast, transports)),
-            *control.routes(gate, vast, shut_down),
+            *(route for name, other in OTHERS.items() for route in other.routes(others[name], transports)),
+            *control.routes(gate, others.values(), shut_down),
             *hub_routes,
         ],
         lifespan=lifespan,

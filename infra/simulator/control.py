@@ -1,7 +1,7 @@
 """Control of the simulator itself, with the account key: faults, the state as it really is, and the end."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Annotated, Any, cast, get_args
 
 from pydantic import Field
@@ -31,9 +31,9 @@ class Shutdown(Body):
     stop_pods: bool = True
 
 
-def routes(gate: Gate, vast: Service, shut_down: Callable[[bool], None]) -> list[Route]:
+def routes(gate: Gate, others: Collection[Service], shut_down: Callable[[bool], None]) -> list[Route]:
     async def state(call: Call) -> Response:
-        return _state(call.service, vast)
+        return _state(call.service, others)
 
     async def stop(call: Call) -> Response:
         shut_down((await call.body(Shutdown)).stop_pods)
@@ -73,13 +73,12 @@ async def _clear_faults(call: Call) -> Response:
     return Response(status_code=204)
 
 
-def _state(service: Service, vast: Service) -> Response:
+def _state(service: Service, others: Collection[Service]) -> Response:
     """Everything that ever was, with living processes and dollars; ended pods too, so that a test sees leftovers."""
     now = service.clock()
-    alive = processes.of_pods([*service.account.pods, *vast.account.pods])
-    pods = [
-        _pod(each, pod, now, sorted(alive[pod.id])) for each in (service, vast) for pod in each.account.pods.values()
-    ]
+    services = (service, *others)
+    alive = processes.of_pods([pod_id for each in services for pod_id in each.account.pods])
+    pods = [_pod(each, pod, now, sorted(alive[pod.id])) for each in services for pod in each.account.pods.values()]
     volumes = [_volume(volume, now) for volume in service.account.volumes.values()]
     return JSONResponse(
         {

@@ -27,9 +27,9 @@ from infra.simulator.faults import Faults
 from infra.simulator.hub import hub_routes
 from infra.simulator.hub_access import HubUser
 from infra.simulator.hub_store import HubStore
+from infra.simulator.others import OTHERS, others_env
 from infra.simulator.service import Service, Settings
 from infra.simulator.state import Account
-from infra.simulator.vast_account import vast_service
 from pushtrain.errors import CloudError
 
 _HOST = "127.0.0.1"
@@ -68,8 +68,7 @@ class RunningSimulator:
 
     def env(self, cloud: str = "runpod") -> dict[str, str]:
         """With the Hub and RunPod, and the key of `cloud` where it is another."""
-        more = store.vast_env(self.url, self.keys) if cloud == "vast" else {}
-        return store.env(self.url, self.keys) | more
+        return store.env(self.url, self.keys) | others_env(self.url, self.keys.others, cloud)
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         """One request with the account key; `path` begins with a slash. Raises httpx.HTTPError."""
@@ -94,7 +93,7 @@ class RunningSimulator:
             self.process.wait()
         self.http.close()
         if stop_pods:
-            for folder in (*self.state_dir.glob("pods/*"), *self.state_dir.glob("vast/pods/*")):
+            for folder in (*self.state_dir.glob("pods/*"), *self.state_dir.glob("*/pods/*")):
                 processes.stop(folder.name, grace_s=0)
 
 
@@ -185,18 +184,18 @@ async def _serve(
     hub = HubStore(state_dir / "hub", {keys.hf_token: _EveryOrg("simulator", ("demo",))})
     faults = Faults(store.new_id)
     service = Service(settings, account, faults, hub)
-    vast = vast_service(settings, keys.vast_key, faults, hub)
+    others = {name: other.service(settings, keys.others[name], faults, hub) for name, other in OTHERS.items()}
     stop_pods = not config.keep_pods
     transports: dict[Any, asyncio.Transport] = {}
 
     def shut_down(stop: bool) -> None:
         nonlocal stop_pods
         stop_pods = stop
-        service.shut_down_soon()
-        vast.shut_down_soon()
+        for each in (service, *others.values()):
+            each.shut_down_soon()
         server.should_exit = True
 
-    app = create_app(service, vast, transports, shut_down, hub_routes(hub))
+    app = create_app(service, others, transports, shut_down, hub_routes(hub))
     server = uvicorn.Server(
         uvicorn.Config(
             app,
@@ -219,11 +218,11 @@ async def _serve(
             await asyncio.sleep(0.01)
         store.write_json(state_dir / "server.json", {"pid": os.getpid(), "port": port, "url": url})
         ssh_proxy.serve_when_asked(service, proxy, state_dir)
-        announce(url, store.env(url, keys) | store.vast_env(url, keys))
+        announce(url, store.env(url, keys) | others_env(url, keys.others, *OTHERS))
         await serving
     finally:
-        service.close(stop_pods)
-        vast.close(stop_pods)
+        for each in (service, *others.values()):
+            each.close(stop_pods)
 
 
 def _settings(config: SimulatorConfig, state_dir: Path, url: str, keys: store.Keys, proxy: socket.socket) -> Settings:

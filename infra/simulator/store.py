@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from infra.simulator.state import Account, Pod, Volume
 from infra.simulator.templates import Template
+from pushtrain.capabilities import CLOUDS, DEFAULT_CLOUD
 
 # No look-alikes, no capitals: as RunPod's ids.
 _ID_LETTERS = "0123456789abcdefghjkmnpqrstvwxyz"
@@ -21,14 +22,14 @@ _TEMPLATES = TypeAdapter(dict[str, Template])
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Keys:
-    """`api_key` is the account's, `vast_key` the one's at Vast.ai; `hf_token` writes to the simulated Hub; the S3 pair
-    opens volumes, nothing else."""
+    """`api_key` is the account's, `others` those at other clouds, by name; `hf_token` writes to the simulated Hub; the
+    S3 pair opens volumes, nothing else."""
 
     api_key: str
     hf_token: str
     s3_access_key: str
     s3_secret_key: str
-    vast_key: str = ""
+    others: dict[str, str] = dataclasses.field(default_factory=dict, repr=False)
 
 
 def save(account: Account, directory: Path) -> None:
@@ -64,7 +65,7 @@ def keys(directory: Path, api_key: str | None = None, hf_token: str | None = Non
         hf_token=hf_token or stored.get("hf_token") or f"hf_simulator{secrets.token_hex(16)}",
         s3_access_key=stored.get("s3_access_key") or f"user_simulator{secrets.token_hex(8)}",
         s3_secret_key=stored.get("s3_secret_key") or f"rps_simulator{secrets.token_hex(16)}",
-        vast_key=stored.get("vast_key") or secrets.token_hex(32),
+        others={name: secrets.token_hex(32) for name in CLOUDS if name != DEFAULT_CLOUD} | stored.get("others", {}),
     )
     if dataclasses.asdict(found) != stored:
         write_json(path, dataclasses.asdict(found))
@@ -83,11 +84,6 @@ def env(url: str, keys: Keys) -> dict[str, str]:
         "RUNPOD_S3_ACCESS_KEY": keys.s3_access_key,
         "RUNPOD_S3_SECRET_KEY": keys.s3_secret_key,
     }
-
-
-def vast_env(url: str, keys: Keys) -> dict[str, str]:
-    """The same for Vast.ai, apart: where its key is set, a control plane looks there, too."""
-    return {"VAST_URL": url, "VAST_API_KEY": keys.vast_key}
 
 
 def new_id() -> str:

@@ -11,21 +11,20 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 import pushtrain
-from pushtrain.capabilities import DEFAULT_CLOUD
+from pushtrain.capabilities import CLOUDS, DEFAULT_CLOUD
 from pushtrain.gitcmd import git, git_env
 
 PROJECT = Path(pushtrain.__file__).parents[1]
+# Beginnings of the variables that decide where the demo works: RUNPOD_, VAST_ and so on.
+_CLOUDS = (name.partition("_")[0] + "_" for can in CLOUDS.values() for name in (can.key_name, can.pod.base_url))
+_OURS = ("GIT_", "PUSHTRAIN_", "HF_", *dict.fromkeys(_CLOUDS))
 HOOK = "#!/bin/sh\n# What .github/workflows/train.yml does on a push to main.\nexec {python} -m pushtrain.demo.action\n"
 
 
 def demo_env(folder: Path, simulator_env: Mapping[str, str]) -> dict[str, str]:
     """The environment of everything the demo starts: the simulator instead of the cloud, one folder for all state."""
     remote = f"file://{folder / 'remote.git'}"
-    env = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("GIT_", "PUSHTRAIN_", "RUNPOD_", "VAST_", "HF_"))
-    }
+    env = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
     return env | {
         **simulator_env,
         "PUSHTRAIN_DEMO_DIR": str(folder),
@@ -54,8 +53,7 @@ def fresh(folder: Path) -> Path:
 
 def write_env_file(path: Path, env: Mapping[str, str]) -> None:
     """The demo's environment for another terminal (`source` it); readable by its owner only."""
-    names = ("PUSHTRAIN_", "RUNPOD_", "VAST_", "HF_", "GIT_")
-    lines = [f"export {name}={shlex.quote(value)}" for name, value in sorted(env.items()) if name.startswith(names)]
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in sorted(env.items()) if name.startswith(_OURS)]
     path.touch(mode=0o600)
     path.write_text("\n".join(lines) + "\n")
 
@@ -64,7 +62,7 @@ def stop_pods(simulator_dir: Path) -> None:
     """End every process of every pod, also when the simulator is dead already."""
     from infra.simulator import processes
 
-    for pod in (*simulator_dir.glob("pods/*"), *simulator_dir.glob("vast/pods/*")):
+    for pod in (*simulator_dir.glob("pods/*"), *simulator_dir.glob("*/pods/*")):
         processes.stop(pod.name, grace_s=0)
 
 

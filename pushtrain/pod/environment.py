@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pushtrain.errors import RunFailed
 from pushtrain.pod.context import LEDGER_TOKEN, SOURCE_TOKEN, Context
-from pushtrain.pod.place import RUNPOD, VAST
+from pushtrain.pod.place import KEYS
 from pushtrain.pod.tool import tool_folder
 from pushtrain.redact import SECRET_NAMES
 
@@ -18,7 +18,7 @@ TRIES = 3
 # disk, compiled; only uv's download cache is on the volume, where the next attempt finds it.
 SYNC = ("sync", "--frozen", "--no-dev", "--no-install-project", "--compile-bytecode")
 TRAINING = ("--extra", "trainer")
-PRIVATE = (LEDGER_TOKEN, SOURCE_TOKEN, RUNPOD.api_key, VAST.api_key, "PUSHTRAIN_BOOT")
+PRIVATE = (LEDGER_TOKEN, SOURCE_TOKEN, *KEYS, "PUSHTRAIN_BOOT")
 RunTool = Callable[[Sequence[str], Mapping[str, str]], int]
 
 

@@ -8,30 +8,42 @@ CLOUD = "PUSHTRAIN_CLOUD"
 
 @dataclass(frozen=True)
 class Words:
-    """Names of variables; `port` is the beginning of the one that says what a port is outside. RunPod's unless said."""
+    """One cloud, as its pods know it: names of variables, each empty where there is none. `port` is the beginning of
+    the one that says what a port is outside, `base_url` where its API is if that is not `public_api`. RunPod's unless
+    said.
 
+    With `refuses_in_200` an answer has to be read to know whether it is a refusal.
+    """
+
+    cloud: str = "runpod"
     pod_id: str = "RUNPOD_POD_ID"
     api_key: str = "RUNPOD_API_KEY"
     base_url: str = "RUNPOD_API_BASE_URL"
     public_api: str = "https://api.runpod.io"
     address: str = "RUNPOD_PUBLIC_IP"
     port: str = "RUNPOD_TCP_PORT_"
+    refuses_in_200: bool = False
 
 
 RUNPOD = Words()
 VAST = Words(
+    cloud="vast",
     pod_id="CONTAINER_ID",
     api_key="CONTAINER_API_KEY",
     base_url="VAST_URL",
     public_api="https://console.vast.ai",
     address="PUBLIC_IPADDR",
     port="VAST_TCP_PORT_",
+    refuses_in_200=True,
 )
+PLACES: Mapping[str, Words] = {it.cloud: it for it in (RUNPOD, VAST)}
+# The pod's own keys: for whoever ends the pod, and for nothing that it starts.
+KEYS = tuple(it.api_key for it in PLACES.values() if it.api_key)
 
 
 def words(environ: Mapping[str, str]) -> Words:
     """By what the control plane said at the create; without a word it is RunPod."""
-    return VAST if environ.get(CLOUD) == "vast" else RUNPOD
+    return PLACES.get(environ.get(CLOUD, ""), RUNPOD)
 
 
 def pod_id(environ: Mapping[str, str]) -> str:

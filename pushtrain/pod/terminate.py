@@ -21,13 +21,15 @@ from pathlib import Path
 from typing import NoReturn
 
 from pushtrain import __version__
-from pushtrain.pod.place import RUNPOD, VAST, Words, words
+from pushtrain.pod.place import RUNPOD, Words, words
 from pushtrain.pod.processes import within
 
 PUBLIC_API = RUNPOD.public_api
 USER_AGENT = f"pushtrain-pod/{__version__}"
 QUICK_TICKS = 60
 Say = Callable[[str], None]
+# What is tried, in this order: its name, and what carries it out and says `accepted`, `refused` or what happened.
+Ways = list[tuple[str, Callable[[], str]]]
 # Where images keep the certificates they trust, should Python look elsewhere (conda's and hand-built ones do).
 BUNDLES = (
     "/etc/ssl/certs/ca-certificates.crt",
@@ -90,9 +92,8 @@ def terminate_once(target: Target, say: Say, *, last_resorts: bool = False) -> b
 
     The last way only stops the pod: its GPU is no longer billed, and the control plane's sweep removes the rest.
     """
-    ways = _vast_ways(target, last_resorts) if target.words is VAST else _runpod_ways(target, last_resorts)
     accepted = False
-    for name, way in ways:
+    for name, way in _WAYS[target.words.cloud](target, last_resorts):
         answer = within(2 * target.patience_s + 5, way, "no answer")
         say(f"terminate pod {target.pod_id or f'({target.words.pod_id} is not set)'}: {name}: {answer}")
         accepted = accepted or answer == "accepted"
@@ -101,7 +102,7 @@ def terminate_once(target: Target, say: Say, *, last_resorts: bool = False) -> b
     return accepted
 
 
-def _runpod_ways(target: Target, last_resorts: bool) -> list[tuple[str, Callable[[], str]]]:
+def _runpod_ways(target: Target, last_resorts: bool) -> Ways:
     pod = f"/v2/pods/{target.pod_id}"
     mutation = {"query": _GRAPHQL, "variables": {"input": {"podId": target.pod_id}}}
     return [
@@ -113,13 +114,16 @@ def _runpod_ways(target: Target, last_resorts: bool) -> list[tuple[str, Callable
     ]
 
 
-def _vast_ways(target: Target, last_resorts: bool) -> list[tuple[str, Callable[[], str]]]:
+def _vast_ways(target: Target, last_resorts: bool) -> Ways:
     """A destroyed instance is gone with its disk; a stopped one is billed for its disk until the sweep."""
     instance = f"/api/v0/instances/{target.pod_id}/"
     return [
         ("destroy", lambda: _call(target, "DELETE", instance, None, last_resorts)),
         ("stop", lambda: _call(target, "PUT", instance, {"state": "stopped"}, last_resorts)),
     ]
+
+
+_WAYS: Mapping[str, Callable[[Target, bool], Ways]] = {"runpod": _runpod_ways, "vast": _vast_ways}
 
 
 def cloud_epoch_s(base_url: str, patience_s: float) -> float | None:
@@ -150,7 +154,7 @@ def _call(target: Target, method: str, path: str, body: object, unverified: bool
         try:
             request = _request(target, method, path, body)
             with _opener(target.base_url, proxies, unverified).open(request, timeout=target.patience_s) as answer:
-                body_of = answer.read(65536) if path == "/graphql" or target.words is VAST else b""
+                body_of = answer.read(65536) if path == "/graphql" or target.words.refuses_in_200 else b""
                 refused = b'"errors"' in body_of or b'"success":false' in body_of.replace(b" ", b"")
                 return "refused" if refused else "accepted"
         except urllib.error.HTTPError as error:

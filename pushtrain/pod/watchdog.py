@@ -34,7 +34,7 @@ from pushtrain.pod.context import (
     tick_s,
 )
 from pushtrain.pod.phase import Phase, Pulse, Seen, look
-from pushtrain.pod.place import RUNPOD, VAST
+from pushtrain.pod.place import KEYS
 from pushtrain.pod.processes import adopt_orphans, descendants, reap_orphans, send, within
 from pushtrain.pod.terminate import cloud_epoch_s, read_target, terminate_for_ever
 
@@ -47,7 +47,7 @@ TOLERATED_SKEW_S = 10.0
 MOST_STARTS = 5
 FIRST_HEARS_EVERY_TICKS = 20
 # Boot and agent have no use for the pod's key, and the archive has been unpacked.
-NOT_FOR_CHILDREN = (RUNPOD.api_key, VAST.api_key, "PUSHTRAIN_BOOT", FIRST_PID)
+NOT_FOR_CHILDREN = (*KEYS, "PUSHTRAIN_BOOT", FIRST_PID)
 
 
 class Reason(Enum):

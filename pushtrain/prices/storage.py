@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from pushtrain.capabilities import CLOUDS
 from pushtrain.cloud import VolumeKind
 
 # USD per GB and month. Network volumes, first TB and above: docs.runpod.io/storage/network-volumes (the TB is counted
@@ -9,9 +10,7 @@ from pushtrain.cloud import VolumeKind
 # varies by data center, so this one is not certain. Disks of a running pod: docs.runpod.io/pods/pricing.
 VOLUME_USD, VOLUME_USD_ABOVE, VOLUME_FIRST_GB = 0.07, 0.05, 1024
 HIGH_PERFORMANCE_USD = 0.14
-DISK_USD = 0.10
-# Each host of Vast.ai has a price of its own; dearer ones are not asked.
-VAST_DISK_USD = 0.30
+DISK_USD = CLOUDS["runpod"].own_disk_usd
 
 HIGH_PERFORMANCE_NOTE = (
     "high-performance volumes are counted at $0.14 per GB and month; RunPod says that their price varies by data center"
@@ -27,7 +26,7 @@ STORAGE_LINE = (
 def storage_usd_per_month(kind: VolumeKind | Literal["DISK"], size_gb: int, cloud: str = "runpod") -> float:
     """USD per month of so many GB; DISK is a disk of a running pod."""
     if kind == "DISK":
-        return (VAST_DISK_USD if cloud == "vast" else DISK_USD) * size_gb
+        return CLOUDS[cloud].own_disk_usd * size_gb
     if kind == "HIGH_PERFORMANCE":
         return HIGH_PERFORMANCE_USD * size_gb
     return VOLUME_USD * min(size_gb, VOLUME_FIRST_GB) + VOLUME_USD_ABOVE * max(0, size_gb - VOLUME_FIRST_GB)

@@ -1,10 +1,10 @@
 """`compute`, `budget` and `limits` of a spec: what is rented, and for how long at most."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
 
-from pushtrain.capabilities import unmet
+from pushtrain.capabilities import CloudName, unmet
 from pushtrain.cloud import Tier
 from pushtrain.gpus import USABLE_GPU_NAMES
 from pushtrain.run import KEPT_NAME
@@ -61,7 +61,7 @@ class NetworkVolume(Part):
 class Compute(Part):
     """What is rented."""
 
-    cloud: Literal["runpod", "vast"] = "runpod"
+    cloud: CloudName = "runpod"
     """Who rents it out; docs/clouds.md has what each gives."""
     gpus: Annotated[list[GpuName], Field(min_length=1)]
     """GPU type ids in order of preference, e.g. NVIDIA A40."""
