@@ -45,6 +45,7 @@ class Capabilities:
     ends_itself: str
     logs: str
     bill: str
+    data_center_example: str = "EU-SE-1"
 
     def keeps(self, tier: str) -> bool:
         """Whether what a pod of that tier wrote can outlive it."""

@@ -177,11 +177,13 @@ class LogLine:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bill:
-    """Dollars billed so far for the ids asked for; `final` is False while the cloud may still add to it."""
+    """Dollars billed so far for the ids asked for; `final` is False while the cloud may still add to it. `is_told` is
+    False where the cloud keeps no bill that can be read: then time × price is all there is."""
 
     pods_usd: float
     volumes_usd: float
     final: bool = False
+    is_told: bool = True
 
     @property
     def total_usd(self) -> float:

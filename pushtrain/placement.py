@@ -7,7 +7,7 @@ from typing import Any
 from pushtrain.capabilities import CLOUDS, machine
 from pushtrain.cloud import Offer, Stock, Tier, VolumeKind
 from pushtrain.errors import NoCapacity, SpecError
-from pushtrain.gpus import nearest, unusable
+from pushtrain.gpus import GPU_NAMES, nearest, unusable
 from pushtrain.prices import storage_usd_per_month
 from pushtrain.spec import JobSpec
 
@@ -83,11 +83,13 @@ def ladder(
 
 
 def check_gpus(spec: JobSpec, known_gpus: Collection[str] | None = None) -> None:
-    """Raises SpecError for the first GPU the trainer cannot use, or that the cloud has never heard of."""
+    """Raises SpecError for the first GPU the trainer cannot use, or that the cloud has never heard of. A type that
+    other clouds have is passed over where the cloud has another one that the spec names."""
+    has_another = known_gpus is not None and any(gpu in known_gpus for gpu in spec.compute.gpus)
     for gpu in spec.compute.gpus:
         if reason := unusable(gpu, bf16=spec.computes_in_bf16):
             raise SpecError(f"compute.gpus: {gpu!r} cannot be used: {reason}", hint="name another GPU type")
-        if known_gpus is not None and gpu not in known_gpus:
+        if known_gpus is not None and gpu not in known_gpus and not (has_another and gpu in GPU_NAMES):
             near = nearest(gpu, [name for name in known_gpus if not unusable(name)])
             raise SpecError(
                 f"compute.gpus: {spec.compute.cloud} knows no GPU {gpu!r}",

@@ -33,7 +33,7 @@ def make_receipt(
     pods, volumes = rented(record)
     hours, usd = used(record, control.clock())
     bill = _bill(control, record) if pods or volumes else None
-    billed = usd if bill is None else bill.total_usd
+    billed = usd if bill is None or not bill.is_told else bill.total_usd
     several = max(event.attempt for event in record.events) > 1
     metrics, _ = control.ledger.text(record, "metrics") if several else (b"", 0)
     return {
@@ -93,11 +93,12 @@ def settle(control: Control, record: RunRecord) -> None:
     bill = _bill(control, record)
     if bill is None and age_s < BILL_UNTIL_S:
         return
+    told = bill if bill is not None and bill.is_told else None
     document = {
         "asked": now_text(control.clock()),
-        "pods_usd": None if bill is None else round(bill.pods_usd, 6),
-        "volumes_usd": None if bill is None else round(bill.volumes_usd, 6),
-        "total_usd": round(receipt["cost_usd"] if bill is None else bill.total_usd, 6),
+        "pods_usd": None if told is None else round(told.pods_usd, 6),
+        "volumes_usd": None if told is None else round(told.volumes_usd, 6),
+        "total_usd": round(receipt["cost_usd"] if told is None else told.total_usd, 6),
         "source": _source(bill, True),
         "is_final": bill is not None and bill.final,
     }
@@ -137,7 +138,9 @@ def _bill(control: Control, record: RunRecord) -> Bill | None:
 
 
 def _source(bill: Bill | None, is_rented: bool) -> str:
-    return "nothing was rented" if not is_rented else "time × price" if bill is None else "billing API"
+    if not is_rented:
+        return "nothing was rented"
+    return "billing API" if bill is not None and bill.is_told else "time × price"
 
 
 def phases_s(record: RunRecord, now_s: float) -> dict[str, float]:

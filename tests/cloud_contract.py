@@ -50,12 +50,13 @@ class Facts:
     `community_gpu`: a GPU type that can be had on a community machine now.
     `elsewhere`: another data center with network volumes. `template`: id of a template that a pod can be made from.
     `settle_s`: how long a volume may stay busy, or a pod visible, after its pod was terminated. `can` is what the
-    cloud says of itself; where it has no data centers, `data_center` is None.
+    cloud says of itself; where it has no data centers, `data_center` is None, and `image` where it takes none.
+    `volume_gb` is the smallest volume that it makes.
     """
 
     gpu: str
     data_center: str | None
-    image: str
+    image: str | None
     can: Capabilities = CLOUDS["runpod"]
     ports: tuple[str, ...] = ("8888/http", "22/tcp")
     args: str = "sleep 600"
@@ -65,6 +66,7 @@ class Facts:
     settle_s: float = 15.0
     elsewhere: str | None = None
     template: str | None = None
+    volume_gb: int = 10
 
 
 class Trouble(Protocol):
@@ -115,7 +117,7 @@ class CloudContract:
     @pytest.fixture
     def volume(self, prefix: str, facts: Facts) -> VolumeRequest:
         assert facts.data_center is not None
-        return VolumeRequest(name=f"{prefix}v", size_gb=10, data_center=facts.data_center)
+        return VolumeRequest(name=f"{prefix}v", size_gb=facts.volume_gb, data_center=facts.data_center)
 
     @pytest.fixture
     def pod(self, prefix: str, facts: Facts) -> PodRequest:
@@ -240,14 +242,14 @@ class CloudContract:
         assert len(cloud.find(prefix).volumes) == 4
 
     def test_a_volume_grows_and_never_shrinks(self, cloud: Cloud, volume: VolumeRequest, facts: Facts):
-        made = cloud.create_volume(volume)
-        assert cloud.grow_volume(made.id, 20).size_gb == 20
-        assert cloud.grow_volume(made.id, 15).size_gb == 20, "it is large enough already"
-        assert cloud.grow_volume(made.id, 20) == cloud.read_volume(made.id) == replace(made, size_gb=20)
+        made, twice = cloud.create_volume(volume), 2 * facts.volume_gb
+        assert cloud.grow_volume(made.id, twice).size_gb == twice
+        assert cloud.grow_volume(made.id, twice - 5).size_gb == twice, "it is large enough already"
+        assert cloud.grow_volume(made.id, twice) == cloud.read_volume(made.id) == replace(made, size_gb=twice)
         for wrong in (made.id, facts.absent_id):
             with pytest.raises(RequestRejected):
                 cloud.grow_volume(wrong, 5000)
-        assert cloud.read_volume(made.id) == replace(made, size_gb=20)
+        assert cloud.read_volume(made.id) == replace(made, size_gb=twice)
 
     def test_every_volume_of_the_account_is_listed_and_a_pod_says_which_it_mounts(
         self, cloud: Cloud, pod: PodRequest, volume: VolumeRequest, prefix: str
@@ -263,7 +265,7 @@ class CloudContract:
     ):
         name = f"{KEPT_PREFIX}{uuid.uuid4().hex[:12]}-models"
         assert facts.data_center is not None
-        here = VolumeRequest(name=name, size_gb=10, data_center=facts.data_center)
+        here = VolumeRequest(name=name, size_gb=facts.volume_gb, data_center=facts.data_center)
         there = replace(here, data_center=facts.elsewhere or facts.data_center)
         try:
             at_once(

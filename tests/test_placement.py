@@ -145,6 +145,13 @@ def test_a_gpu_id_nobody_knows_is_a_spec_error_with_the_nearest_names(written: s
     assert nearest in (caught.value.hint or "")
 
 
+def test_a_type_that_only_other_clouds_have_is_passed_over_where_one_of_the_others_is_here() -> None:
+    here = ladder(spec(gpus=[A40, A6000]), [offer(A6000)], known_gpus=[A6000, H100])
+    assert places(here) == [(A6000, "EU-SE-1")]
+    with pytest.raises(SpecError, match="knows no GPU 'NVIDIA A40'"):
+        check_gpus(spec(gpus=[A40]), [A6000, H100])
+
+
 def test_a_gpu_the_cloud_knows_but_does_not_offer_now_is_no_spec_error():
     check_gpus(spec(gpus=list(KNOWN)), KNOWN)
     with pytest.raises(NoCapacity):

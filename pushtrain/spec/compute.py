@@ -2,16 +2,17 @@
 
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
-from pushtrain.capabilities import CloudName, unmet
+from pushtrain.capabilities import CLOUDS, DEFAULT_CLOUD, CloudName, unmet
 from pushtrain.cloud import Tier
 from pushtrain.gpus import USABLE_GPU_NAMES
 from pushtrain.run import KEPT_NAME
 from pushtrain.spec.names import Part
 
 ImageRef = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][A-Za-z0-9_./:@-]{0,254}$")]
-DataCenter = Annotated[str, StringConstraints(pattern=r"^[A-Z]{2,3}-[A-Z]{2,4}-\d+$")]
+# RunPod's ids (EU-SE-1), and regions as other clouds write them (us-west-1).
+DataCenter = Annotated[str, StringConstraints(pattern=r"^([A-Z]{2,3}-[A-Z]{2,4}|[a-z]+(-[a-z]+)*)-\d+$")]
 GpuName = Annotated[
     str,
     StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._+-]{0,79}$"),
@@ -113,6 +114,15 @@ class Compute(Part):
         if len({port.partition("/")[0] for port in ports}) < len(ports):
             raise ValueError("names a port twice")
         return ports
+
+    @field_validator("data_centers")
+    @classmethod
+    def _places_of_this_cloud(cls, places: list[str], info: ValidationInfo) -> list[str]:
+        can = CLOUDS[info.data.get("cloud", DEFAULT_CLOUD)]
+        for place in places:
+            if can.has_data_centers and place.isupper() != can.data_center_example.isupper():
+                raise ValueError(f"{place!r} is none of {can.title}'s, which look like {can.data_center_example}")
+        return places
 
     @field_validator("tiers")
     @classmethod
