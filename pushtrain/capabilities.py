@@ -107,6 +107,11 @@ CLOUDS: Mapping[str, Capabilities] = {  # one for each CloudName
 }
 
 
+def keeps(cloud: str, tier: str) -> bool:
+    """Whether what a pod there wrote can outlive it; at a cloud that only prices are known of nothing does."""
+    return cloud in CLOUDS and CLOUDS[cloud].keeps(tier)
+
+
 def losing(cloud: str, tiers: Iterable[Tier]) -> list[Tier]:
     """Those of `tiers` on which nothing outlives the pod."""
     return [tier for tier in tiers if not CLOUDS[cloud].keeps(tier)]

@@ -15,7 +15,7 @@ from pushtrain import __version__
 from pushtrain.capabilities import CloudName
 from pushtrain.cli_again import extend, replay, retry
 from pushtrain.cli_live import attach, logs, top
-from pushtrain.cli_plan import plan, prices, review
+from pushtrain.cli_plan import compare, plan, prices, review
 from pushtrain.cli_setup import doctor, init
 from pushtrain.cli_ssh import add_ssh_verbs, forget_over
 from pushtrain.cli_volumes import volumes
@@ -81,6 +81,7 @@ def check(
 
 
 app.command()(plan)
+app.command()(compare)
 app.command()(prices)
 app.command()(review)
 app.command()(doctor)

@@ -41,6 +41,35 @@ def plan(
         raise typer.Exit(2)
 
 
+def compare(
+    path: Annotated[Path, typer.Argument(metavar="SPEC", help="One job spec, e.g. jobs/NAME.yaml.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")] = False,
+    svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw dollars against hours.")] = None,
+) -> None:
+    """What one job would cost at every cloud, how long it takes there and what is missing, the cheapest first.
+
+    Live from each cloud whose key is set, else from a dated snapshot. Rents nothing and needs no key.
+    """
+    from pushtrain import compare as room
+    from pushtrain.compare import document, table
+    from pushtrain.compare import svg as drawing
+    from pushtrain.spec.file import write_text
+
+    found, problems = room.compare(path, Path.cwd(), os.environ)
+    if found is not None:
+        if as_json:
+            print_json(document.document(found))
+        else:
+            print_drawn(table.drawn(found))
+        if svg is not None:
+            write_text(svg, redact(drawing.drawn(found)))
+            say(f"drawn: {svg}")
+    for problem in problems:
+        report(problem)
+    if problems:
+        raise typer.Exit(2)
+
+
 def prices(
     refresh: Annotated[bool, typer.Option(help="Ask the clouds, write prices.json and prices-CLOUD.json.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")] = False,

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pushtrain.capabilities import CLOUDS, machine
+from pushtrain.capabilities import CLOUDS, DEFAULT_CLOUD, keeps, machine
 from pushtrain.cloud import Offer, Stock, Tier, VolumeKind
 from pushtrain.errors import NoCapacity, SpecError
 from pushtrain.gpus import GPU_NAMES, nearest, unusable
@@ -18,7 +18,7 @@ _STOCK_ORDER: dict[Stock, int] = {"HIGH": 0, "MEDIUM": 1, "LOW": 2, "NONE": 3}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
-    """One place to try. `usd_per_hour` is the price of all its GPUs, without storage.
+    """One place to try, at one cloud. `usd_per_hour` is the price of all its GPUs, without storage.
 
     Where the cloud has no network volumes (a community machine) there is no `data_center`, but a disk of the pod's own.
     `volume_kind` is the network volume the run would get in that data center.
@@ -31,6 +31,7 @@ class Candidate:
     gpu_memory_gb: int
     stock: Stock
     volume_kind: VolumeKind | None = None
+    cloud: str = DEFAULT_CLOUD
 
     @property
     def place(self) -> str:
@@ -56,10 +57,11 @@ def ladder(
     spec: JobSpec,
     offers: list[Offer],
     *,
+    cloud: str | None = None,
     volume_data_center: str | None = None,
     known_gpus: Collection[str] | None = None,
 ) -> list[Candidate]:
-    """Candidates in the order to try them.
+    """Candidates at one cloud, the spec's own where none is named, in the order to try them.
 
     First what the user put in order, the tiers and then the GPUs; within one tier and GPU the places that are low in
     stock come last, then the cheaper one is first (storage included), then the fuller one, then by id.
@@ -68,21 +70,22 @@ def ladder(
     `known_gpus` (all ids the cloud knows), for one not among them; NoCapacity, saying which condition removed what,
     when nothing is left.
     """
-    check_gpus(spec, known_gpus)
+    cloud = cloud or spec.compute.cloud
+    check_gpus(spec, known_gpus, cloud)
     removed: list[str] = []
     left = offers
-    for condition, holds in _conditions(spec, volume_data_center):
+    for condition, holds in _conditions(spec, cloud, volume_data_center):
         kept = [offer for offer in left if holds(offer)]
         if len(kept) < len(left):
             removed.append(f"{len(left) - len(kept)} {condition}")
         left = kept
     if not left:
         why = f"of {len(offers)} offers, {', then '.join(removed)}" if removed else "the cloud offers nothing at all"
-        raise NoCapacity(f"no place for {spec.name}: {why}", hint=_wider(spec))
-    return sorted((candidate_of(offer, spec) for offer in left), key=lambda candidate: _rank(candidate, spec))
+        raise NoCapacity(f"no place for {spec.name}: {why}", hint=_wider(spec, cloud))
+    return sorted((candidate_of(offer, spec, cloud) for offer in left), key=lambda candidate: _rank(candidate, spec))
 
 
-def check_gpus(spec: JobSpec, known_gpus: Collection[str] | None = None) -> None:
+def check_gpus(spec: JobSpec, known_gpus: Collection[str] | None = None, cloud: str = DEFAULT_CLOUD) -> None:
     """Raises SpecError for the first GPU the trainer cannot use, or that the cloud has never heard of. A type that
     other clouds have is passed over where the cloud has another one that the spec names."""
     has_another = known_gpus is not None and any(gpu in known_gpus for gpu in spec.compute.gpus)
@@ -92,7 +95,7 @@ def check_gpus(spec: JobSpec, known_gpus: Collection[str] | None = None) -> None
         if known_gpus is not None and gpu not in known_gpus and not (has_another and gpu in GPU_NAMES):
             near = nearest(gpu, [name for name in known_gpus if not unusable(name)])
             raise SpecError(
-                f"compute.gpus: {spec.compute.cloud} knows no GPU {gpu!r}",
+                f"compute.gpus: {cloud} knows no GPU {gpu!r}",
                 hint=f"nearest: {', '.join(near)}" if near else "the cloud's catalogue lists the ids",
             )
 
@@ -110,7 +113,7 @@ def hourly_usd(candidate: Candidate, spec: JobSpec) -> float:
 def storage_usd_per_hour(spec: JobSpec, candidate: Candidate) -> float:
     """USD per hour of all storage while a pod runs."""
     own_gb = spec.compute.volume.size_gb if candidate.data_center is None else 0
-    disks = storage_usd_per_month("DISK", spec.compute.disk_gb + own_gb, spec.compute.cloud) / HOURS_PER_MONTH
+    disks = storage_usd_per_month("DISK", spec.compute.disk_gb + own_gb, candidate.cloud) / HOURS_PER_MONTH
     return disks + volume_usd_per_hour(spec, candidate)
 
 
@@ -139,9 +142,9 @@ def cap(spec: JobSpec, candidate: Candidate) -> CostEstimate:
     )
 
 
-def _conditions(spec: JobSpec, volume_data_center: str | None) -> list[tuple[str, Callable[[Offer], bool]]]:
+def _conditions(spec: JobSpec, cloud: str, volume_data_center: str | None) -> list[tuple[str, Callable[[Offer], bool]]]:
     """What was removed, in words, and the test that keeps the rest; from what the spec says to what the hour brings."""
-    compute, can = spec.compute, CLOUDS[spec.compute.cloud]
+    compute, can = spec.compute, CLOUDS[cloud]
     conditions: list[tuple[str, Callable[[Offer], bool]]] = [
         (f"are not {' or '.join(compute.gpus)}", lambda offer: offer.gpu in compute.gpus),
         (f"are not in compute.tiers {', '.join(compute.tiers)}", lambda offer: offer.tier in compute.tiers),
@@ -169,22 +172,24 @@ def _conditions(spec: JobSpec, volume_data_center: str | None) -> list[tuple[str
     ]
 
 
-def _wider(spec: JobSpec) -> str:
+def _wider(spec: JobSpec, cloud: str) -> str:
     if spec.compute.volume.keep:
         name = spec.compute.volume.name
         return f"name more GPU types, wait, or `pushtrain volumes copy {name} DATA_CENTER` and name the copy"
-    more = [tier for tier in CLOUDS[spec.compute.cloud].tiers if tier not in spec.compute.tiers]
+    more = [tier for tier in CLOUDS[cloud].tiers if tier not in spec.compute.tiers]
     allow = f", allow {' or '.join(more)} in compute.tiers," if more else ","
     return f"name more GPU types or data centers{allow} or wait"
 
 
-def candidate_of(offer: Offer, spec: JobSpec) -> Candidate:
-    """What an offer is for a spec, whatever its stock."""
-    keeps = CLOUDS[spec.compute.cloud].keeps(offer.tier)
-    kinds = offer.volume_kinds if keeps else ()
+def candidate_of(offer: Offer, spec: JobSpec, cloud: str | None = None) -> Candidate:
+    """What an offer of a cloud, the spec's own where none is named, is for a spec, whatever its stock."""
+    cloud = cloud or spec.compute.cloud
+    kept = keeps(cloud, offer.tier)
+    kinds = offer.volume_kinds if kept else ()
     return Candidate(
+        cloud=cloud,
         gpu=offer.gpu,
-        data_center=offer.data_center if keeps else None,
+        data_center=offer.data_center if kept else None,
         tier=offer.tier,
         usd_per_hour=offer.usd_per_gpu_hour * spec.compute.count,
         gpu_memory_gb=offer.gpu_memory_gb,

@@ -21,12 +21,14 @@ BARE += ("redact", "refs", "run")
 BARE_MODULES = [it for it in MODULES if str(it.with_suffix("")) in {f"pushtrain/{name}" for name in BARE}]
 BARE_MODULES += [it for it in MODULES if it.is_relative_to("pushtrain/pod")]
 # The only places where the control plane reaches into infra, always inside a function.
-DOORS = ("pushtrain/cli.py", "pushtrain/wiring.py", "pushtrain/plan/sources.py", "pushtrain/prices/show.py")
+DOORS = ("pushtrain/cli.py", "pushtrain/wiring.py", "pushtrain/plan/sources.py", "pushtrain/plan/market.py")
+DOORS += ("pushtrain/prices/show.py",)
 DOORS += ("pushtrain/doctor/services.py",)
 VERBS = [
     "attach",
     "cancel",
     "check",
+    "compare",
     "cp",
     "demo",
     "doctor",

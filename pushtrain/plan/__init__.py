@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from pushtrain.capabilities import DEFAULT_CLOUD
 from pushtrain.check import check, counted
 from pushtrain.errors import SpecError
 from pushtrain.estimate.correction import memory_correction
@@ -63,7 +64,7 @@ def plan_specs(
     together = Plans(
         plans=(*kept, *gone),
         problems=tuple(problems),
-        prices=sources.prices,
+        prices=sources.market.said(_clouds(kept)),
         storage=STORAGE_LINE,
         unchanged=len(made) - len(kept),
         warnings=tuple(notes),
@@ -142,6 +143,11 @@ def plan_of(spec: JobSpec, sources: Sources, base: Base | None) -> Plan:
     if plan.fits is False:
         plan = replace(plan, suggestions=suggestions(plan, model, dataset, sources))
     return _compared(replace(plan, cautions=cautions(plan, model, facts)), base, sources.root)
+
+
+def _clouds(made: Sequence[Plan]) -> list[str]:
+    """Whose prices the plans go by; those of a spec that names none where there is no plan."""
+    return list(dict.fromkeys(plan.spec.compute.cloud for plan in made)) or [DEFAULT_CLOUD]
 
 
 def _counted_on(factor: float) -> str:

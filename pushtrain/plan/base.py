@@ -9,7 +9,7 @@ from git import Blob, GitError, Repo
 from pushtrain import differences
 from pushtrain.differences import Difference
 from pushtrain.errors import PushtrainError, SpecError
-from pushtrain.prices.snapshot import FILE, Snapshot, packaged, parse
+from pushtrain.prices.snapshot import PRICED, Snapshot, file_of, packaged, parse
 from pushtrain.spec import JobSpec
 from pushtrain.spec.file import MAX_BYTES, loads
 
@@ -18,11 +18,11 @@ _LINK_MODE = 0o120000
 
 @dataclass(frozen=True, kw_only=True)
 class Base:
-    """Job specs of a commit by path; None for a file that is there and cannot be read as a spec."""
+    """Job specs of a commit by path; None for a file that is there and cannot be read as a spec. Prices by cloud."""
 
     ref: str
     specs: Mapping[str, JobSpec | None]
-    prices: Snapshot
+    prices: Mapping[str, Snapshot]
 
 
 def read_base(root: Path, ref: str) -> Base:
@@ -36,9 +36,8 @@ def read_base(root: Path, ref: str) -> Base:
                 str(item.path): item for item in _children(tree, "jobs") if str(item.path).endswith((".yaml", ".yml"))
             }
             specs = {path: _spec(blob, path) for path, blob in blobs.items()}
-            prices = next((item for item in tree.blobs if item.path == FILE and item.mode != _LINK_MODE), None)
-            snapshot = parse(prices.data_stream.read(), f"{FILE} at {ref}") if prices else packaged()
-            return Base(ref=ref, specs=specs, prices=snapshot)
+            files = {str(item.path): item for item in tree.blobs if item.mode != _LINK_MODE}
+            return Base(ref=ref, specs=specs, prices={cloud: _prices(files, ref, cloud) for cloud in PRICED})
     except (GitError, ValueError, IndexError, OSError) as error:
         hint = "git fetch the base branch first; in an Action, actions/checkout with fetch-depth: 0 has it"
         raise PushtrainError(f"no commit {ascii(ref)[:80]} here: {type(error).__name__}", hint=hint) from None
@@ -57,6 +56,11 @@ def same_but_name(one: JobSpec, other: JobSpec) -> bool:
 def _children(tree: object, name: str) -> list[Blob]:
     folder = next((item for item in getattr(tree, "trees", ()) if item.path == name), None)
     return [blob for blob in folder.blobs if blob.mode != _LINK_MODE] if folder is not None else []
+
+
+def _prices(files: Mapping[str, Blob], ref: str, cloud: str) -> Snapshot:
+    blob = files.get(file_of(cloud))
+    return parse(blob.data_stream.read(), f"{file_of(cloud)} at {ref}", cloud) if blob else packaged(cloud)
 
 
 def _spec(blob: Blob, path: str) -> JobSpec | None:

@@ -15,12 +15,13 @@ from pushtrain.estimate.speed import kind_of, speed
 from pushtrain.estimate.tokens import Dataset, Work, bounded_work, work
 from pushtrain.gpus import memory_gb
 from pushtrain.placement import Candidate, candidate_of, cap, hourly_usd, ladder
+from pushtrain.plan.market import Offers
 from pushtrain.plan.model import Money, Place, Plan, Resource
-from pushtrain.plan.sources import Kept, Offers, Sources
+from pushtrain.plan.sources import Kept, Sources
 from pushtrain.prices import HIGH_PERFORMANCE_NOTE
 from pushtrain.spec import JobSpec, TrainingSpec
 
-__all__ = ["Training", "bare_plan", "candidate_of", "expectation", "money", "resources"]
+__all__ = ["Training", "bare_plan", "candidate_of", "expectation", "money", "place_of", "resources"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,24 +113,23 @@ def _places(
     groups: dict[tuple[str, str], list[Candidate]] = {}
     for candidate in candidates:
         groups.setdefault((candidate.gpu, candidate.tier), []).append(candidate)
-    found = [_place(spec, group, offered, training, sources) for group in groups.values()]
+    found = [place_of(spec, group, training, sources) for group in groups.values()]
     priced = {gpu for gpu, _ in groups}
     return found + [_unpriced(spec, gpu, training, sources) for gpu in spec.compute.gpus if gpu not in priced]
 
 
-def _place(
-    spec: JobSpec, group: Sequence[Candidate], offered: Offers, training: Training | None, sources: Sources
-) -> Place:
+def place_of(spec: JobSpec, group: Sequence[Candidate], training: Training | None, sources: Sources) -> Place:
+    """What a spec would take and cost on candidates of one cloud, GPU and tier: on the first of them."""
     first = group[0]
     limits, hourly = cap(spec, first), hourly_usd(first, spec)
-    day = sources.snapshot.day_of(first.gpu, first.tier)
     expected, tokens_per_s, corrected, basis = expectation(spec, first.gpu, training, sources)
     return Place(
+        cloud=first.cloud,
         gpu=first.gpu,
         count=spec.compute.count,
         tier=first.tier,
         data_centers=tuple(it.data_center for it in group if it.data_center and it.data_center != "ANY"),
-        stock=first.stock.lower() if offered.is_live else f"not asked; price of {day}",
+        stock=sources.market.stock(first.stock, first.cloud, first.gpu, first.tier),
         sold_as_gb=first.gpu_memory_gb,
         usable_gb=usable_gb(first.gpu, first.gpu_memory_gb),
         verdict=_verdict(first.gpu, first.gpu_memory_gb, training, sources),
@@ -157,6 +157,7 @@ def money(expected: Hours, hourly_usd: float, cap_usd: float) -> Money:
 def _unpriced(spec: JobSpec, gpu: str, training: Training | None, sources: Sources) -> Place:
     sold = memory_gb(gpu) or 0
     return Place(
+        cloud=spec.compute.cloud,
         gpu=gpu,
         count=spec.compute.count,
         tier=spec.compute.tiers[0],

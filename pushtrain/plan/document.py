@@ -41,7 +41,7 @@ def plan_document(plan: Plan) -> dict[str, Any]:
         "differences": [{"key": it.key, "before": it.before, "after": it.after} for it in plan.differences],
         "memory": _memory(plan),
         "work": None if plan.work is None else asdict(plan.work),
-        "places": [_place(place) for place in plan.places],
+        "places": [place_document(place) for place in plan.places],
         "resources": [asdict(it) for it in plan.resources],
         "revisions": [asdict(it) for it in plan.revisions],
         "cautions": [asdict(it) for it in plan.cautions],
@@ -63,9 +63,10 @@ def _memory(plan: Plan) -> dict[str, Any] | None:
     }
 
 
-def _place(place: Place) -> dict[str, Any]:
+def place_document(place: Place) -> dict[str, Any]:
     hours = place.hours
     return {
+        "cloud": place.cloud,
         "gpu": place.gpu,
         "count": place.count,
         "tier": place.tier,

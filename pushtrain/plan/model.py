@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from pushtrain.cloud import Tier
 from pushtrain.differences import Difference
 from pushtrain.errors import SpecError
 from pushtrain.estimate.hours import Hours
@@ -33,16 +34,18 @@ class Money:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Place:
-    """One GPU type in one tier, in the order they are asked. `data_centers` in order, empty where nobody knows them.
+    """One GPU type in one tier of one cloud, in the order they are asked. `data_centers` in order, empty where nobody
+    knows them.
 
     `verdict` is None where the memory is not estimated, `hours` and `money` where the time is not, `usd_per_hour` (with
     storage), `deadline_hours` (when the budget ends) and `cap_usd` (what it has cost by then) where nobody knows a
     price.
     """
 
+    cloud: str
     gpu: str
     count: int
-    tier: str
+    tier: Tier
     data_centers: tuple[str, ...]
     stock: str
     sold_as_gb: int

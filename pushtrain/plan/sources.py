@@ -1,5 +1,4 @@
-"""Where a plan's facts come from: the cloud's catalogue or a snapshot of it, the Hub, data files, the ledger's past
-runs.
+"""Where a plan's facts come from: what the clouds offer (market.py), the Hub, data files, the ledger's past runs.
 
 Everything is asked once for a call, however many specs there are. Nothing here needs a key or Pulumi's program.
 """
@@ -9,32 +8,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pushtrain.capabilities import CLOUDS, DEFAULT_CLOUD
-from pushtrain.cloud import Offer
 from pushtrain.errors import PushtrainError, SpecError
 from pushtrain.estimate.correction import Past, past
 from pushtrain.estimate.tokens import Dataset
-from pushtrain.gpus import MIN_CUDA_VERSION
-from pushtrain.ledger import Ledger
+from pushtrain.ledger import Ledger, RunRecord
 from pushtrain.plan.data import hub_dataset, local_dataset, with_tokenizer
 from pushtrain.plan.hub import DatasetFacts, Hub
-from pushtrain.prices.snapshot import OLD_DAYS, Snapshot, of_repository
+from pushtrain.plan.market import Market, Offers
+from pushtrain.prices.snapshot import PRICED, Snapshot, of_repository
 from pushtrain.spec import JobSpec, TrainingSpec
 from pushtrain.volumes.kept import in_words, kept_volume, usd_per_month
 
 # Runs of the ledger that are looked at for a correction; a branch's name has no date, so those of the same job go
 # first.
 MOST_RUNS = 60
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Offers:
-    """`known_gpus` is None where nobody was asked; `failure` is why there are none."""
-
-    offers: list[Offer]
-    known_gpus: Sequence[str] | None
-    is_live: bool
-    failure: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,51 +36,20 @@ class Kept:
 
 @dataclass(kw_only=True)
 class Sources:
-    """`root` is the work tree, `snapshot` counts where there is no key. Blocking; not for several threads."""
+    """`root` is the work tree. Blocking; not for several threads."""
 
     root: Path
     environ: Mapping[str, str]
-    snapshot: Snapshot
+    market: Market
     hub: Hub
-    now_s: float
-    _live: dict[int, Offers] = field(default_factory=dict)
     _datasets: dict[tuple[object, ...], tuple[Dataset | None, str]] = field(default_factory=dict)
     _past: list[Past] | None = None
+    _records: list[RunRecord] | None = None
     past_trouble: str = ""
 
-    @property
-    def is_live(self) -> bool:
-        return bool(self.environ.get("RUNPOD_API_KEY", "").strip())
-
-    @property
-    def prices(self) -> str:
-        """In words: from where, and how old."""
-        if self.is_live:
-            return "live from RunPod's catalogue"
-        days = self.snapshot.age_days(self.now_s)
-        old = ", which is old: ask with RUNPOD_API_KEY set, or refresh it" if days > OLD_DAYS else ""
-        return f"of {self.snapshot.asked[:10]} ({days} days ago{old}), {self.snapshot.where}"
-
     def offers(self, spec: JobSpec) -> Offers:
-        """What is rentable for a spec: asked live with a key, else as on the day of the snapshot, which is RunPod's."""
-        if spec.compute.cloud != DEFAULT_CLOUD:
-            return self._elsewhere(spec)
-        if not self.is_live:
-            return Offers(
-                offers=self.snapshot.for_data_centers(spec.compute.data_centers), known_gpus=None, is_live=False
-            )
-        count = spec.compute.count
-        if count not in self._live:
-            self._live[count] = self._ask(spec, count)
-        return self._live[count]
-
-    def _elsewhere(self, spec: JobSpec) -> Offers:
-        """Another cloud's offers: live, or not at all."""
-        can = CLOUDS[spec.compute.cloud]
-        if self.environ.get(can.key_name, "").strip():
-            return self._ask(spec, spec.compute.count)
-        why = f"NoPrices: there is no snapshot of {can.title}'s prices; with {can.key_name} set they are asked live"
-        return Offers(offers=[], known_gpus=None, is_live=False, failure=why)
+        """What is rentable for a spec: asked live with a key, else as on the day of the snapshot."""
+        return self.market.offers(spec.compute.cloud, spec.compute.count, spec.compute.data_centers)
 
     def kept(self, spec: JobSpec) -> Kept:
         """What is known of the kept volume of a spec: where it is, and a note for the reviewer."""
@@ -104,7 +60,7 @@ class Sources:
         month = f"${usd_per_month(volume.size_gb, None):.2f} a month or more"
         apart = "shared by jobs, not in this run's budget, and kept until `pushtrain volumes delete`"
         unknown = f"the volume {volume.name} is kept ({volume.size_gb} GB, {month}): {apart}; made by its first run"
-        if not self.is_live:
+        if not self.market.is_live(spec.compute.cloud):
             return Kept(data_center=None, note=f"{unknown}. Whether it is there already was not asked")
         try:
             ledger_url = load_settings(self.root, self.environ).ledger_url
@@ -116,16 +72,6 @@ class Sources:
             return Kept(data_center=None, note=f"{unknown}, in the first place's data center")
         grows = f", grown to {volume.size_gb} GB" if volume.size_gb > found.size_gb else ""
         return Kept(data_center=found.data_center, note=f"kept volume {in_words(found)}{grows}: {apart}")
-
-    def _ask(self, spec: JobSpec, count: int) -> Offers:
-        from infra.clouds import connect
-
-        try:
-            cloud = connect(spec.compute.cloud, self.environ)
-            return Offers(offers=cloud.offers(count, MIN_CUDA_VERSION), known_gpus=cloud.gpu_names(), is_live=True)
-        except PushtrainError as failure:
-            said = f"{failure.reason}: {failure}"
-            return Offers(offers=[], known_gpus=None, is_live=True, failure=said)
 
     def dataset(self, spec: TrainingSpec) -> tuple[Dataset | None, str, DatasetFacts]:
         """How large the dataset is, or None and why; and what the Hub says of it."""
@@ -147,31 +93,47 @@ class Sources:
     def past(self) -> list[Past]:
         """What finished runs of the ledger say, newest first; empty without PUSHTRAIN_LEDGER_URL."""
         if self._past is None:
-            self._past = []
+            self._past = _taught(self.records())
+        return self._past
+
+    def records(self) -> list[RunRecord]:
+        """Runs of the ledger, newest first; empty without PUSHTRAIN_LEDGER_URL, and where it cannot be read, which
+        `past_trouble` says then."""
+        if self._records is None:
+            self._records = []
             if self.environ.get("PUSHTRAIN_LEDGER_URL"):
                 try:
-                    self._past = past_runs(_ledger(self.root, self.environ))
+                    self._records = newest_runs(_ledger(self.root, self.environ))
                 except PushtrainError as failure:
                     self.past_trouble = f"past runs are not read: {failure}"
-        return self._past
+        return self._records
 
     def learn(self, runs: list[Past]) -> None:
         """What somebody else has read of the ledger, newest first."""
         self._past = runs
 
 
-def open_sources(root: Path, environ: Mapping[str, str], snapshot: Snapshot | None = None) -> Sources:
+def open_sources(root: Path, environ: Mapping[str, str], snapshots: Mapping[str, Snapshot] | None = None) -> Sources:
     """Raises PushtrainError for a prices.json that cannot be read."""
-    prices = snapshot or of_repository(root)
-    return Sources(root=root, environ=environ, snapshot=prices, hub=Hub(environ), now_s=time.time())
+    prices = snapshots or {cloud: of_repository(root, cloud) for cloud in PRICED}
+    market = Market(environ=environ, snapshots=prices, now_s=time.time())
+    return Sources(root=root, environ=environ, market=market, hub=Hub(environ))
 
 
 def past_runs(ledger: Ledger, job: str = "") -> list[Past]:
     """What runs of `job`, and of others, teach. Raises LedgerError."""
+    return _taught(newest_runs(ledger, job))
+
+
+def newest_runs(ledger: Ledger, job: str = "") -> list[RunRecord]:
+    """The newest runs, of `job` before others where there are very many. Raises LedgerError."""
     refs = sorted(ledger.refs().items(), key=lambda ref: (not ref[0].startswith(f"{job}-"), ref[0]))
     records = ledger.read_all(dict(refs[:MOST_RUNS])).values()
-    newest = sorted(records, key=lambda record: record.events[0].epoch_s, reverse=True)
-    return [found for record in newest if (found := past(record.run, record.receipt)) is not None]
+    return sorted(records, key=lambda record: record.events[0].epoch_s, reverse=True)
+
+
+def _taught(records: Sequence[RunRecord]) -> list[Past]:
+    return [found for record in records if (found := past(record.run, record.receipt)) is not None]
 
 
 def _ledger(root: Path, environ: Mapping[str, str]) -> Ledger:

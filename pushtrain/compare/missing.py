@@ -1,0 +1,61 @@
+"""What one would do without at a cloud, in few words, from its capabilities. Pure."""
+
+from collections.abc import Iterator
+
+from pushtrain.capabilities import CLOUDS, unmet
+from pushtrain.cloud import Tier
+from pushtrain.spec import JobSpec
+
+# Bills of a cloud that are in no figure here, since nobody can tell them before.
+BESIDES = {"vast": "traffic is billed besides", "modal": "CPU and memory are billed besides"}
+NO_CLIENT = "pushtrain does not rent there yet"
+
+
+def missing(spec: JobSpec, cloud: str, gpu: str, tier: Tier) -> tuple[str, ...]:
+    """First what keeps this spec from going there as it is, then what the cloud lacks, then what it bills besides."""
+    return tuple([*_of_the_spec(spec, cloud, gpu, tier), *_of_the_cloud(cloud, tier), *_besides(cloud)])
+
+
+def goes_there(spec: JobSpec, cloud: str, gpu: str, tier: Tier) -> bool:
+    """Whether the spec could be placed there without a change."""
+    return not any(_of_the_spec(spec, cloud, gpu, tier)) and cloud in CLOUDS
+
+
+def _of_the_spec(spec: JobSpec, cloud: str, gpu: str, tier: Tier) -> Iterator[str]:
+    compute = spec.compute
+    if cloud not in CLOUDS:
+        yield NO_CLIENT
+    elif cloud != compute.cloud:
+        yield f"needs cloud: {cloud}"
+    if gpu not in compute.gpus:
+        yield "not in compute.gpus"
+    if tier not in compute.tiers:
+        yield "not in compute.tiers"
+    if cloud in CLOUDS:
+        yield from unmet(
+            cloud,
+            keeps_volume=compute.volume.keep,
+            tiers=[tier],
+            data_centers=bool(compute.data_centers),
+            template=compute.template is not None,
+            ports=compute.ports,
+        )
+
+
+def _of_the_cloud(cloud: str, tier: Tier) -> Iterator[str]:
+    can = CLOUDS.get(cloud)
+    if can is None:
+        return
+    if not can.keeps(tier):
+        yield "no volume across machines"
+    if can.spot.startswith("no"):
+        yield "no spot"
+    if can.rents == "VM":
+        yield "a VM, not a container"
+    if not can.has_scoped_key:
+        yield "no key for the pod alone"
+
+
+def _besides(cloud: str) -> Iterator[str]:
+    if cloud in BESIDES:
+        yield BESIDES[cloud]

@@ -1,0 +1,183 @@
+"""One job at every cloud: the plan's figures by dollars, with what is missing; as table, JSON, SVG and in README."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from typer.testing import CliRunner
+
+from infra.simulator.server import RunningSimulator
+from pushtrain.cli import app
+from pushtrain.compare import Comparison, compare
+from pushtrain.compare.boots import boots_s, median_s
+from pushtrain.compare.document import document
+from pushtrain.compare.svg import drawn as svg
+from pushtrain.compare.table import drawn, markdown, shown
+from pushtrain.events import Event, now_text
+from pushtrain.ledger import RunRecord
+from pushtrain.plan import plan_specs
+from pushtrain.plan.document import place_document
+from pushtrain.prices.snapshot import PRICED
+from pushtrain.terminal import out
+
+pytest_plugins = ("simulator_fixtures",)
+
+PROJECT = Path(__file__).parents[1]
+OFFLINE = {"HF_HUB_OFFLINE": "1"}
+# The jobs whose tables README has, and how many rows of each.
+REAL_JOBS, ROWS = ("qwen3-8b-qlora", "flan-t5-summarizer", "nanochat-speedrun"), 6
+
+
+def compared(job: str, environ: Mapping[str, str] = OFFLINE) -> Comparison:
+    found, problems = compare(PROJECT / "jobs" / f"{job}.yaml", PROJECT, environ)
+    assert found is not None and not problems
+    return found
+
+
+@pytest.fixture(scope="module")
+def qlora() -> Comparison:
+    return compared("qwen3-8b-qlora")
+
+
+def test_every_cloud_is_there_and_the_cheapest_is_first(qlora: Comparison) -> None:
+    assert {row.cloud for row in qlora.rows} == set(PRICED)
+    expected = [row.place.money.expected_usd for row in qlora.rows if row.place.money]
+    assert len(expected) == len(qlora.rows) and expected == sorted(expected)
+    assert all("days ago" in said for said in qlora.prices.values()), "each says how old its prices are"
+    assert all(row.boot_s is None for row in qlora.rows), "no ledger, no boot times"
+    assert {row.place.verdict for row in qlora.rows} <= {"fits", "tight"}
+
+
+def test_its_figures_are_the_plan_s_and_not_its_own(qlora: Comparison) -> None:
+    plans, _ = plan_specs([PROJECT / "jobs" / "qwen3-8b-qlora.yaml"], PROJECT, OFFLINE)
+    for place in plans.plans[0].places:
+        (row,) = [it for it in qlora.rows if it.goes_there and it.place.gpu == place.gpu]
+        assert place_document(row.place) == place_document(place)
+
+
+def test_what_is_missing_comes_from_the_spec_then_from_the_cloud(qlora: Comparison) -> None:
+    (here,) = [row for row in qlora.rows if row.cloud == "runpod" and row.place.gpu == "NVIDIA A40"]
+    assert here.goes_there and here.missing == ("no spot",)
+    vast = next(row for row in qlora.rows if row.cloud == "vast")
+    assert not vast.goes_there and vast.missing[0] == "needs cloud: vast"
+    assert {"not in compute.gpus", "no volume across machines"} <= set(vast.missing)
+    cheap = next(row for row in qlora.rows if row.place.gpu == "NVIDIA GeForce RTX 3090")
+    assert cheap.missing[0] == "its budget ends it before"
+
+
+def test_a_command_is_compared_on_the_gpus_that_it_names_by_dollars_an_hour() -> None:
+    found = compared("nanochat-speedrun")
+    assert {row.place.gpu for row in found.rows} == {"NVIDIA H100 80GB HBM3"} and found.memory is None
+    hourly = [row.place.usd_per_hour or 0 for row in found.rows]
+    assert hourly == sorted(hourly) and all(row.place.money is None for row in found.rows)
+    assert any("no model of memory or time" in note for note in found.notes)
+    assert any(note.startswith("Vast.ai: no price known") for note in found.notes), "said, not left out"
+
+
+def test_json_has_the_plan_s_place_and_what_only_a_comparison_says(qlora: Comparison) -> None:
+    told = json.loads(json.dumps(document(qlora)))
+    assert (told["format"], told["name"], set(told["prices"])) == (1, "qwen3-8b-qlora", set(PRICED))
+    assert told["prices"]["modal"]["asked"] == "2026-05-08" and told["prices"]["modal"]["is_live"] is False
+    assert len(told["rows"]) == len(qlora.rows)
+    place = set(place_document(qlora.rows[0].place))
+    assert set(told["rows"][0]) == place | {"title", "boot_s", "missing", "goes_there"}
+    assert set(told["rows"][0]["usd"]) == {"low", "expected", "high", "cap"}
+
+
+def test_a_table_shows_the_cheapest_and_the_cheapest_of_each_cloud(qlora: Comparison) -> None:
+    few = shown(qlora.rows, 3)
+    assert {row.cloud for row in few} == set(PRICED) and len(few) == len(PRICED) + 1
+    assert [row.place.gpu for row in few if row.goes_there] == ["NVIDIA A40"], "where the spec goes as it is"
+    assert few[0] is qlora.rows[0] and [qlora.rows.index(row) for row in few] == sorted(map(qlora.rows.index, few))
+    assert len(shown(qlora.rows, 12)) == 12 and shown((), 3) == []
+    with out.capture() as kept:
+        out.print(drawn(qlora))
+    assert "dearer rows are in --json" in kept.get() and "JarvisLabs" in kept.get()
+
+
+def test_the_drawing_is_one_svg_with_a_dot_for_each_place_and_takes_hostile_words(qlora: Comparison) -> None:
+    def dots(found: Comparison) -> list[str]:
+        root = ElementTree.fromstring(svg(found))
+        assert root.tag.endswith("}svg")
+        return [title.text or "" for title in root.iter("{http://www.w3.org/2000/svg}title")]
+
+    assert len(dots(qlora)) == len(shown(qlora.rows)) and any("Modal" in text for text in dots(qlora))
+    assert len(dots(compared("nanochat-speedrun"))) == 4, "to the end of the budget, where no time is known"
+    assert dots(replace(qlora, rows=())) == []
+    row = qlora.rows[0]
+    hostile = replace(row, place=replace(row.place, gpu="<script>&\"'"))
+    assert "<script>&\"'" in dots(replace(qlora, rows=(hostile,)))[0], "as text"
+
+
+def test_boot_times_are_of_pods_that_spoke_and_by_cloud() -> None:
+    def record(cloud: str | None, *events: tuple[str, int, float]) -> RunRecord:
+        made = tuple(
+            Event(seq=seq, time=now_text(at), state=state, writer="", attempt=attempt, reason="", message="",
+                  data={}, prev=None, digest="")
+            for seq, (state, attempt, at) in enumerate(events, 1)
+        )  # fmt: skip
+        run = {} if cloud is None else {"cloud": cloud}
+        return RunRecord(run_id="r", tip="t", spec=b"", run=run, events=made, result=None, receipt=None, paths={})
+
+    runs = [
+        record(None, ("provisioned", 1, 100), ("booting", 1, 140), ("booting", 1, 400), ("provisioned", 2, 500)),
+        record(None, ("provisioned", 1, 0), ("booting", 1, 60), ("provisioned", 2, 200), ("booting", 2, 280)),
+        record("vast", ("booting", 1, 5), ("provisioned", 1, 10)),
+    ]
+    assert boots_s(runs) == {"runpod": [40, 60, 80]}
+    assert (median_s(boots_s(runs).get("runpod")), median_s(None)) == (60, None)
+
+
+def test_a_cloud_whose_key_is_set_is_asked_live_and_one_that_does_not_answer_is_said(
+    simulator: RunningSimulator,
+) -> None:
+    found = compared("qwen3-8b-qlora", OFFLINE | simulator.env("vast"))
+    live = {row.cloud for row in found.rows if not row.place.stock.startswith("not asked")}
+    assert live == {"runpod", "vast"} == {cloud for cloud, day in found.days.items() if day is None}
+    assert found.prices["vast"] == "live from Vast.ai's catalogue"
+    wrong = OFFLINE | simulator.env() | {"RUNPOD_API_KEY": "rpa_canary_secret_of_nobody"}
+    found = compared("qwen3-8b-qlora", wrong)
+    assert "runpod" not in {row.cloud for row in found.rows} and {"vast", "modal"} <= {row.cloud for row in found.rows}
+    assert any(note.startswith("RunPod: CloudAuthFailed") for note in found.notes)
+    assert "canary" not in json.dumps(document(found)) + svg(found)
+
+
+@pytest.mark.parametrize(
+    "text", [b"\xff\x00", b"a: [", b"version: 1\nname: x\nsteal: yes\n", b"a: &a [*a, *a]\n", b"x" * 2_000_000, b""]
+)
+def test_a_hostile_spec_is_refused_as_the_plan_refuses_it(text: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "jobs" / "x.yaml"
+    path.parent.mkdir()
+    path.write_bytes(text)
+    found, problems = compare(path, tmp_path, OFFLINE)
+    _, planned = plan_specs([path], tmp_path, OFFLINE)
+    assert found is None and problems and [str(it) for it in problems] == [str(it) for it in planned]
+    assert {it.exit_code for it in problems} == {2}
+
+
+def test_the_verb_writes_json_alone_on_stdout_and_the_drawing_beside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(PROJECT)
+    for name, value in OFFLINE.items():
+        monkeypatch.setenv(name, value)
+    for name in ("RUNPOD_API_KEY", "VAST_API_KEY", "PUSHTRAIN_LEDGER_URL"):
+        monkeypatch.delenv(name, raising=False)
+    target = tmp_path / "plot.svg"
+    done = CliRunner().invoke(app, ["compare", "jobs/qwen3-8b-qlora.yaml", "--json", "--svg", str(target)])
+    assert done.exit_code == 0 and json.loads(done.stdout)["rows"]
+    assert ElementTree.parse(target).getroot().tag.endswith("}svg")
+    assert CliRunner().invoke(app, ["compare", "jobs/nowhere.yaml"]).exit_code == 2
+
+
+def test_readme_has_the_table_of_the_three_real_jobs() -> None:
+    readme = (PROJECT / "README.md").read_text()
+    for job in REAL_JOBS:
+        wanted = markdown(compared(job), ROWS)
+        found = re.search(rf"\*\*`{job}`\*\*.*?\n\n((?:\|.*\n)+)", readme)
+        assert found, f"README has no table of {job}"
+        assert found[1].splitlines() == wanted, f"the table of {job} should be\n" + "\n".join(wanted)
