@@ -46,9 +46,8 @@ def markdown(found: Comparison, most: int) -> list[str]:
 def shown(rows: Sequence[Row], most: int = MOST_ROWS) -> list[Row]:
     """The cheapest, with the cheapest of each cloud and the cheapest where the spec goes as it is among them; in their
     order."""
-    backwards = list(reversed(list(enumerate(rows))))
-    kept = set({row.cloud: index for index, row in backwards}.values())
-    kept |= set({True: index for index, row in backwards if row.goes_there}.values())
+    kept = {index for index, row in enumerate(rows) if row.cloud not in {it.cloud for it in rows[:index]}}
+    kept |= set([index for index, row in enumerate(rows) if row.goes_there][:1])
     for index in range(len(rows)):
         if len(kept) >= most:
             break

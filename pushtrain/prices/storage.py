@@ -24,9 +24,10 @@ STORAGE_LINE = (
 
 
 def storage_usd_per_month(kind: VolumeKind | Literal["DISK"], size_gb: int, cloud: str = "runpod") -> float:
-    """USD per month of so many GB; DISK is a disk of a running pod."""
+    """USD per month of so many GB; DISK is a disk of a running pod, RunPod's at a cloud that only prices are known
+    of."""
     if kind == "DISK":
-        return CLOUDS[cloud].own_disk_usd * size_gb
+        return (CLOUDS[cloud].own_disk_usd if cloud in CLOUDS else DISK_USD) * size_gb
     if kind == "HIGH_PERFORMANCE":
         return HIGH_PERFORMANCE_USD * size_gb
     return VOLUME_USD * min(size_gb, VOLUME_FIRST_GB) + VOLUME_USD_ABOVE * max(0, size_gb - VOLUME_FIRST_GB)
