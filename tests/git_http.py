@@ -90,7 +90,7 @@ class GitHost:
             "HTTP_CONTENT_ENCODING": headers.get("Content-Encoding", ""),
             "GIT_PROTOCOL": headers.get("Git-Protocol", ""),
         }
-        done = subprocess.run(["git", "http-backend"], env=env, input=body, capture_output=True, timeout=60)
+        done = subprocess.run(["git", "http-backend"], env=env, input=body, capture_output=True, timeout=150)
         head, _, content = done.stdout.partition(b"\r\n\r\n")
         fields = [line.decode().split(": ", 1) for line in head.split(b"\r\n") if line]
         status = next((int(value.split()[0]) for name, value in fields if name == "Status"), 200)

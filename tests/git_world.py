@@ -79,7 +79,7 @@ class Remote:
         return Ledger(cache_dir=self.folder / cache, **options)  # type: ignore[arg-type]
 
     def git(self, *args: str) -> str:
-        done = subprocess.run(["git", *args], env=self.env, capture_output=True, timeout=60, check=False)
+        done = subprocess.run(["git", *args], env=self.env, capture_output=True, timeout=150, check=False)
         assert done.returncode == 0, done.stderr.decode()
         return done.stdout.decode().strip()
 

@@ -26,7 +26,8 @@ USERS = {
     SCOPED: HubUser("alice", ("demo",), "write", ("demo/adapter",)),
 }
 
-HTTP = httpx.Client(timeout=60, trust_env=False, verify=False)  # loopback, plain HTTP: loading certificates takes 0.1 s
+# Plain HTTP on loopback: loading certificates takes 0.1 s.
+HTTP = httpx.Client(timeout=150, trust_env=False, verify=False)
 
 _URL_TEMPLATE = constants.HUGGINGFACE_CO_URL_TEMPLATE
 _ENDPOINT = constants.ENDPOINT

@@ -125,7 +125,7 @@ class Turns:
         with self._gate:
             self._asleep.add(number)
             self._gate.notify_all()
-            assert self._gate.wait_for(lambda: self._running <= self._asleep, timeout=30)
+            assert self._gate.wait_for(lambda: self._running <= self._asleep, timeout=150)
             self._asleep.discard(number)
 
     def transport(self, number: int) -> httpx.BaseTransport:
@@ -136,7 +136,7 @@ class Turns:
                 with turns._gate:
                     turns._waiting.add(number)
                     turns._gate.notify_all()
-                    assert turns._gate.wait_for(lambda: turns._turn == number, timeout=30)
+                    assert turns._gate.wait_for(lambda: turns._turn == number, timeout=150)
                     turns._turn = None
                     turns._waiting.discard(number)
                     return turns._inner.handle_request(request)
@@ -164,7 +164,7 @@ class Turns:
         offered: list[int] = []
         with self._gate:
             while True:
-                assert self._gate.wait_for(lambda: self._is_quiet(running), timeout=30)
+                assert self._gate.wait_for(lambda: self._is_quiet(running), timeout=150)
                 if not running:
                     break
                 choices = sorted(self._waiting)
@@ -175,7 +175,7 @@ class Turns:
                 self._waiting.discard(choices[pick])
                 self._gate.notify_all()
                 turn = choices[pick]
-                assert self._gate.wait_for(lambda turn=turn: self._moved_on(turn, running), timeout=30)
+                assert self._gate.wait_for(lambda turn=turn: self._moved_on(turn, running), timeout=150)
         for thread in threads:
             thread.join(30)
         return results, chosen, offered

@@ -22,7 +22,7 @@ class Client:
         self.url = url
         self.key = key
         # One client: loading the machine's certificates for each request would be most of the test's time.
-        self._http = httpx.Client(base_url=url, timeout=20, trust_env=False, verify=False)
+        self._http = httpx.Client(base_url=url, timeout=150, trust_env=False, verify=False)
 
     def __call__(self, method: str, path: str, body: Any = None, **query: str) -> httpx.Response:
         response = self.raw(
@@ -58,7 +58,7 @@ class Client:
         return wait_for(shown)
 
 
-def wait_for(look: Callable[[], T | None], timeout_s: float = 15.0) -> T:
+def wait_for(look: Callable[[], T | None], timeout_s: float = 150.0) -> T:
     """What `look` returns as soon as it is neither None nor False nor empty."""
     ends = time.monotonic() + timeout_s
     while time.monotonic() < ends:

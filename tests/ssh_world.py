@@ -33,7 +33,7 @@ def make_key(world: World, name: str = "id_ed25519") -> str:
     path = Path(world.env["HOME"]) / ".ssh" / name
     path.parent.mkdir(mode=0o700, exist_ok=True)
     command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "me@here", "-f", str(path)]
-    subprocess.run(command, check=True, timeout=30)
+    subprocess.run(command, check=True, timeout=150)
     return path.with_name(f"{name}.pub").read_text().strip()
 
 

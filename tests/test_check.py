@@ -50,7 +50,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def git(root: Path, *arguments: str) -> None:
-    subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True, timeout=30)
+    subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True, timeout=150)
 
 
 def commit(root: Path) -> None:
@@ -309,13 +309,13 @@ def test_checking_imports_neither_torch_nor_pulumi_nor_the_hub() -> None:
         "heavy = {'torch', 'pulumi', 'huggingface_hub', 'datasets', 'transformers', 'git', 'typer'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=150)
     assert done.stdout.strip() == "[]"
 
 
 def test_rows_need_the_standard_library_only() -> None:
     code = "import sys, pushtrain.rows; print('pydantic' in sys.modules, 'ruamel.yaml' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=150)
     assert done.stdout.split() == ["False", "False"]
 
 

@@ -71,7 +71,7 @@ def test_without_pyarrow_a_parquet_file_is_known_by_its_ends_alone(tmp_path: Pat
         "report = check([], Path(sys.argv[1])); print(len(report.problems), report.warnings)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True, timeout=150
     )
     assert done.stdout.startswith("0 ") and "Parquet needs pyarrow" in done.stdout
 

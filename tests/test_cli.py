@@ -70,7 +70,7 @@ class Shell:
 
     def process(self, *args: str, **more: str) -> Done:
         with self.start(*args, **more) as child:
-            out, err = child.communicate(timeout=60)
+            out, err = child.communicate(timeout=150)
         assert "Traceback" not in out + err, err
         return Done(child.returncode, out, err)
 
@@ -260,7 +260,7 @@ def test_following_ends_with_the_run(shell: Shell, remote: Remote) -> None:
         assert child.stdout is not None
         assert "claimed" in child.stdout.readline()
         ledger.append(RUN_ID, log=b"a line\n", events=[event("closed")], files={"receipt.json": b'{"billed_usd": 0}'})
-        out, err = child.communicate(timeout=30)
+        out, err = child.communicate(timeout=150)
     assert "a line" in out
     assert (child.returncode, err) == (0, "")
 
@@ -272,7 +272,7 @@ def test_an_interrupt_ends_following_without_a_traceback(shell: Shell, remote: R
         child.stdout.readline()
         time.sleep(0.2)
         child.send_signal(signal.SIGINT)
-        _, err = child.communicate(timeout=30)
+        _, err = child.communicate(timeout=150)
     assert child.returncode == 130
     assert "Traceback" not in err
 
@@ -447,7 +447,7 @@ def test_an_interrupt_cancels_the_run_whatever_commit_it_was_claimed_at(world: W
         assert child.stderr is not None
         assert any("attempt 1 on" in line for line in child.stderr)  # it has a pod by now
         child.send_signal(signal.SIGINT)
-        _, err = child.communicate(timeout=60)
+        _, err = child.communicate(timeout=150)
     assert child.returncode == 130, err
     assert "Traceback" not in err
     outcomes = {row["run_id"][:4]: row["outcome"] for row in json.loads(clouded("runs", "--json").out)}

@@ -30,7 +30,7 @@ class Tree:
         self.write("data/x.jsonl", "{}\n")
 
     def git(self, *args: str) -> str:
-        done = subprocess.run(["git", *args], cwd=self.root, env=self.env, capture_output=True, text=True, timeout=30)
+        done = subprocess.run(["git", *args], cwd=self.root, env=self.env, capture_output=True, text=True, timeout=150)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 

@@ -189,7 +189,7 @@ def test_a_lock_of_another_machine_is_never_broken_and_the_command_for_a_person_
     command = hint.partition("then: ")[2]
     assert not re.search("canary", hint)
     person = {"PATH": os.environ["PATH"], "HOME": scene.environ["HOME"], "PULUMI_SKIP_UPDATE_CHECK": "1"}
-    subprocess.run(["sh", "-c", command], env=person, cwd="/", capture_output=True, timeout=60, check=True)
+    subprocess.run(["sh", "-c", command], env=person, cwd="/", capture_output=True, timeout=150, check=True)
     assert not scene.locks()
     scene.destroy()
     assert not scene.world.live()
@@ -219,7 +219,7 @@ def test_a_stack_somebody_works_on_is_left_to_them(scene: Scene) -> None:
 def test_of_two_that_find_a_dead_lock_one_breaks_it_and_nobody_the_others(scene: Scene) -> None:
     scene.killed_while_creating()
     with scene.another("destroy") as one, scene.another("destroy") as two:
-        said = [it.communicate(timeout=120)[0] for it in (one, two)]
+        said = [it.communicate(timeout=150)[0] for it in (one, two)]
         codes = [one.returncode, two.returncode]
     assert 0 in codes, said
     for code, text in zip(codes, said, strict=True):
@@ -255,7 +255,7 @@ def test_the_cli_is_killed_and_we_are_not(scene: Scene) -> None:
     with scene.creating() as driver:
         (lock,) = scene.locks()
         os.kill(json.loads(lock.read_text())["pid"], signal.SIGKILL)
-        said = driver.communicate(timeout=60)[0]
+        said = driver.communicate(timeout=150)[0]
         assert "'pulumi up' was killed (SIGKILL)" in said
         wait_until(lambda: not scene.processes(), "its provider is gone", 5)
     outputs = scene.up()
@@ -270,7 +270,7 @@ def test_a_signal_reaches_the_cli_which_saves_its_state_and_lets_go_of_its_lock(
 ) -> None:
     with scene.creating() as driver:
         driver.send_signal(signum)
-        said = driver.communicate(timeout=60)[0]
+        said = driver.communicate(timeout=150)[0]
         assert driver.returncode == -signum or "KeyboardInterrupt" in said
         assert not scene.processes() and not scene.locks(), "the CLI was killed, not interrupted"
     (state,) = (scene.state_dir / "pulumi").rglob(f"{scene.world.stack}.json")
@@ -292,13 +292,13 @@ def test_no_secret_is_in_the_arguments_of_any_process_nor_in_the_state(scene: Sc
         lines = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in scene.processes()]
         assert any(b"up" in line.split(b"\0") for line in lines) and len(lines) >= 2, lines
         half_way = scene.kept()
-        said = driver.communicate(timeout=60)[0]
+        said = driver.communicate(timeout=150)[0]
     assert half_way and len(scene.kept()) >= len(half_way)
     for raw in [*lines, *half_way, *scene.kept(), said.encode()]:
         assert not [secret for secret in secrets if secret.encode() in raw]
 
 
-def wait_until(is_so: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
+def wait_until(is_so: Callable[[], bool], what: str, timeout_s: float = 150.0) -> None:
     gives_up = time.monotonic() + timeout_s
     while not is_so():
         assert time.monotonic() < gives_up, f"never: {what}"

@@ -146,7 +146,7 @@ def test_several_stacks_and_several_ups_live_in_one_process(engine: Engine, stac
     assert pulumi.runtime.get_root_resource() is None, "the SDK's settings leaked out of the engine"
 
 
-def _wait_until(is_so: Callable[[], bool], what: str, timeout_s: float = 30.0) -> None:
+def _wait_until(is_so: Callable[[], bool], what: str, timeout_s: float = 150.0) -> None:
     gives_up = time.monotonic() + timeout_s
     while not is_so():
         assert time.monotonic() < gives_up, f"never: {what}"

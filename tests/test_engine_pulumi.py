@@ -109,7 +109,7 @@ def _alive(pid: int) -> bool:
     return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
-def _wait_until(is_so: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
+def _wait_until(is_so: Callable[[], bool], what: str, timeout_s: float = 150.0) -> None:
     gives_up = time.monotonic() + timeout_s
     while not is_so():
         assert time.monotonic() < gives_up, f"never: {what}"

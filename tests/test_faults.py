@@ -25,7 +25,7 @@ def faults(*args: str) -> "subprocess.CompletedProcess[str]":
         env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=150,
         check=False,
     )
 

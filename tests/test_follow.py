@@ -19,7 +19,7 @@ def test_a_following_reconcile_makes_way_for_the_next_push_which_may_cancel(worl
 
     world.write_job(more="suspend: true\n")
     world.push("stop it")
-    out, err = follower.communicate(timeout=30)
+    out, err = follower.communicate(timeout=150)
     assert follower.returncode == 0, err
     assert "the default branch moved" in out + err
     assert world.record("job").receipt is None

@@ -113,7 +113,7 @@ def test_every_expression_and_action_of_our_workflows_is_understood(name: str) -
         assert used <= {*INSTALLERS, "actions/checkout"}
         scripts = [step["run"] for step in job["steps"] if "run" in step]
         for script in scripts:
-            subprocess.run(["bash", "-n", "-c", script], check=True, timeout=10)
+            subprocess.run(["bash", "-n", "-c", script], check=True, timeout=150)
         assert scripts
 
 
@@ -132,8 +132,8 @@ class Scene:
         self.clone, env = folder / "clone", git_environ(folder)
         self.env = env
         remote = folder / "remote.git"
-        subprocess.run(["git", "init", "-q", "--bare", "-b", "main", str(remote)], env=env, check=True, timeout=20)
-        subprocess.run(["git", "clone", "-q", str(remote), str(self.clone)], env=env, check=True, timeout=20)
+        subprocess.run(["git", "init", "-q", "--bare", "-b", "main", str(remote)], env=env, check=True, timeout=150)
+        subprocess.run(["git", "clone", "-q", str(remote), str(self.clone)], env=env, check=True, timeout=150)
         self.git("checkout", "-q", "-b", "main")
         events = {"push": "{push: {branches: [main], paths: ['jobs/**']}}", "pull": "{pull_request: }"}
         for name, on in {**events, "hand": "{workflow_dispatch: {inputs: {a: {default: x}}}, schedule: }"}.items():
@@ -145,7 +145,7 @@ class Scene:
         self.actions.looked()
 
     def git(self, *args: str) -> str:
-        done = subprocess.run(["git", *args], cwd=self.clone, env=self.env, capture_output=True, check=True, timeout=20)
+        done = subprocess.run(["git", *args], cwd=self.clone, env=self.env, capture_output=True, check=True, timeout=99)
         return done.stdout.decode().strip()
 
     def commit(self, message: str, path: str, branch: str = "main") -> str:

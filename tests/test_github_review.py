@@ -48,7 +48,7 @@ class Scene:
     def git(self, *args: str, stdin: str = "") -> str:
         command = ["git", *args]
         done = subprocess.run(
-            command, cwd=self.root, env=self.git_env, input=stdin.encode(), check=True, timeout=60, capture_output=True
+            command, cwd=self.root, env=self.git_env, input=stdin.encode(), check=True, timeout=150, capture_output=True
         )
         return done.stdout.decode().strip()
 
@@ -124,7 +124,7 @@ def test_the_verb_writes_annotations_and_exits_by_the_plan(scene: Scene) -> None
     env = scene.env() | {"HF_HUB_OFFLINE": "1"}
     scene.server.refuse("POST", 403, times=9, body={"message": "Resource not accessible by integration"})
     command = [str(Path(sys.executable).with_name("pushtrain")), "review", "--base", "main"]
-    done = subprocess.run(command, cwd=scene.root, env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=scene.root, env=env, capture_output=True, text=True, timeout=150)
     assert done.returncode == 2, done.stderr
     assert not (scene.root / "owned").exists()
     assert "::error file=jobs/dear.yaml,line=6,col=33::" in done.stderr

@@ -128,7 +128,7 @@ def test_importing_the_control_plane_brings_neither_torch_nor_pulumi() -> None:
         f"for name in {wanted!r}: importlib.import_module(name)\n"
         "print([name for name in ('torch', 'transformers', 'pulumi', 'infra', 'trainer') if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=150)
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
 
 

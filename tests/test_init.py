@@ -22,7 +22,7 @@ ZIZMOR = shutil.which("zizmor", path=sysconfig.get_path("scripts"))
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
     made = tmp_path / "mine"
-    subprocess.run(["git", "init", "-q", str(made)], env=git_environ(tmp_path), check=True, timeout=20)
+    subprocess.run(["git", "init", "-q", str(made)], env=git_environ(tmp_path), check=True, timeout=150)
     (made / "README.md").write_text("mine\n")
     return made
 
@@ -118,7 +118,7 @@ def test_the_workflows_beside_a_project_are_clean_too(repository: Path) -> None:
     (repository / "pyproject.toml").write_text("[project]\nname = 'mine'\n")
     init(repository)
     command = [str(ZIZMOR), "--offline", "--no-config", "--quiet", "--persona=auditor", ".github/workflows"]
-    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=150)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

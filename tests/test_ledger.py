@@ -335,7 +335,7 @@ def test_processes_may_share_one_cache(remote: Remote) -> None:
     env = remote.env | {"PYTHONPATH": str(Path(__file__).parents[1])}
     writers = [subprocess.Popen([*command, str(n)], env=env, stderr=subprocess.PIPE) for n in range(3)]
     for writer in writers:
-        _, said = writer.communicate(timeout=60)
+        _, said = writer.communicate(timeout=150)
         assert writer.returncode == 0, said.decode()
     assert len(states(ledger)) == 16
 
@@ -492,7 +492,7 @@ def test_hundreds_of_runs_are_read_with_a_handful_of_processes(remote: Remote, t
         input=updates.encode(),
         env=remote.env,
         check=True,
-        timeout=60,
+        timeout=150,
     )
     calls = recording_git(tmp_path, remote)
     ledger = remote.ledger("fresh", url=remote.file_url)
@@ -577,7 +577,7 @@ def run_together(calls: list[Callable[[], None]]) -> None:
     """All at once; the first failure of any of them is raised here."""
     with ThreadPoolExecutor(len(calls)) as pool:
         for future in [pool.submit(call) for call in calls]:
-            future.result(timeout=60)
+            future.result(timeout=150)
 
 
 def recording_git(folder: Path, remote: Remote) -> Callable[[], list[str]]:

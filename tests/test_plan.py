@@ -255,7 +255,7 @@ def test_against_a_base_the_month_and_licences_are_looked_at_for_what_a_merge_st
         job(root, name, budget={"max_usd": 9.0})
     repo.git.add(".")
     repo.git.commit("-m", "base")
-    subprocess.run(["git", "init", "-q", "--bare", str(root / "runs.git")], check=True, timeout=20)
+    subprocess.run(["git", "init", "-q", "--bare", str(root / "runs.git")], check=True, timeout=150)
     for name in ("edited", "fresh"):
         job(root, name, budget={"max_usd": 6.0})
     environ = OFFLINE | git_environ(root) | {"PUSHTRAIN_SOURCE_URL": "x"}
@@ -501,7 +501,7 @@ def test_the_plan_in_readme_is_what_the_program_prints(tmp_path: Path) -> None:
     (tmp_path / "jobs" / "qwen3-8b-qlora.yaml").write_text(re.sub(r"(?m)^suspend.*\n", "", spec))
     environ = {**git_environ(tmp_path), **OFFLINE, "COLUMNS": "118", "PYTHONPATH": str(PROJECT)}
     command = [sys.executable, "-m", "pushtrain", "plan"]
-    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=150)
     assert done.returncode == 0, done.stderr
     printed = [line.rstrip() for line in done.stdout.splitlines()]
     places = [printed.index(line) for line in shown]

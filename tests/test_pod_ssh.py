@@ -53,7 +53,7 @@ class Guest:
         self._bench, self.port = bench, free_port()
         (bench.folder / "port").write_text(str(self.port))
         self.key = bench.folder / "key"
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.key)], check=True, timeout=30)
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.key)], check=True, timeout=150)
         write_sshd(bench.folder, self.port)
         bench.start(
             PUSHTRAIN_SSH="1",
@@ -74,7 +74,7 @@ class Guest:
         return ["ssh", *flags, "-p", str(self.port), f"{self.told['user']}@127.0.0.1", command]
 
     def run(self, command: str) -> str:
-        done = subprocess.run(self.argv(command), capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run(self.argv(command), capture_output=True, text=True, timeout=150, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -98,9 +98,9 @@ def test_a_person_gets_in_with_the_host_key_of_the_ledger_and_sees_the_run(
     assert guest.run(f'echo "{names}"').strip() == f"{bench.run.id}/{HF_TOKEN}///{bench.workspace}"
     assert guest.run("printf 'a\\0b' | od -An -c").split() == ["a", "\\0", "b"]
     stranger = bench.folder / "stranger"
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(stranger)], check=True, timeout=30)
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(stranger)], check=True, timeout=150)
     guest.key = stranger
-    refused = subprocess.run(guest.argv("true"), capture_output=True, text=True, timeout=30, check=False)
+    refused = subprocess.run(guest.argv("true"), capture_output=True, text=True, timeout=150, check=False)
     assert refused.returncode == 255 and "Permission denied (publickey)" in refused.stderr
     written = b"".join(path.read_bytes() for path in (bench.folder / "tmp").rglob("*") if path.is_file())
     assert HF_TOKEN.encode() not in written and LEDGER_TOKEN.encode() not in written
@@ -112,8 +112,8 @@ def test_a_pod_with_somebody_logged_in_ends_at_its_deadline(make_bench: MakeBenc
     inside = guest.stay()
     assert time.time() < bench.deadline and inside.poll() is None
     bench.wait_until_terminated()
-    assert bench.terminations[0] <= bench.deadline + float(bench.env["PUSHTRAIN_GRACE_S"]) + 5
-    assert inside.wait(10) == 255
+    assert bench.terminations[0] <= bench.deadline + float(bench.env["PUSHTRAIN_GRACE_S"]) + 60
+    assert inside.wait(60) == 255
     assert not any("echo in;" in line for line in bench.processes().values()), "nobody is left inside"
 
 
@@ -125,7 +125,7 @@ def test_a_run_that_ends_does_not_wait_for_who_is_logged_in(make_bench: MakeBenc
     ended = time.time()
     bench.wait_until_terminated()
     assert bench.terminations[0] - ended < float(bench.env["PUSHTRAIN_GRACE_S"]), "a deaf shell would have had it all"
-    assert inside.wait(10) == 255
+    assert inside.wait(60) == 255
 
 
 def test_without_a_key_a_port_or_an_sshd_the_run_goes_on_and_says_it_in_a_line(make_bench: MakeBench) -> None:
@@ -139,7 +139,7 @@ def test_without_a_key_a_port_or_an_sshd_the_run_goes_on_and_says_it_in_a_line(m
 
 
 def test_an_sshd_that_ends_before_it_reads_its_configuration_is_quoted(tmp_path: Path) -> None:
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "key")], check=True, timeout=30)
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "key")], check=True, timeout=99)
     (tmp_path / "sshd").write_text("#!/bin/sh\nexec 0<&-\necho 'library not found' >&2\nexit 127\n")
     (tmp_path / "sshd").chmod(0o755)
     environ = {

@@ -214,7 +214,7 @@ def test_certificates_that_an_image_has_elsewhere_or_not_at_all(
         env=env,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=150,
         check=True,
     )
     api.close()

@@ -224,7 +224,7 @@ class Repo:
         self.git("switch", "-q", "-c", "pull")
 
     def git(self, *args: str) -> None:
-        subprocess.run(["git", *args], cwd=self.root, env=self.env, check=True, timeout=30)
+        subprocess.run(["git", *args], cwd=self.root, env=self.env, check=True, timeout=150)
 
     def write(self, path: str, text: str) -> None:
         (self.root / path).parent.mkdir(exist_ok=True)

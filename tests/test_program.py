@@ -141,7 +141,7 @@ def test_pulumi_preview_by_hand_shows_the_stack_of_a_spec_and_up_by_hand_is_refu
 
     def cli(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = ["pulumi", "--non-interactive", *arguments]
-        return subprocess.run(command, cwd=project, env=environ, capture_output=True, text=True, timeout=60)
+        return subprocess.run(command, cwd=project, env=environ, capture_output=True, text=True, timeout=150)
 
     assert cli("stack", "init", "by-hand").returncode == 0
     shown = cli("preview")
@@ -192,5 +192,5 @@ def _checkout(tmp_path: Path) -> Path:
         ["commit", "-qm", "A job"],
         ["remote", "add", "origin", "https://example.invalid/owner/name.git"],
     ):
-        subprocess.run([*git, *arguments], cwd=project, env=_GIT_ENV, check=True, timeout=30)
+        subprocess.run([*git, *arguments], cwd=project, env=_GIT_ENV, check=True, timeout=150)
     return project

@@ -65,7 +65,7 @@ def test_ctrl_c_while_a_workflow_runs_leaves_nothing(place: Path) -> None:
     rehearsal = start(place)
     wait_for(rehearsal, "attempt 1 on")
     rehearsal.send_signal(signal.SIGINT)
-    out, _ = rehearsal.communicate(timeout=90)
+    out, _ = rehearsal.communicate(timeout=150)
     assert rehearsal.returncode == 130, out
     assert "cancelled; pods 0, volumes 0" in out and "Traceback" not in out
     wait_until_nothing_lives(place)

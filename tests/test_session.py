@@ -159,7 +159,7 @@ def test_a_start_command_that_ends_leaves_its_exit_code_and_a_shell(tmp_path: Pa
     line = tmux.started(desk, ["sh", "-c", "exit 3"])
     env = {"PATH": os.environ["PATH"]}
     done = subprocess.run(
-        ["sh", "-c", line], env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=10
+        ["sh", "-c", line], env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=150
     )
     assert desk.start_ended.read_text() == "3\n" and "start: exit code 3" in done.stdout
 
@@ -170,7 +170,7 @@ def test_exit_session_is_one_command_on_the_path_of_whoever_is_logged_in(tmp_pat
     environ = {"RUNPOD_API_BASE_URL": "http://127.0.0.1:1", "PATH": f"{first}:{os.environ['PATH']}"}
     folder = tmux.make_bin(environ)
     try:
-        subprocess.run(["exit-session"], env=environ, check=True, timeout=10, capture_output=True)
+        subprocess.run(["exit-session"], env=environ, check=True, timeout=150, capture_output=True)
         assert (folder.parent / "closing").exists()
     finally:
         shutil.rmtree(folder.parent)

@@ -190,11 +190,11 @@ def test_the_verb_prints_the_line_for_a_shell_and_nothing_else_on_stdout(release
         env={"PATH": "/usr/bin:/bin", "PYTHONPATH": root},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=150,
     )
     assert done.returncode == 0, done.stderr
     shell = subprocess.run(
-        ["sh", "-c", f"{done.stdout}pulumi version"], capture_output=True, text=True, timeout=60, check=True
+        ["sh", "-c", f"{done.stdout}pulumi version"], capture_output=True, text=True, timeout=150, check=True
     )
     assert shell.stdout == f"v{VERSION}\n"
 

@@ -286,9 +286,9 @@ def test_nobody_gets_in_without_the_key(api: Client, simulator: RunningSimulator
 def test_a_request_without_user_agent_meets_cloudflare(api: Client, simulator: RunningSimulator) -> None:
     key = {"Authorization": f"Bearer {simulator.api_key}"}
     with pytest.raises(HTTPError) as caught:
-        urllib.request.urlopen(urllib.request.Request(f"{simulator.url}/v2/pods", headers=key), timeout=10)
+        urllib.request.urlopen(urllib.request.Request(f"{simulator.url}/v2/pods", headers=key), timeout=150)
     assert caught.value.code == 403 and "1010" in caught.value.read().decode()
-    plain = http.client.HTTPConnection(urlsplit(simulator.url).netloc, timeout=10)
+    plain = http.client.HTTPConnection(urlsplit(simulator.url).netloc, timeout=150)
     plain.request("GET", "/v2/pods", headers=key)
     assert plain.getresponse().status == 403
     plain.close()

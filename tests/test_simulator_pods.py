@@ -30,7 +30,7 @@ def events(api: Client, pod_id: str, count: int, headers: dict[str, str] | None 
     found: list[Any] = []
     sent = {"Authorization": f"Bearer {api.key}", "User-Agent": "tests", **(headers or {})}
     url = f"{api.url}/v2/pods/{pod_id}/logs"
-    with httpx.stream("GET", url, params=query, headers=sent, timeout=10, trust_env=False) as response:
+    with httpx.stream("GET", url, params=query, headers=sent, timeout=150, trust_env=False) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
         assert response.headers["cache-control"] == "no-cache"
         event_id = ""

@@ -85,7 +85,7 @@ def test_a_simulator_may_end_without_its_pods_and_its_pods_with_the_next(begin: 
     pod = client(first).create_pod()
     client(first).wait_running(pod)
     first.process.send_signal(signal.SIGTERM)
-    assert first.process.wait(timeout=15) == 0
+    assert first.process.wait(timeout=150) == 0
     assert processes.of_pod(pod)
     again = begin()
     api = client(again)
@@ -106,7 +106,7 @@ def test_a_signal_ends_every_pod_and_the_bill(begin: Start) -> None:
         api.wait_running(pod)
     with httpx.stream("GET", f"{simulator.url}/v2/pods/{pods[0]}/logs", headers=dict(simulator.http.headers)):
         simulator.process.send_signal(signal.SIGTERM)
-        assert simulator.process.wait(timeout=15) == 0
+        assert simulator.process.wait(timeout=150) == 0
     assert not any(processes.of_pods(pods).values())
     assert {pod["status"] for pod in begin().state()["pods"]} == {"TERMINATED"}
 
@@ -127,7 +127,7 @@ def test_it_ends_by_itself_with_every_pod(begin: Start) -> None:
     simulator = begin(max_hours=2.5 / 3600)
     pod = client(simulator).create_pod("bash -c 'trap \"\" TERM; sleep 600'")
     client(simulator).wait_running(pod)
-    assert simulator.process.wait(timeout=15) == 0
+    assert simulator.process.wait(timeout=150) == 0
     assert not processes.of_pod(pod)
 
 
@@ -228,5 +228,5 @@ def test_in_the_foreground_it_says_where_it_listens(tmp_path: Path) -> None:
         assert process.stdout.readline().startswith("simulator on http://127.0.0.1:")
     finally:
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=15) == 0
+        assert process.wait(timeout=150) == 0
         process.stdout and process.stdout.close()

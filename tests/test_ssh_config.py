@@ -146,5 +146,5 @@ def test_the_real_ssh_reads_it_and_the_users_hosts_are_as_before(environ: dict[s
 
 
 def _resolved(file: Path, host: str) -> set[str]:
-    done = subprocess.run(["ssh", "-G", "-F", str(file), host], capture_output=True, text=True, timeout=20, check=True)
+    done = subprocess.run(["ssh", "-G", "-F", str(file), host], capture_output=True, text=True, timeout=150, check=True)
     return {line.strip() for line in done.stdout.replace('"', "").splitlines()}

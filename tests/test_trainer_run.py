@@ -233,8 +233,8 @@ def chat(question: str, answer: str) -> list[dict[str, str]]:
 
 
 def signal_once(is_so: Callable[[], bool]) -> None:
-    """SIGTERM to this process, when it is so; gives up after a minute."""
-    ends = time.monotonic() + 60
+    """SIGTERM to this process, when it is so; gives up after some minutes."""
+    ends = time.monotonic() + 150
     while time.monotonic() < ends:
         if is_so():
             os.kill(os.getpid(), signal.SIGTERM)

@@ -136,7 +136,7 @@ def test_no_check_imports_torch_and_no_secret_reaches_a_file_or_the_log(bench: B
         env=bench.environ(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=150,
         check=True,
     )
     assert done.stdout.splitlines()[-1] == "2 False"

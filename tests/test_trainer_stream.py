@@ -190,8 +190,8 @@ def test_a_stopped_run_that_streams_ends_with_the_bytes_of_an_unbroken_one(
 
 
 def signal_after(bench: Bench, step: int) -> None:
-    """SIGTERM to this process once `step` steps are done; gives up after a minute."""
-    ends = time.monotonic() + 60
+    """SIGTERM to this process once `step` steps are done; gives up after some minutes."""
+    ends = time.monotonic() + 150
     while time.monotonic() < ends:
         if len([it for it in bench.file("metrics.jsonl") or [] if it.get("loss")]) >= step:
             os.kill(os.getpid(), signal.SIGTERM)

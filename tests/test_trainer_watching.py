@@ -152,7 +152,7 @@ def test_alone_a_training_that_hangs_is_ended_and_says_where(tmp_path: Path) -> 
         [sys.executable, "-c", HANGS, str(tmp_path)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=150,
         check=False,
         cwd=Path(__file__).parents[1],
     )

@@ -94,7 +94,7 @@ def tamper(remote: Remote, change: Callable[[Files], None], *, rewrite: bool = F
     for path, raw in files.items():
         stream += f"M 100644 inline {path}\ndata {len(raw)}\n".encode() + raw + b"\n"
     command = ["git", "-C", str(remote.path), "fast-import", "--quiet", "--force"]
-    subprocess.run(command, input=stream, env=remote.env, check=True, timeout=30)
+    subprocess.run(command, input=stream, env=remote.env, check=True, timeout=150)
     remote.show("update-ref", f"refs/heads/runs/{RUN}", "refs/heads/tampered")
     remote.show("update-ref", "-d", "refs/heads/tampered")
 

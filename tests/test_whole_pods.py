@@ -117,7 +117,7 @@ def test_a_ledger_that_is_away_for_a_while_loses_nothing(world: World) -> None:
     with pytest.raises(LedgerError):
         world.tick()
     away.rename(remote)
-    _, said = following.communicate(timeout=60)
+    _, said = following.communicate(timeout=150)
     assert following.returncode == 0 and "trying again" in said and "Traceback" not in said, said
     record = world.record("job")
     assert end(record) == ("succeeded", "") and len(world.pods_made(record)) == 1
@@ -144,7 +144,7 @@ def test_an_engine_without_its_state_finds_pod_and_volume_by_their_names(world: 
 
 
 def _ticked(world: World, control: Control, job: str = "job") -> RunRecord:
-    gives_up = time.monotonic() + 40
+    gives_up = time.monotonic() + 150
     while time.monotonic() < gives_up:
         tick(control)
         record = world.record(job)

@@ -63,9 +63,9 @@ class Sessions:
         pod = self.world.pods_made(self.record(name))[-1]["id"]
         env = self.world.env | {"TMUX_TMPDIR": f"/tmp/pt-{pod}"}
         keys = ["tmux", "send-keys", "-t", "pushtrain:work", line, "Enter"]
-        subprocess.run(keys, env=env, check=True, timeout=10)
+        subprocess.run(keys, env=env, check=True, timeout=150)
 
-    def until(self, wanted: Callable[[], object], timeout_s: float = 60.0) -> None:
+    def until(self, wanted: Callable[[], object], timeout_s: float = 150.0) -> None:
         give_up_s = time.monotonic() + timeout_s
         while not wanted():
             assert time.monotonic() < give_up_s, self.told()

@@ -68,7 +68,7 @@ def test_a_cancel_beside_a_following_reconcile_gives_one_receipt(world: World) -
     following = world.start_cli("reconcile", "--follow")
     world.wait_for_step(1)
     done = world.cli("cancel", "job")
-    _, said = following.communicate(timeout=30)
+    _, said = following.communicate(timeout=150)
     assert (done.returncode, following.returncode) == (0, 0), (done.stderr, said)
     record = world.record("job")
     assert end(record) == ("cancelled", "CancelledByHand") and len(world.pods_made(record)) == 1

@@ -95,7 +95,7 @@ def test_two_reconciles_on_two_machines_make_one_claim_one_pod_and_one_receipt(w
     git(["clone", "-q", f"file://{world.folder}/remote.git", str(other)], env=world.env)
     first = world.start_cli("reconcile", "--follow")
     second = world.start_cli("reconcile", "--follow", cwd=other, PUSHTRAIN_STATE_DIR=str(world.folder / "state-2"))
-    said = [process.communicate(timeout=60)[1] for process in (first, second)]
+    said = [process.communicate(timeout=150)[1] for process in (first, second)]
     assert [first.returncode, second.returncode] == [0, 0], said
     assert "Traceback" not in "".join(said)
     (record,) = world.records()
@@ -153,7 +153,7 @@ def test_a_checkout_older_than_a_run_does_not_cancel_it(world: World) -> None:
     world.until(lambda record: record.last.state == "training")
     for checkout in (late, shallow):
         process = world.start_cli("reconcile", cwd=checkout)
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate(timeout=150)
         assert process.returncode == 0 and "older than the run" in said, said
         assert world.record("job").last.state == "training"
     world.write_job(more="suspend: true\n")
@@ -170,7 +170,7 @@ def test_interrupting_a_run_by_hand_cancels_it_and_destroys_its_stack(world: Wor
     process = world.start_cli("run", "job")
     _wait_for_training(world, process)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=150)
     assert process.returncode in (1, 130) and "Traceback" not in said, said
     record = world.record("job")
     assert record.run["trigger"] == "hand" and end(record) == ("cancelled", "Interrupted")
@@ -187,7 +187,7 @@ def test_a_stopped_reconcile_leaves_the_pod_at_work_and_the_next_one_closes(worl
         if number == signal.SIGINT:
             assert process.stderr is not None and process.stderr.readline().startswith("engine:")  # it is at work
         process.send_signal(number)
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate(timeout=150)
         assert process.returncode == 130 and f"{number.name}: stopped" in said and "Traceback" not in said, said
         assert not world.record("job").is_over
     done = world.cli("reconcile", "--follow")
@@ -198,7 +198,7 @@ def test_a_stopped_reconcile_leaves_the_pod_at_work_and_the_next_one_closes(worl
 
 
 def _wait_for_training(world: World, process: "subprocess.Popen[str]") -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + 150
     while not any(record.last.state == "training" for record in world.records()):
         assert process.poll() is None and time.monotonic() < end, world.said
         time.sleep(0.1)

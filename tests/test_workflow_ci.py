@@ -43,7 +43,7 @@ def hosted(tmp_path_factory: pytest.TempPathFactory) -> Hosted:
         ["-C", str(clone), "commit", "-q", "-m", "all of it"],
         ["-C", str(clone), "push", "-q", str(remote), "main"],
     ):
-        subprocess.run(["git", *command], env=env, check=True, timeout=60)
+        subprocess.run(["git", *command], env=env, check=True, timeout=150)
     return Hosted(path=remote, env=env)
 
 
@@ -125,7 +125,7 @@ def _go_caches() -> dict[str, str]:
     if shutil.which("go") is None:
         return {}
     names = ("GOCACHE", "GOMODCACHE", "GOPROXY", "GOFLAGS")
-    done = subprocess.run(["go", "env", *names], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(["go", "env", *names], capture_output=True, text=True, timeout=150, check=True)
     return {name: value for name, value in zip(names, done.stdout.splitlines(), strict=True) if value}
 
 

@@ -53,7 +53,7 @@ class Scene:
     def ask(self, method: str, path: str, body: dict[str, str]) -> dict[str, object]:
         """As a person, at a browser."""
         headers = {"Authorization": f"Bearer {TOKEN}"}
-        answer = httpx.request(method, f"{self.github.url}/repos/{REPO}/{path}", json=body, headers=headers, timeout=30)
+        answer = httpx.request(method, f"{self.github.url}/repos/{REPO}/{path}", json=body, headers=headers, timeout=99)
         return dict(answer.raise_for_status().json())
 
     def push_branch(self, name: str) -> str:
@@ -265,7 +265,7 @@ def test_a_fork_with_a_hostile_spec_gets_a_summary_and_annotations_and_can_write
     token = re.findall(r"^GITHUB_TOKEN=(\S+)", said, re.MULTILINE)[0]
     for path, body in ((f"issues/{number}/comments", {"body": "x"}), ("statuses/" + "a" * 40, {"state": "success"})):
         headers = {"Authorization": f"Bearer {token}"}
-        answer = httpx.post(f"{github.url}/repos/{REPO}/{path}", json=body, headers=headers, timeout=30)
+        answer = httpx.post(f"{github.url}/repos/{REPO}/{path}", json=body, headers=headers, timeout=150)
         assert answer.status_code == 403, path
     assert not world.records() and not list(world.folder.rglob("owned"))
 

@@ -143,7 +143,7 @@ def test_new_prices_become_one_branch_and_one_pull_request(tmp_path: Path) -> No
 
     def sh(command: str, cwd: Path, **more: str) -> str:
         shell = ["bash", "-e", "-o", "pipefail", "-c", command]
-        done = subprocess.run(shell, cwd=cwd, env={**env, **more}, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(shell, cwd=cwd, env={**env, **more}, capture_output=True, text=True, timeout=150)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 

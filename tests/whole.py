@@ -141,7 +141,7 @@ class World:
     def tick(self, control: Control | None = None) -> Tick:
         return tick(control or self.control())
 
-    def cli(self, *args: str, timeout_s: float = 60.0, **env: str) -> "subprocess.CompletedProcess[str]":
+    def cli(self, *args: str, timeout_s: float = 150.0, **env: str) -> "subprocess.CompletedProcess[str]":
         """One pushtrain command to its end; whatever happened, no traceback and no secret."""
         started = self.start_cli(*args, **env)
         stdout, stderr = started.communicate(timeout=timeout_s)
@@ -163,7 +163,7 @@ class World:
             start_new_session=True,
         )
 
-    def until(self, wanted: Callable[[RunRecord], bool], *, timeout_s: float = 60.0, ticks: bool = True) -> RunRecord:
+    def until(self, wanted: Callable[[RunRecord], bool], *, timeout_s: float = 150.0, ticks: bool = True) -> RunRecord:
         """Tick and read until the newest run satisfies `wanted`. Fails with what was said when it takes too long."""
         control = self.control()
         end = time.monotonic() + timeout_s
@@ -191,7 +191,7 @@ class World:
         prefix = str(record.run["resource_prefix"])
         return [pod for pod in self.simulator.state()["pods"] if pod["name"].startswith(prefix)]
 
-    def wait_for_step(self, step: int, timeout_s: float = 30.0) -> None:
+    def wait_for_step(self, step: int, timeout_s: float = 150.0) -> None:
         """Until a trainer of this world has saved step `step` on its volume. Nothing ticks meanwhile."""
         end = time.monotonic() + timeout_s
         while time.monotonic() < end:
@@ -234,7 +234,7 @@ class World:
         assert not live, live
         assert not list(self.folder.glob("state*/stacks/*.json")), "an engine still remembers a stack"
         self.assert_no_secret()
-        end = time.monotonic() + 10
+        end = time.monotonic() + 150
         while self.simulator.state()["processes_alive"]:
             assert time.monotonic() < end, self.simulator.state()
             time.sleep(0.1)
@@ -320,7 +320,7 @@ def make_world(
         "PUSHTRAIN_TICK_S": "0.2",
         "PUSHTRAIN_SHIP_EVERY_S": "0.3",
         "PUSHTRAIN_POD_TICK_S": "0.2",
-        "PUSHTRAIN_GRACE_S": "1",
+        "PUSHTRAIN_GRACE_S": "10",
         "PUSHTRAIN_LEDGER_TOKEN": CANARY + "ledger",
         "PYTHONPATH": str(PROJECT),
     }
