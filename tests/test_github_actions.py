@@ -145,7 +145,9 @@ class Scene:
         self.actions.looked()
 
     def git(self, *args: str) -> str:
-        done = subprocess.run(["git", *args], cwd=self.clone, env=self.env, capture_output=True, check=True, timeout=99)
+        done = subprocess.run(
+            ["git", *args], cwd=self.clone, env=self.env, capture_output=True, check=True, timeout=150
+        )
         return done.stdout.decode().strip()
 
     def commit(self, message: str, path: str, branch: str = "main") -> str:

@@ -139,7 +139,9 @@ def test_without_a_key_a_port_or_an_sshd_the_run_goes_on_and_says_it_in_a_line(m
 
 
 def test_an_sshd_that_ends_before_it_reads_its_configuration_is_quoted(tmp_path: Path) -> None:
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "key")], check=True, timeout=99)
+    subprocess.run(
+        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "key")], check=True, timeout=150
+    )
     (tmp_path / "sshd").write_text("#!/bin/sh\nexec 0<&-\necho 'library not found' >&2\nexit 127\n")
     (tmp_path / "sshd").chmod(0o755)
     environ = {

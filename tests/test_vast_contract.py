@@ -111,7 +111,7 @@ class TestVastOnTheSimulator(WithoutVolumes):
     ):
         env = cloud_env("vast", {"VAST_URL": simulator.url}) | {"PUSHTRAIN_BOOT": boot, "PUSHTRAIN_POD_TICK_S": "0.2"}
         made = cloud.create_pod(replace(pod, args=start_args("vast"), env=env))
-        assert within(60, lambda: cloud.read_pod(made.id) is None), list(cloud.logs(made.id, timeout_s=3))
+        assert within(150, lambda: cloud.read_pod(made.id) is None), list(cloud.logs(made.id, timeout_s=3))
         assert not cloud.find(prefix)
 
     def test_the_accounts_keys_are_replaced_one_by_one_and_reach_a_pod_that_asks(self, cloud: Vast, pod: PodRequest):

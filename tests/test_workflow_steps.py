@@ -53,7 +53,9 @@ class Scene:
     def ask(self, method: str, path: str, body: dict[str, str]) -> dict[str, object]:
         """As a person, at a browser."""
         headers = {"Authorization": f"Bearer {TOKEN}"}
-        answer = httpx.request(method, f"{self.github.url}/repos/{REPO}/{path}", json=body, headers=headers, timeout=99)
+        answer = httpx.request(
+            method, f"{self.github.url}/repos/{REPO}/{path}", json=body, headers=headers, timeout=150
+        )
         return dict(answer.raise_for_status().json())
 
     def push_branch(self, name: str) -> str:
