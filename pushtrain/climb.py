@@ -34,7 +34,7 @@ from pushtrain.run import Run
 from pushtrain.rungs import Rung, recorded_rungs, rung_of, rungs_in
 from pushtrain.soldout import remember, sold_out
 from pushtrain.spec import JobSpec
-from pushtrain.volumes.kept import in_one_place, kept_volume, make_kept
+from pushtrain.volumes.kept import given_ids, in_one_place, kept_volume, make_kept
 
 # Below this a pod could not even boot: nothing is rented for it.
 LEAST_USEFUL_S = 120.0
@@ -60,7 +60,7 @@ def climb(
     refused is gone again.
     """
     make_way(control, run, attempt, live)
-    kept = kept_volume(control.cloud, spec, control.settings.ledger_url)
+    kept = kept_volume(control.cloud, spec, control.settings.ledger_url, lambda: given_ids(control.ledger))
     candidates: Sequence[Candidate] = ladder(
         spec,
         control.cloud.offers(spec.compute.count, MIN_CUDA_VERSION),
@@ -189,7 +189,7 @@ def _ask(
     control.stacks[run.id] = run
     began = now_text(control.clock())  # billed from the create on, so counted from before it
     try:
-        kept = make_kept(control.cloud, spec, candidate, control.settings.ledger_url)
+        kept = make_kept(control.cloud, spec, candidate, control.ledger)
         program = control.launch(
             run,
             spec,

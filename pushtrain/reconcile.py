@@ -29,11 +29,11 @@ from pushtrain.provision import adopt, provision
 from pushtrain.receipt import settle
 from pushtrain.redact import redact
 from pushtrain.rented import note
-from pushtrain.run import RUN_ID, Run, ledger_prefix
+from pushtrain.run import RESOURCE_PREFIX, RUN_ID, Run
 from pushtrain.signs import last_step_s, look
 from pushtrain.source import Source
 from pushtrain.spec.file import loads
-from pushtrain.sweep import remove_orphans, unowned
+from pushtrain.sweep import of_ledger, remove_orphans, tell_spare, unowned
 from pushtrain.teardown import destroy, names, remove_late
 
 # How often a silent pod's log is read, and a run without a place is tried again, by one process.
@@ -76,8 +76,8 @@ def tick(control: Control, *, only: str | None = None, may_claim: bool = True) -
     wanted = control.source.desired()
     report = Tick(commit=wanted.commit)
     report.failures += [problem for problem in wanted.problems if only is None or f"/{only}." in f"/{problem.where}"]
-    there = listing(control.cloud, ledger_prefix(control.settings.ledger_url))
-    live = there.live
+    there = listing(control.cloud, RESOURCE_PREFIX)
+    live = of_ledger(control, there.live)
     report.failures += there.away.values()
     control.uptimes.note(live.pods)
     try:
@@ -107,6 +107,7 @@ def tick(control: Control, *, only: str | None = None, may_claim: bool = True) -
     owners = [run_id for run_id, record in records.items() if not record.is_over] + [*unreadable]
     for name, listed in there.by_cloud.items() if only is None else ():
         _sweep(control.at(name), unowned(control, listed, owners), report)
+        _look_for_spare(control, listed, report)
     for run in [run for run_id, run in control.stacks.items() if run_id not in owners]:
         _forget(control, run, report)
     return report
@@ -115,6 +116,13 @@ def tick(control: Control, *, only: str | None = None, may_claim: bool = True) -
 def _sweep(control: Control, left: Live, report: Tick) -> None:
     try:
         report.swept += remove_orphans(control, left, wait_s=SWEEP_WAIT_S)
+    except PushtrainError as failure:
+        report.failures.append(failure)
+
+
+def _look_for_spare(control: Control, live: Live, report: Tick) -> None:
+    try:
+        tell_spare(control, live.volumes)
     except PushtrainError as failure:
         report.failures.append(failure)
 

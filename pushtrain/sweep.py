@@ -4,15 +4,16 @@ The cloud is listed first, then the ledger read: a claim stands in the ledger be
 is listed and not claimed afterwards is unowned, however young. Everything without the mark is never touched.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pushtrain.cloud import Live, Volume
 from pushtrain.control import Control
 from pushtrain.errors import CloudError, LeakError, LedgerError
 from pushtrain.lookup import read_each
-from pushtrain.run import kept_prefix, ledger_prefix, resource_prefix
+from pushtrain.run import RESOURCE_PREFIX, kept_prefix, ledger_prefix, resource_prefix
 from pushtrain.teardown import names, remove
+from pushtrain.volumes.kept import given_ids, in_words, spare_kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +28,25 @@ class Survey:
     """What is kept on purpose, whoever uses it: never removed by a sweep."""
 
 
+def of_ledger(control: Control, live: Live) -> Live:
+    """The part of `live` that carries this ledger's mark. A kept volume does not."""
+    mark = ledger_prefix(control.settings.ledger_url)
+    return Live(
+        pods=tuple(pod for pod in live.pods if pod.name.startswith(mark)),
+        volumes=tuple(volume for volume in live.volumes if volume.name.startswith(mark)),
+    )
+
+
+def kept_of(control: Control, volumes: Sequence[Volume]) -> tuple[Volume, ...]:
+    """This ledger's kept volumes."""
+    mark = kept_prefix(control.settings.ledger_url)
+    return tuple(volume for volume in volumes if volume.name.startswith(mark))
+
+
 def survey(control: Control) -> Survey:
     """Works without any state of an engine, and while the ledger is away. Raises CloudError."""
-    live = control.cloud.find(ledger_prefix(control.settings.ledger_url))
-    mine = kept_prefix(control.settings.ledger_url)
-    kept = tuple(volume for volume in control.cloud.volumes() if volume.name.startswith(mine))
+    there = control.cloud.find(RESOURCE_PREFIX)
+    live, kept = of_ledger(control, there), kept_of(control, there.volumes)
     nothing = Live(pods=(), volumes=())
     if not live:
         return Survey(owned=nothing, orphans=nothing, kept=kept)
@@ -82,6 +97,20 @@ def remove_orphans(control: Control, left: Live, *, wait_s: float) -> list[str]:
     for line in lines:
         control.say(f"swept: {line}: no active run owns it")
     return lines
+
+
+def tell_spare(control: Control, volumes: Sequence[Volume]) -> None:
+    """Raises LeakError (KeptTwice) where a kept volume of this ledger is there more than once among the `volumes` of one
+    cloud: a create that it carried out minutes after everybody gave it up. No machine deletes a kept volume, so a
+    person is told, by every tick. Raises LedgerError."""
+    if spare := spare_kept(kept_of(control, volumes), lambda: given_ids(control.ledger)):
+        twice = "; ".join(f"{in_words(it)}, {it.id}, beside {used.id}, which runs use" for it, used in spare)
+        commands = " and ".join(f"`pushtrain volumes delete {it.id} --yes`" for it, _ in spare)
+        raise LeakError(
+            f"a kept volume is there more than once, and each is billed: {twice}",
+            hint=f"look that nobody put files there by hand, then {commands}",
+            reason="KeptTwice",
+        )
 
 
 def _still_there(control: Control, left: Live) -> Live:

@@ -154,7 +154,7 @@ def test_a_delete_that_the_cloud_does_not_show_is_said(world: World, account: Ac
 def test_two_of_one_name_are_told_with_the_one_that_runs_use(world: World, account: Account) -> None:
     ids = sorted(volume(world, kept_volume_name("models", LEDGER)).id for _ in range(2))
     account.rows()
-    assert f"is there 2 times, each billed: runs use {ids[0]}" in world.said[-1]
+    assert f"is there more than once, each billed: runs use {ids[0]}; delete {ids[1]}" in world.said[-1]
     world.job(volume="name: models, keep: true, size_gb: 10")
     world.tick()
     assert [pod.volume_id for pod in world.runpod.account.live_pods()] == [ids[0]]

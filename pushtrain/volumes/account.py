@@ -1,6 +1,5 @@
 """What `pushtrain volumes` shows of the account, and does: list, create, grow, delete. Its name says whose one is."""
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,7 +10,7 @@ from pushtrain.ledger import Ledger
 from pushtrain.lookup import read_each
 from pushtrain.run import KEPT_NAME, RESOURCE_PREFIX, is_kept, kept_prefix, kept_volume_name, ledger_prefix
 from pushtrain.run import resource_prefix as resources_of
-from pushtrain.volumes.kept import first_of, in_words, told, usd_per_month
+from pushtrain.volumes.kept import given_ids, in_words, spare_kept, told, usd_per_month
 
 Whose = Literal["kept", "run", "orphan", "other ledger", "not pushtrain's"]
 # How long a delete asks whether the volume is gone.
@@ -57,8 +56,8 @@ class Account:
         """Every volume, kept ones first. Raises CloudError; a ledger that is away is said, and costs the runs."""
         live = self.cloud.find("")
         runs = self._runs()
-        found = [self._row(volume, live, runs) for volume in live.volumes]
-        self._tell_twins(live.volumes)
+        spare = self._spare(live.volumes)
+        found = [self._row(volume, live, runs, spare) for volume in live.volumes]
         order = ["kept", "run", "orphan", "other ledger", "not pushtrain's"]
         return sorted(found, key=lambda row: (order.index(row.whose), row.name, row.volume.id))
 
@@ -158,14 +157,18 @@ class Account:
                 raise RequestRejected(f"{in_words(row.volume)} was deleted and is still listed", reason="StillThere")
         self.say(f"deleted: {in_words(row.volume)}")
 
-    def _tell_twins(self, volumes: Sequence[Volume]) -> None:
-        """Two creators at once whose answers got lost may leave two; only a person can tell that one is empty."""
-        for name, many in Counter(
-            it.name for it in volumes if it.name.startswith(kept_prefix(self.ledger.url))
-        ).items():
-            if many > 1:
-                first = min(it.id for it in volumes if it.name == name)
-                self.say(f"{name} is there {many} times, each billed: runs use {first}; delete the others by their ids")
+    def _spare(self, volumes: Sequence[Volume]) -> set[str]:
+        """Ids of kept volumes beside the one that runs use. A create that the cloud carried out late leaves one; only a
+        person can tell that it is empty."""
+        mine = [it for it in volumes if it.name.startswith(kept_prefix(self.ledger.url))]
+        try:
+            pairs = spare_kept(mine, lambda: given_ids(self.ledger))
+        except LedgerError as failure:
+            self.say(f"there are several of one name, and which of them runs use is not known: {failure}")
+            return set()
+        for it, used in pairs:
+            self.say(f"{it.name} is there more than once, each billed: runs use {used.id}; delete {it.id} by its id")
+        return {it.id for it, _ in pairs}
 
     def _runs(self) -> dict[str, str] | None:
         """Active runs: id → the kept volume it names, or an empty string; None where nobody can tell."""
@@ -177,14 +180,14 @@ class Account:
         active = {it.run_id: str(it.run.get("kept_volume") or "") for it in records.values() if not it.is_over}
         return active | dict.fromkeys(unreadable, "")
 
-    def _row(self, volume: Volume, live: Live, runs: dict[str, str] | None) -> Row:
+    def _row(self, volume: Volume, live: Live, runs: dict[str, str] | None, spare: set[str]) -> Row:
         url, name = self.ledger.url, volume.name
         owners = [it for it in runs or () if name.startswith(resources_of(it, url) + "-")]
         whose: Whose
         if name.startswith(kept_prefix(url)):
             whose, name = "kept", name.removeprefix(kept_prefix(url))
-            in_use = first_of(live.volumes, volume.name) == volume
-            owners = [run_id for run_id, kept in (runs or {}).items() if kept == volume.name and in_use]
+            is_spare = volume.id in spare
+            owners = [run_id for run_id, kept in (runs or {}).items() if kept == volume.name and not is_spare]
         elif name.startswith(ledger_prefix(url)):
             whose = "run" if owners or runs is None else "orphan"
         else:

@@ -3,11 +3,14 @@
 It is in no run's stack and in no budget. Nothing here deletes one: `pushtrain volumes delete` alone does, by hand.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from pushtrain.cloud import Cloud, Volume, VolumeKind, VolumeRequest
 from pushtrain.errors import SpecError
+from pushtrain.ledger import Ledger
+from pushtrain.lookup import read_each
 from pushtrain.placement import Candidate
 from pushtrain.prices import storage_usd_per_month
 from pushtrain.run import kept_volume_name
@@ -22,18 +25,39 @@ def kept_name(spec: JobSpec, ledger_url: str) -> str | None:
     return kept_volume_name(volume.name, ledger_url) if volume.keep and volume.name else None
 
 
-def first_of(volumes: Sequence[Volume], name: str) -> Volume | None:
-    """The volume of exactly that name: should there be several, everybody takes the first by id."""
-    return min((it for it in volumes if it.name == name), key=lambda it: it.id, default=None)
+def first_of(volumes: Sequence[Volume], name: str, given: Collection[str] = ()) -> Volume | None:
+    """The volume of exactly that name. Should there be several, everybody takes the first by id of those that runs were
+    `given`: a create that the cloud carries out minutes late leaves an empty one beside it."""
+    same = (it for it in volumes if it.name == name)
+    return min(same, key=lambda it: (it.id not in given, it.id), default=None)
 
 
-def kept_volume(cloud: Cloud, spec: JobSpec, ledger_url: str) -> Volume | None:
-    """The kept volume of a spec as it is now; None where the spec keeps none, or it has yet to be made.
+def given_ids(ledger: Ledger) -> frozenset[str]:
+    """Ids of the kept volumes that any run, over or not, was given. Reads every run. Raises LedgerError."""
+    records, _ = read_each(ledger, ledger.refs())
+    said = (event.data.get("kept_volume_id") for record in records.values() for event in record.events)
+    return frozenset(str(volume_id) for volume_id in said if volume_id)
+
+
+def spare_kept(volumes: Sequence[Volume], given: Callable[[], Collection[str]]) -> tuple[tuple[Volume, Volume], ...]:
+    """Each volume beside the one of its name that runs use, with that one. `given` is asked only if there are any."""
+    several = [name for name, many in Counter(it.name for it in volumes).items() if many > 1]
+    ids = given() if several else ()
+    pairs = [(it, used) for it in volumes if it.name in several and (used := first_of(volumes, it.name, ids))]
+    return tuple((it, used) for it, used in pairs if it.id != used.id)
+
+
+def kept_volume(
+    cloud: Cloud, spec: JobSpec, ledger_url: str, given: Callable[[], Collection[str]] = tuple
+) -> Volume | None:
+    """The kept volume of a spec as it is now; None where the spec keeps none, or it has yet to be made. `given` tells
+    which ids runs were given, and is asked only if there are several of the name.
 
     Raises SpecError (VolumeElsewhere) where the spec allows only other data centers: no wait would help there.
     """
     name = kept_name(spec, ledger_url)
-    found = first_of(cloud.volumes(), name) if name else None
+    same = [it for it in cloud.volumes() if it.name == name] if name else []
+    found = first_of(same, same[0].name, given() if len(same) > 1 else ()) if same else None
     if found is not None and spec.compute.data_centers and found.data_center not in spec.compute.data_centers:
         allowed = ", ".join(spec.compute.data_centers)
         raise SpecError(
@@ -51,16 +75,18 @@ def in_one_place(candidates: Sequence[Candidate]) -> Sequence[Candidate]:
     return [it for it in candidates if it.data_center == candidates[0].data_center]
 
 
-def make_kept(cloud: Cloud, spec: JobSpec, candidate: Candidate, ledger_url: str) -> Volume | None:
+def make_kept(cloud: Cloud, spec: JobSpec, candidate: Candidate, ledger: Ledger) -> Volume | None:
     """The kept volume, made in the candidate's data center where there is none, and at least as large as the spec asks
-    for; None for a spec that keeps none. Raises CloudError."""
-    name = kept_name(spec, ledger_url)
+    for; None for a spec that keeps none. Raises CloudError, LedgerError."""
+    name = kept_name(spec, ledger.url)
     if name is None:
         return None
     assert candidate.data_center is not None, "a community machine takes no network volume, and the spec refuses it"
     size_gb = spec.compute.volume.size_gb
     wanted = VolumeRequest(name=name, size_gb=size_gb, data_center=candidate.data_center, kind=candidate.volume_kind)
-    found = cloud.create_volume(wanted)
+    there = kept_volume(cloud, spec, ledger.url, lambda: given_ids(ledger))
+    is_here = there is not None and there.data_center == candidate.data_center
+    found = there if there is not None and is_here else cloud.create_volume(wanted)
     return found if found.size_gb >= size_gb else cloud.grow_volume(found.id, size_gb)
 
 

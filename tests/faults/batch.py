@@ -42,7 +42,7 @@ class Sum:
         self.drawn.update(fault.kind for fault in it.schedule.faults)
         self.struck.update(it.struck)
         mine, its = self.figures, it.figures
-        for name in ("runs", "pods", "leaks", "lost_events", "double_pods", "twins", "unnamed_pods", "unnamed_usd"):
+        for name in _ADDED:
             setattr(mine, name, getattr(mine, name) + getattr(its, name))
         for name in ("longest_twin_s", "longest_orphan_s", "overshoot_usd", "overshoot_share", "excused_usd"):
             if getattr(its, name) > getattr(mine, name):
@@ -69,6 +69,7 @@ class Sum:
                 "twins ended before work",
                 f"{it.twins}, the longest lived {it.longest_twin_s:.1f} s{seed('longest_twin_s')}",
             ),
+            ("kept volumes made twice", f"{it.kept_twice}, each told and deleted as told"),
             ("longest orphan life", f"{it.longest_orphan_s:.1f} s{seed('longest_orphan_s')}"),
             ("worst overshoot of a cap", f"${it.overshoot_usd:.4f}{seed('overshoot_usd')}"),
             ("the same in percent", f"{100 * it.overshoot_share:.2f} %{seed('overshoot_share')}"),
@@ -80,6 +81,11 @@ class Sum:
         lines += ["", f"{'faults by kind':30} {'struck':>8} {'drawn':>8}"]
         lines += [f"  {kind:28} {self.struck[kind]:8} {self.drawn[kind]:8}" for kind in KINDS]
         return "\n".join(lines)
+
+
+_ADDED = (
+    "runs", "pods", "leaks", "lost_events", "double_pods", "twins", "kept_twice", "unnamed_pods", "unnamed_usd",
+)  # fmt: skip
 
 
 def run_batch(

@@ -1,11 +1,14 @@
 """Who starts control planes: the Actions of one repository, and people at their laptops."""
 
+import re
+
 from pushtrain.control import Control
 from pushtrain.follow import cancel, follow
 from pushtrain.foreground import _cancel as cancel_own
-from pushtrain.reconcile import tick
+from pushtrain.reconcile import Tick, tick
 from pushtrain.retry import retry
 from pushtrain.sweep import remove_orphans, survey
+from pushtrain.volumes.account import Account
 
 from .fault import Fault
 from .office import Office
@@ -23,6 +26,7 @@ class Actions:
     def __init__(self, office: Office, hour_s: float) -> None:
         self._office, self._hour_s = office, hour_s
         self.running: Process | None = None
+        self.last = Tick()
         self.dropped: list[Fault] = []
         """Hours at which GitHub starts nothing."""
         self._is_starting = self._is_waiting = False
@@ -62,12 +66,15 @@ class Actions:
 
         def work(control: Control) -> None:
             try:
-                follow(control, max_minutes=office.max_minutes, once=lambda done: None)
+                follow(control, max_minutes=office.max_minutes, once=self._ticked)
             finally:
                 office.scheduler.after(1.0, self._next)
 
         state = "state" if office.keeps_state else f"state-{number}"
         self.running = office.start("action", work, office.repository.checkout(), state)
+
+    def _ticked(self, done: Tick) -> None:
+        self.last = done
 
     def _next(self) -> None:
         if self._is_waiting and not self.busy:
@@ -125,3 +132,14 @@ def sweep_by_hand(office: Office) -> None:
         remove_orphans(control, survey(control).orphans, wait_s=control.settings.teardown_wait_s)
 
     office.start("sweep", work, office.repository.checkout(), "laptop")
+
+
+def delete_as_told(office: Office, told: str) -> None:
+    """Somebody reads the red Action and types the commands that it names."""
+
+    def work(control: Control) -> None:
+        account = Account(cloud=control.cloud, ledger=control.ledger, say=control.say)
+        for volume_id in re.findall(r"`pushtrain volumes delete (\S+) --yes`", told):
+            account.delete(volume_id, yes=True, wait=lambda: False)
+
+    office.start("volumes", work, office.repository.checkout(), "laptop")

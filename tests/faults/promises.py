@@ -46,6 +46,8 @@ class Figures:
     excused_usd: float = 0.0
     kept: int = 0
     """Volumes that are there at rest, on purpose."""
+    kept_twice: int = 0
+    """One was there beside it, made minutes late; the Action told, and somebody deleted it as it said."""
 
 
 @dataclass(kw_only=True)

@@ -23,7 +23,7 @@ from .machines import Machines
 from .memory_git import MemoryStore
 from .money import check_money
 from .office import Office, WatchedLedger
-from .people import Actions
+from .people import Actions, delete_as_told
 from .promises import IDLE, MARK, OTHER_MARK, OTHERS, Figures, Listed, Promises
 from .schedule import Scenario, Schedule, scenario
 from .source import Repository
@@ -117,6 +117,10 @@ class World:
             self._let(self.scenario.hour_s)
         self.actions.ask()
         self._let(900.0)
+        if told := [it for it in self.actions.last.failures if it.reason == "KeptTwice"]:
+            self.promises.figures.kept_twice += 1
+            delete_as_told(self.office, str(told[-1].hint))
+            self._let(60.0)
 
     def _let(self, seconds: float) -> None:
         self.scheduler.run(self.scheduler.now + seconds)
