@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from climb_world import World
@@ -159,3 +160,22 @@ def test_two_of_one_name_are_told_with_the_one_that_runs_use(world: World, accou
     world.tick()
     assert [pod.volume_id for pod in world.runpod.account.live_pods()] == [ids[0]]
     account.delete(ids[1], yes=True, wait=never)
+
+
+def test_one_that_the_cloud_makes_late_is_told_by_every_tick_and_never_mounted(world: World, account: Account) -> None:
+    """A create that was given up, carried out minutes later: its id comes first, and it is empty."""
+    world.job("first", volume="name: models, keep: true, size_gb: 10")
+    world.tick()
+    (used,) = (pod.volume_id for pod in world.runpod.account.live_pods())
+    with patch.object(world.runpod.account, "new_id", lambda: "0"):
+        late = volume(world, kept_volume_name("models", LEDGER))
+    assert used and late.id < used
+    world.job("second", volume="name: models, keep: true, size_gb: 20")
+    done = world.tick()
+    assert {pod.volume_id for pod in world.runpod.account.live_pods()} == {used}
+    (told,) = world.tick().failures
+    assert (told.reason, told.exit_code) == ("KeptTwice", 4) and "KeptTwice" in [it.reason for it in done.failures]
+    assert f"{late.id}, beside {used}, which runs use" in str(told)
+    assert told.hint and f"`pushtrain volumes delete {late.id} --yes`" in told.hint
+    account.delete(late.id, yes=True, wait=never)
+    assert world.tick().failures == []
