@@ -100,7 +100,7 @@ def remove_orphans(control: Control, left: Live, *, wait_s: float) -> list[str]:
 
 
 def tell_spare(control: Control, volumes: Sequence[Volume]) -> None:
-    """Raises LeakError (KeptTwice) where a kept volume of this ledger is there more than once among the `volumes` of one
+    """Raises LeakError (KeptTwice) where a kept volume of this ledger is there twice among the `volumes` of one
     cloud: a create that it carried out minutes after everybody gave it up. No machine deletes a kept volume, so a
     person is told, by every tick. Raises LedgerError."""
     if spare := spare_kept(kept_of(control, volumes), lambda: given_ids(control.ledger)):
