@@ -244,7 +244,7 @@ def _settle(control: Control, run: Run, attempt: int, asked: Rung, outputs: Mapp
         raise CloudUnavailable(f"{run.id}: a later attempt has a pod already", hint="the next tick reads on")
     if pod is None:  # a list may be behind
         return record_pod(control, run, asked, attempt, outputs, time=began)
-    rung = rung_of([asked], pod, volume_of(run, live)) or _recorded_rung(control, run, attempt, pod, live)
+    rung = rung_of(control, [asked], pod, volume_of(run, live)) or _recorded_rung(control, run, attempt, pod, live)
     if rung is None:
         end_unnamed(control, run, pod)
         raise CloudUnavailable(
@@ -257,7 +257,7 @@ def _recorded_rung(control: Control, run: Run, attempt: int, pod: Pod, live: Liv
     """Where an adopted pod is that was asked for by somebody who died, or on another rung."""
     events = control.ledger.read(run.id).events
     planned = [event for event in events if event.attempt == attempt and event.state == "provisioning"]
-    return rung_of(rungs_in(planned[-1]), pod, volume_of(run, live)) if planned else None
+    return rung_of(control, rungs_in(planned[-1]), pod, volume_of(run, live)) if planned else None
 
 
 def _worst(refusals: Sequence[CloudError]) -> CloudError:

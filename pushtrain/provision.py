@@ -60,7 +60,7 @@ def adopt(control: Control, run: Run, record: RunRecord, live: Live) -> bool:
     if pod is None and spoke is None:
         return False
     volume = volume_of(run, live)
-    rung = rung_of(rungs_in(planned), pod, volume)
+    rung = rung_of(control, rungs_in(planned), pod, volume)
     if rung is None:
         if pod is not None:
             end_unnamed(control, run, pod)

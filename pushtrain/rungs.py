@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pushtrain.budget import Left, pod_seconds
+from pushtrain.capabilities import CLOUDS
 from pushtrain.cloud import Pod, Tier, Volume
 from pushtrain.control import Control
 from pushtrain.events import Event, EventDraft
@@ -16,6 +17,7 @@ from pushtrain.spec import JobSpec
 # A recorded deadline is used again while that costs the attempt no more than this of its time: a run that waits for
 # capacity all night then fills neither its branch nor loses the night.
 STALE_SHARE, STALE_MOST_S = 0.05, 600.0
+_CENT_OF_A_CENT = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,11 +64,14 @@ def rungs_in(planned: Event) -> list[Rung]:
     return [Rung(**rung) for rung in rungs]
 
 
-def rung_of(rungs: Sequence[Rung], pod: Pod | None, volume: Volume | None) -> Rung | None:
-    """The rung on which a pod is, by what the cloud lists of it; None when it is on none of them.
+def rung_of(control: Control, rungs: Sequence[Rung], pod: Pod | None, volume: Volume | None) -> Rung | None:
+    """The rung on which a pod is, by what the cloud lists of it; None when it is on none of them. Where machines have
+    prices of their own, one that became dearer before it was taken is on none: its deadline would be too late.
 
     Of a pod that has already come and gone only the volume tells: a secure pod had one.
     """
+    if pod is not None and CLOUDS[control.cloud.name].has_own_prices:
+        rungs = [rung for rung in rungs if pod.usd_per_hour <= rung.usd_per_hour + _CENT_OF_A_CENT]
     if pod is None:
         here = [rung for rung in rungs if volume is None or rung.data_center == volume.data_center]
         local = [rung for rung in here if volume is None and rung.data_center is None]

@@ -9,10 +9,13 @@ import pytest
 from faults.batch import play_safely, run_batch
 from faults.bugs import BUGS
 from faults.fault import Fault
-from faults.schedule import KINDS, Schedule, schedule
+from faults.rentals import RENTALS
+from faults.schedule import KINDS, KINDS_OF, Schedule, schedule
 from faults.shrink import shrink
 from faults.strikes import STRIKES
 from faults.virtual import Died, Event, Process, Scheduler
+
+from pushtrain.capabilities import DEFAULT_CLOUD
 
 ROOT = Path(__file__).parents[1]
 SCHEDULES = int(os.environ.get("PUSHTRAIN_FAULTS_N", "200"))
@@ -38,6 +41,15 @@ def test_every_promise_holds_under_every_schedule() -> None:
     assert not idle or SCHEDULES < 1000, f"these never struck: {idle}"
 
 
+@pytest.mark.parametrize("schedules", [SCHEDULES // 5, pytest.param(SCHEDULES, marks=pytest.mark.long)])
+@pytest.mark.parametrize("cloud", [name for name in RENTALS if name != DEFAULT_CLOUD])
+def test_the_same_promises_hold_at_another_cloud(cloud: str, schedules: int) -> None:
+    total = run_batch(range(schedules), processes=2, cloud=cloud)
+    broken = [f"make faults REPLAY='{it.text()}'  # {said}" for it, said in total.broken]
+    assert not broken, "\n".join(broken[:5])
+    assert total.figures.pods > schedules // 2 and sum(total.struck[kind] for kind in KINDS_OF[cloud]) > 0
+
+
 def test_the_same_seed_is_the_same_run() -> None:
     first, second = (play_safely(schedule(7)) for _ in range(2))
     assert first.said == second.said and len(first.said) > 3
@@ -45,10 +57,11 @@ def test_the_same_seed_is_the_same_run() -> None:
 
 
 def test_every_kind_of_fault_can_be_drawn_and_strikes() -> None:
-    assert set(KINDS) == set(STRIKES)
+    assert {*KINDS, *(kind for kinds in KINDS_OF.values() for kind in kinds)} == set(STRIKES)
 
 
 def test_a_schedule_is_one_line_that_replays() -> None:
+    assert Schedule.parse(schedule(3, "vast").text()) == schedule(3, "vast")
     drawn = schedule(3)
     assert Schedule.parse(drawn.text()) == drawn
     done = faults("--replay", drawn.text())

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
+import httpx
+
 from infra.clouds import vast_shapes as shapes
 from infra.clouds.adoption import keep_oldest, look_again
 from infra.clouds.runpod_answers import Answer, expected_shape
@@ -35,7 +37,8 @@ class Vast:
     """One Vast.ai account. Safe to use from one thread; `close` when done, or let it go out of scope.
 
     Without a key it reads offers, which Vast tells everybody, and nothing else. `environ` is where
-    `PodRequest.secret_env` is read from at each create; `wall` gives epoch seconds.
+    `PodRequest.secret_env` is read from at each create; a `clock` that is given counts epoch seconds, and is the only
+    one.
     """
 
     name = "vast"
@@ -48,13 +51,21 @@ class Vast:
         environ: Mapping[str, str] | None = None,
         limits: Limits | None = None,
         sleep: Callable[[float], None] = time.sleep,
-        clock: Callable[[], float] = time.monotonic,
-        wall: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
+        transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._environ = os.environ if environ is None else environ
         self._limits = limits or Limits()
-        self._http = Wire(api_key, base_url, limits=self._limits, sleep=sleep, clock=clock, speaks=SPEAKS)
-        self._reads = VastReads(self._http, wall)
+        self._http = Wire(
+            api_key,
+            base_url,
+            limits=self._limits,
+            sleep=sleep,
+            clock=clock or time.monotonic,
+            transport=transport,
+            speaks=SPEAKS,
+        )
+        self._reads = VastReads(self._http, clock or time.time)
         self._kept: dict[str, tuple[float, list[Offer]]] = {}
 
     def close(self) -> None:

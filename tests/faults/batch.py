@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pushtrain.capabilities import DEFAULT_CLOUD
+
 from .promises import Figures
 from .schedule import KINDS, Schedule, schedule
 from .shrink import shrink
@@ -79,7 +81,8 @@ class Sum:
         ]
         lines = [f"{name:30} {value}" for name, value in rows]
         lines += ["", f"{'faults by kind':30} {'struck':>8} {'drawn':>8}"]
-        lines += [f"  {kind:28} {self.struck[kind]:8} {self.drawn[kind]:8}" for kind in KINDS]
+        kinds = dict.fromkeys([*KINDS, *self.drawn])
+        lines += [f"  {kind:28} {self.struck[kind]:8} {self.drawn[kind]:8}" for kind in kinds]
         return "\n".join(lines)
 
 
@@ -94,9 +97,10 @@ def run_batch(
     processes: int,
     prepare: Prepare = as_is,
     tell: Callable[[str], None] = lambda text: None,
+    cloud: str = DEFAULT_CLOUD,
 ) -> Sum:
-    """Plays every seed. `prepare` is called with each world before it begins; it has to be a module's function. `tell`
-    hears how far it is."""
+    """Plays every seed at that cloud. `prepare` is called with each world before it begins; it has to be a module's
+    function. `tell` hears how far it is."""
     began, total = time.monotonic(), Sum()
 
     def add(result: Result) -> None:
@@ -109,10 +113,10 @@ def run_batch(
     with _quiet():
         if processes == 1:
             for seed in seeds:
-                add(_played((seed, prepare)))
+                add(_played((seed, cloud, prepare)))
         else:
             with multiprocessing.get_context("fork").Pool(processes, _settle_down, maxtasksperchild=250) as pool:
-                for result in pool.imap_unordered(_played, ((seed, prepare) for seed in seeds), chunksize=8):
+                for result in pool.imap_unordered(_played, ((seed, cloud, prepare) for seed in seeds), chunksize=8):
                     add(result)
     total.seconds = time.monotonic() - began
     return total
@@ -139,9 +143,9 @@ def play_safely(it: Schedule, prepare: Prepare = as_is) -> Result:
         return Result(schedule=it, broken=[f"crash: {type(error).__name__}: {error}"], figures=Figures())
 
 
-def _played(job: tuple[int, Prepare]) -> Result:
-    seed, prepare = job
-    result = play_safely(schedule(seed), prepare)
+def _played(job: tuple[int, str, Prepare]) -> Result:
+    seed, cloud, prepare = job
+    result = play_safely(schedule(seed, cloud), prepare)
     result.said.clear()
     if seed % COLLECT_EVERY == 0:
         gc.collect()

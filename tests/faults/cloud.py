@@ -1,4 +1,4 @@
-"""The simulator's RunPod without sockets, processes and disks: its own REST handlers, gate, faults and account.
+"""The simulator without sockets, processes and disks: its own REST handlers, gates, faults and account.
 
 What is left out of the simulator is the machine: containers are `faults.pod`'s, told by `Containers`.
 """
@@ -13,14 +13,11 @@ from typing import Any, Protocol
 import httpx
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
 
-from infra.simulator import billing_api, catalog_api, runpod_api
 from infra.simulator.app import _problem
 from infra.simulator.catalog import DEFAULT_CATALOG, Catalog, VolumeKind
 from infra.simulator.faults import Fault as SimulatorFault
 from infra.simulator.faults import Faults, Kind
-from infra.simulator.gate import Call, Gate, rfc3339
 from infra.simulator.machine import STOP_GRACE_S, Running
 from infra.simulator.pod_env import pod_key
 from infra.simulator.service import Service, Settings
@@ -28,10 +25,9 @@ from infra.simulator.state import Account, Pod, PodOrder, Volume
 from pushtrain.run import is_kept
 
 from .fault import Fault, Hit
+from .rentals import ACCOUNT_KEY, BASE_URL, Rental
 from .virtual import Process, Scheduler
 
-ACCOUNT_KEY = "rpa_account_key_of_the_proof"
-BASE_URL = "http://127.0.0.1:1"
 # A ladder worth climbing, and small enough to be read a hundred thousand times.
 _GPUS = ("NVIDIA A40", "NVIDIA RTX A6000", "NVIDIA A100 80GB PCIe")
 _CENTERS = ("EU-SE-1", "CA-MTL-1", "US-KS-2", "US-TX-3")
@@ -106,9 +102,15 @@ class VirtualService(Service):
     """The simulator's service on a virtual machine and clock; nothing is saved."""
 
     def __init__(
-        self, scheduler: Scheduler, containers: Containers, watcher: Watcher, hit: Hit, page_size: int | None
+        self,
+        scheduler: Scheduler,
+        containers: Containers,
+        watcher: Watcher,
+        hit: Hit,
+        page_size: int | None,
+        rental: Rental,
     ) -> None:
-        ids = (f"id{number:06d}" for number in count(1))
+        ids = (rental.ids(number) for number in count(1))
         settings = Settings(
             state_dir=Path("/nonexistent"),
             base_url=BASE_URL,
@@ -123,6 +125,9 @@ class VirtualService(Service):
 
     def running(self, pod: Pod) -> Running | None:
         return self.containers.running(pod.id) if pod.status == "RUNNING" else None
+
+    def ssh_port(self, pod: Pod) -> int | None:
+        return None
 
     def create_pod(self, order: PodOrder) -> Pod:
         pod = super().create_pod(order)
@@ -172,24 +177,13 @@ class Answer:
 class RestApi:
     """The simulator's own routes, called as ASGI without an event loop: nothing in them ever waits here."""
 
-    def __init__(self, service: VirtualService) -> None:
-        self.service = service
+    def __init__(self, service: VirtualService, rental: Rental) -> None:
+        self.service, self.rental = service, rental
         self.hides: Callable[[Pod], bool] | None = None
         """Pods that a list does not show yet."""
         self._aborted = False
-        gate = Gate(service, {("client", 1): self})  # type: ignore[dict-item]
-        routes = [*runpod_api.routes(gate), *catalog_api.routes(gate), *billing_api.routes(gate)]
-        routes.append(gate.route("GET", "/v2/pods/{id}/logs", "get_pod_logs", self._logs))
+        routes = rental.routes(service, {("client", 1): self}, service.containers.log)
         self._app = Starlette(routes=routes, exception_handlers={HTTPException: _problem})
-
-    async def _logs(self, call: Call) -> Response:
-        """What there is by now; the simulator's own stream stays open, which takes a real clock."""
-        lines = self.service.containers.log(self.service.account.pod(call.id).id)
-        events = []
-        for number, (epoch_s, source, line) in enumerate(lines[-200:]):
-            said = json.dumps({"ts": rfc3339(epoch_s), "source": source, "line": line})
-            events.append(f"id: {rfc3339(epoch_s)}/{number}\ndata: {said}\n\n")
-        return Response("".join(events), media_type="text/event-stream")
 
     def abort(self) -> None:
         """What the gate does to a connection whose answer gets lost."""
@@ -223,7 +217,7 @@ class RestApi:
         self._aborted = False
         account = self.service.account
         assert isinstance(account, ListedAccount)
-        account.hides = self.hides if (method, path) == ("GET", "/v2/pods") else None
+        account.hides = self.hides if method == "GET" and "pod" in self.rental.lists.get(path, ()) else None
         handling = self._app(scope, receive, send)
         try:
             handling.send(None)  # type: ignore[attr-defined]
@@ -270,7 +264,7 @@ class Wire(httpx.BaseTransport):
         self._process.sleep(self._latency_s())
         if not self._network.to_cloud():
             raise httpx.ConnectError("connection refused")
-        if (slow := self._network.slowness_s(_operation(request))) is not None:
+        if (slow := self._network.slowness_s(self._operation(request))) is not None:
             self._wait_for(slow, patience_s, request)
         answer = self._carry_out(request)
         self._process.point()
@@ -291,12 +285,5 @@ class Wire(httpx.BaseTransport):
         target = request.url.raw_path.decode()
         return self._api.answer(request.method, target, request.headers, request.read())
 
-
-def _operation(request: httpx.Request) -> str:
-    """The simulator's name of what is asked, as far as schedules tell them apart."""
-    kind = "pod" if "/pods" in request.url.path else "volume" if "/network-volumes" in request.url.path else "other"
-    if kind == "other" or "/billing" in request.url.path:
-        return "read_other"
-    if request.method == "POST":
-        return "pod_action" if request.url.path.endswith("/action") else f"create_{kind}"
-    return f"{'delete' if request.method == 'DELETE' else 'list'}_{kind}"
+    def _operation(self, request: httpx.Request) -> str:
+        return self._api.rental.operation(request.method, request.url.path)

@@ -191,10 +191,10 @@ class Container:
     def _terminate(self) -> Generator[float, None, None]:
         """For ever, until the cloud obeys and this very generator is gone."""
         began_s, tick_s, pod_id = self._scheduler.now, self.context.tick_s, self._machine.pod.id
-        path, ground = f"/v2/pods/{self._machine.pod.id}", self._machine.ground
+        ground = self._machine.ground
         assert ground.api is not None
         latency_s = ground.boards.pace(f"pod {pod_id}")
-        ways = (("POST", f"{path}/action", {"action": "terminate"}), ("DELETE", path, None))
+        ways = ground.api.rental.ways(pod_id)
         while True:
             asked_s = self._scheduler.now
             for method, target, body in ways:

@@ -8,13 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from infra.clouds.runpod import RunPod
-from infra.clouds.wire import Limits
 from infra.engine_embedded import EmbeddedEngine
 from infra.launch import make_launch
 from infra.operations import PodOperations, VolumeOperations
 from infra.state_file import StackState, StateFile
 from pushtrain.clock import CloudClock
+from pushtrain.cloud import Cloud
 from pushtrain.control import Control
 from pushtrain.errors import PushtrainError
 from pushtrain.events import EventDraft
@@ -22,10 +21,11 @@ from pushtrain.ledger import Ledger
 from pushtrain.settings import Settings
 
 from .boards import Boards, LedgerLink
-from .cloud import ACCOUNT_KEY, BASE_URL, RestApi, Wire
+from .cloud import RestApi, Wire
 from .fault import Fault
 from .memory_git import MemoryStore
 from .promises import LEDGER_URL, Listed, Promises
+from .rentals import BASE_URL, Seams
 from .source import Checkout, Repository
 from .virtual import Died, Process, Scheduler
 
@@ -33,7 +33,6 @@ TICK_S = 60.0
 # What a cloud says that would do something for somebody else, or later.
 REFUSALS = (401, 403, 429, 500, 502)
 ENVIRON = {
-    "RUNPOD_API_BASE_URL": BASE_URL,
     "PUSHTRAIN_POD_TICK_S": "5",
     "PUSHTRAIN_SHIP_EVERY_S": "60",
     "PUSHTRAIN_GRACE_S": "30",
@@ -84,9 +83,10 @@ class WatchedWire(Wire):
         elif self._is_refused and not refused:
             self._shift.refused[-1][1] = self._scheduler.now
         self._is_refused = refused
-        kind = {"/v2/pods": "pod", "/v2/network-volumes": "volume"}.get(request.url.path)
-        if kind and request.method == "GET" and answer is not None and answer.status == 200:
-            self._listed.page(kind, self._scheduler.now, "cursor" not in request.url.params)
+        rental = self._api.rental
+        if request.method == "GET" and answer is not None and answer.status == 200:
+            for kind in rental.lists.get(request.url.path, ()):
+                self._listed.page(kind, self._scheduler.now, rental.more_pages not in request.url.params)
         return answer
 
 
@@ -102,7 +102,7 @@ class VirtualState(StateFile):
 
 
 class VirtualEngine(EmbeddedEngine):
-    def __init__(self, process: Process, state_dir: Path, cloud: RunPod) -> None:
+    def __init__(self, process: Process, state_dir: Path, cloud: Cloud) -> None:
         operations = {"NetworkVolume": VolumeOperations(process.sleep), "Pod": PodOperations()}
         super().__init__(state_dir, lambda name: cloud, operations.__getitem__)  # type: ignore[arg-type]
         self._process = process
@@ -196,15 +196,9 @@ class Office:
         )
         listed = Listed()
         scheduler = self.scheduler
-        cloud = RunPod(
-            ACCOUNT_KEY,
-            BASE_URL,
-            environ={},
-            limits=Limits(jitter=lambda: 0.5),
-            sleep=process.sleep,
-            clock=lambda: scheduler.now,
-            transport=WatchedWire(listed, shift, who, process, scheduler, self.api, boards),
-        )
+        wire = WatchedWire(listed, shift, who, process, scheduler, self.api, boards)
+        rental = self.api.rental
+        cloud = rental.client(Seams(process=process, clock=lambda: scheduler.now, transport=wire))
 
         clock = CloudClock(
             BASE_URL,
@@ -219,7 +213,7 @@ class Office:
             ledger=WatchedLedger(self.promises, who, listed, store=store, clock=clock, sleep=process.sleep),
             cloud=cloud,
             engine=VirtualEngine(process, state_dir / "stacks", cloud),
-            launch=make_launch(settings, ENVIRON),
+            launch=make_launch(settings, ENVIRON | rental.environ),
             say=partial(self._say, who),
             clock=clock,
             sleep=process.sleep,

@@ -8,6 +8,7 @@ from typing import Any
 
 from infra.simulator import billing
 from infra.simulator.state import Account, Pod, Volume
+from pushtrain.capabilities import CLOUDS, DEFAULT_CLOUD
 from pushtrain.events import Event, EventDraft, broken_links, decode
 from pushtrain.ledger import RUNS
 from pushtrain.run import is_kept, kept_prefix, kept_volume_name, ledger_prefix, resource_prefix
@@ -95,11 +96,13 @@ class Promises:
             return
         self.figures.pods += 1
         env, attempt = pod.env, int(pod.name.rpartition("-a")[2])
-        planned = [it for it in self._events(run_id) if it.state == "provisioning" and it.attempt == attempt]
-        rungs = [rung for event in planned for rung in event.data.get("rungs") or ()]
+        said = [it for it in self._events(run_id) if it.state == "provisioning" and it.attempt == attempt]
+        rungs = [rung for event in said for rung in event.data.get("rungs") or ()]
         deadline = int(env["PUSHTRAIN_DEADLINE_EPOCH_S"])
         wanted = (pod.gpu, pod.data_center, deadline)
-        if wanted not in [(it["gpu"], it["data_center"], int(it["deadline_epoch_s"])) for it in rungs]:
+        # A rung without a data center is a machine of its own, wherever it stands.
+        planned = [(it["gpu"], it["data_center"] or pod.data_center, int(it["deadline_epoch_s"])) for it in rungs]
+        if wanted not in planned:
             self.breaks("intent", f"pod {pod.name} was made and no rung in the ledger says {wanted}")
         if len(self._living(run_id)) > 1:
             self._doubles.setdefault(run_id, self._scheduler.now)
@@ -207,6 +210,8 @@ class Promises:
                 self.breaks("receipt", f"{run_id} ends with {events[-1].state} and no receipt")
             if problems := broken_links(events):
                 self.breaks("events", f"{run_id}: {problems[0]}")
+            if CLOUDS[self._run_json(run_id).get("cloud", DEFAULT_CLOUD)].has_own_prices:
+                self._check_prices(run_id, [event for event in events if event.state == "provisioned"])
         self._check_kept()
         self._check_landed()
         if self._doubles:
@@ -215,6 +220,13 @@ class Promises:
             for _, created, ended, _ in self._resources(run_id):
                 orphan_s = (ended or self._scheduler.now) - max(created, closed)
                 self.figures.longest_orphan_s = max(self.figures.longest_orphan_s, orphan_s)
+
+    def _check_prices(self, run_id: str, provisioned: Sequence[Event]) -> None:
+        """No pod is a run's that became dearer than what its deadline was counted with."""
+        for event in provisioned:
+            pod, counted_usd = self._cloud().pods[str(event.data["pod_id"])], float(event.data["usd_per_hour"])
+            if pod.usd_per_hour > counted_usd + 1e-3:
+                self.breaks("price", f"{run_id}: pod {pod.id} at ${pod.usd_per_hour}, counted with ${counted_usd}")
 
     def _check_kept(self) -> None:
         """What a run worked on, and what was there before all of it, is there still; of each name one."""

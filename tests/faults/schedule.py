@@ -6,7 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from pushtrain.capabilities import DEFAULT_CLOUD
+
 from .fault import Fault
+from .rentals import RENTALS
 from .source import JOB
 from .trainer import Work
 
@@ -48,21 +51,26 @@ class Scenario:
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
+    """`cloud` is where it is played: the same faults, the same promises."""
+
     seed: int
     faults: tuple[Fault, ...]
+    cloud: str = DEFAULT_CLOUD
 
     def text(self) -> str:
         """One line that `--replay` takes."""
         plain = [{name: value for name, value in asdict(fault).items() if value} for fault in self.faults]
-        return json.dumps({"seed": self.seed, "faults": plain}, separators=(",", ":"))
+        where = {} if self.cloud == DEFAULT_CLOUD else {"cloud": self.cloud}
+        return json.dumps({"seed": self.seed, **where, "faults": plain}, separators=(",", ":"))
 
     @classmethod
     def parse(cls, text: str) -> "Schedule":
         said = json.loads(text)
-        return cls(seed=int(said["seed"]), faults=tuple(Fault(**fault) for fault in said["faults"]))
+        faults = tuple(Fault(**fault) for fault in said["faults"])
+        return cls(seed=int(said["seed"]), faults=faults, cloud=str(said.get("cloud", DEFAULT_CLOUD)))
 
 
-def scenario(seed: int) -> Scenario:
+def scenario(seed: int, cloud: str = DEFAULT_CLOUD) -> Scenario:
     rng = random.Random(f"scenario {seed}")
     names = ("job", "other")[: 2 if rng.random() < 0.2 else 1]
     jobs = {name: JOB.format(name=name, seed=1, **rng.choice(_SPECS)) for name in names}
@@ -77,12 +85,12 @@ def scenario(seed: int) -> Scenario:
         fetch_s=rng.choice([2.0, 10.0]),
         upload_s=rng.choice([5.0, 20.0]),
     )
-    max_minutes = rng.choice([3.0, 20.0, 330.0, 330.0, 330.0])
+    spec, max_minutes = RENTALS[cloud].spec, rng.choice([3.0, 20.0, 330.0, 330.0, 330.0])
     if rng.random() < 0.15:  # more work than the caps allow, and nobody there to see it for most of the hour
         jobs = {"job": JOB.format(name="job", seed=1, **_SPECS[0])}
         work, max_minutes = replace(work, steps=20, step_s=60.0), 3.0
     return Scenario(
-        jobs=_some_kept(jobs, random.Random(f"kept {seed}")),
+        jobs={name: spec(text) for name, text in _some_kept(jobs, random.Random(f"kept {seed}")).items()},
         work=work,
         start_s=rng.choice([5.0, 20.0, 90.0]),
         max_minutes=max_minutes,
@@ -100,19 +108,23 @@ def _some_kept(jobs: Mapping[str, str], rng: random.Random) -> dict[str, str]:
     return {name: text.replace("volume: {", KEEP) if name in sharing else text for name, text in jobs.items()}
 
 
-def schedule(seed: int) -> Schedule:
+def schedule(seed: int, cloud: str = DEFAULT_CLOUD) -> Schedule:
     """Every fourth schedule is one crash of the control plane at one point and nothing else, so that every point has
     its turn; the others are up to a dozen faults of any kind."""
     rng = random.Random(f"faults {seed}")
     if seed % 4 == 0:
-        return Schedule(seed=seed, faults=(Fault(kind="kill_control", amount=1 + (seed // 4) % 260),))
+        return Schedule(seed=seed, faults=(Fault(kind="kill_control", amount=1 + (seed // 4) % 260),), cloud=cloud)
     count = min(12, 1 + int(rng.expovariate(1 / 3.0)))
-    return Schedule(seed=seed, faults=tuple(_draw(rng) for _ in range(count)))
+    drawn = [_draw(rng, KINDS) for _ in range(count)]
+    of_its_own = KINDS_OF.get(cloud, {})
+    own = random.Random(f"faults {seed} {cloud}")
+    drawn += [_draw(own, of_its_own) for _ in range(own.choice([0, 1, 2]))] if of_its_own else []
+    return Schedule(seed=seed, faults=tuple(drawn), cloud=cloud)
 
 
-def _draw(rng: random.Random) -> Fault:
-    kind = rng.choice(sorted(KINDS))
-    return replace(KINDS[kind](rng), kind=kind)
+def _draw(rng: random.Random, kinds: "Mapping[str, Draw]") -> Fault:
+    kind = rng.choice(sorted(kinds))
+    return replace(kinds[kind](rng), kind=kind)
 
 
 def _early(rng: random.Random) -> float:
@@ -165,7 +177,8 @@ def _skew(rng: random.Random) -> Fault:
     return Fault(kind="", who=int(rng.random() * 2), amount=rng.choice([-3600.0, -90.0, -20.0, 20.0, 90.0, 3600.0]))
 
 
-KINDS: Mapping[str, Callable[[random.Random], Fault]] = {
+Draw = Callable[[random.Random], Fault]
+KINDS: Mapping[str, Draw] = {
     # The control plane, and two of it.
     "kill_control": _kill_control,
     "cancelled_action": lambda rng: Fault(kind="", at_s=round(_early(rng) + 30 * rng.random(), 1)),
@@ -219,6 +232,19 @@ KINDS: Mapping[str, Callable[[random.Random], Fault]] = {
     "cancelled_by_hand": lambda rng: Fault(kind="", at_s=round(1200 * rng.random(), 1)),
     "retried_by_hand": lambda rng: Fault(kind="", at_s=round(4000 * rng.random(), 1)),
     "run_by_hand": _for(0.0, 2.0, 20.0, 300.0),
+}
+
+
+# What befalls at one cloud only, drawn besides: the others are the same faults everywhere.
+KINDS_OF: Mapping[str, Mapping[str, Draw]] = {
+    "vast": {
+        # Refused, and rented all the same; the machine of the offer is taken by somebody else; prices rise between two
+        # looks; the machine's host stops what runs, which is billed for its disk until it is destroyed.
+        "refused_but_rented": _times(1, 1, 3),
+        "offer_taken": _times(1, 2, 6),
+        "dearer": _for(1.2, 3.0),
+        "stopped_by_host": _for(0.0),
+    }
 }
 
 

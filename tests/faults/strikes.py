@@ -1,8 +1,10 @@
 """What each kind of fault does to a world when its time comes. Those of pods are in store for them: `fates`."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
+from infra.simulator.catalog import GpuModel
 from infra.simulator.faults import Kind
 from infra.simulator.state import Pod
 
@@ -97,6 +99,30 @@ def _list_behind(world: "World", fault: Fault) -> None:
         return is_hidden
 
     world.api.hides = hides
+
+
+def _offer_taken(world: "World", fault: Fault) -> None:
+    world.service.arm("no_capacity", int(fault.amount), {"operation": "create_pod"}, 1.0, fault)
+
+
+def _dearer(world: "World", fault: Fault) -> None:
+    """From now on, for everybody: what runs keeps its price."""
+    world.hit(fault)
+    account = world.service.account
+    gpus = {name: replace(gpu, **_times_as_dear(gpu, fault.amount)) for name, gpu in account.catalog.gpus.items()}
+    account.catalog = replace(account.catalog, gpus=gpus)
+
+
+def _times_as_dear(gpu: GpuModel, factor: float) -> dict[str, float]:
+    prices = {"secure_usd": gpu.secure_usd, "community_usd": gpu.community_usd}
+    return {name: round(usd * factor, 4) for name, usd in prices.items() if usd is not None}
+
+
+def _stopped_by_host(world: "World", fault: Fault) -> None:
+    for pod in world.service.account.live_pods():
+        if pod.name.startswith(MARK) and pod.status == "RUNNING":
+            world.hit(fault)
+            world.service.stop_pod(pod.id)
 
 
 def _dropped_hour(world: "World", fault: Fault) -> None:
@@ -218,6 +244,10 @@ STRIKES: Mapping[str, Strike] = {
     "http_502": _times,
     "cloud_down": _cloud_down,
     "list_behind": _list_behind,
+    "refused_but_rented": _times,
+    "offer_taken": _offer_taken,
+    "dearer": _dearer,
+    "stopped_by_host": _stopped_by_host,
     "dropped_hour": _dropped_hour,
     "no_capacity": _no_room,
     "no_stock": _no_room,

@@ -25,6 +25,7 @@ from .money import check_money
 from .office import Office, WatchedLedger
 from .people import Actions, delete_as_told
 from .promises import IDLE, MARK, OTHER_MARK, OTHERS, Figures, Listed, Promises
+from .rentals import RENTALS
 from .schedule import Scenario, Schedule, scenario
 from .source import Repository
 from .strikes import STRIKES, fates
@@ -49,7 +50,7 @@ class Result:
 class World:
     def __init__(self, schedule: Schedule, folder: Path) -> None:
         self.schedule, self.folder = schedule, folder
-        self.scenario: Scenario = scenario(schedule.seed)
+        self.scenario: Scenario = scenario(schedule.seed, schedule.cloud)
         self.scheduler = Scheduler(START)
         self.struck: set[Fault] = set()
         self.boards = Boards(self.scheduler, schedule.seed, self.hit)
@@ -64,9 +65,10 @@ class World:
             at_work=self.promises.at_work,
         )
         self.machines = Machines(ground, fates(schedule))
-        self.service = VirtualService(self.scheduler, self.machines, self.promises, self.hit, self.scenario.page_size)
+        rental, page_size = RENTALS[schedule.cloud], self.scenario.page_size
+        self.service = VirtualService(self.scheduler, self.machines, self.promises, self.hit, page_size, rental)
         self.promises.account = self.service.account
-        ground.api = self.api = RestApi(self.service)
+        ground.api = self.api = RestApi(self.service, rental)
         self.repository = Repository(self.boards.source)
         self.office = Office(
             scheduler=self.scheduler,
