@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 import pushtrain
-from pushtrain.pod.place import CLOUD, PLACES, RUNPOD
+from pushtrain.pod.place import CLOUD, END_FILE, PLACES, RUNPOD
 from pushtrain.run import Run
 
 # Sent as one environment variable; Linux takes 128 KiB for one.
@@ -86,6 +86,7 @@ _ENDS = {
         _by_curl("${VAST_URL:-https://console.vast.ai}/api/v0/instances/$CONTAINER_ID/", "CONTAINER_API_KEY"),
         "c -X DELETE $u;",
     ),
+    "lambda": ("", f"touch ${END_FILE};"),
 }
 
 

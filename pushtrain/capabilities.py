@@ -12,7 +12,7 @@ from pushtrain.cloud import Tier
 from pushtrain.pod.place import PLACES, Words
 
 # What `compute.cloud` may say, and `CLOUDS` has, in the order of the table.
-CloudName = Literal["runpod", "vast"]
+CloudName = Literal["runpod", "vast", "lambda"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,8 +21,10 @@ class Capabilities:
 
     `volume_tiers` are the tiers whose machines mount a volume that outlives the pod; on any other a pod has a disk of
     its own, which goes with it. `keys_at` is where a person makes a key, `console` where one sees what is rented,
-    `own_disk_usd` what a GB of a pod's own disk costs a month at most (0: it is in the price of the machine). With
-    `has_own_prices` machines of one type differ in price, and the client takes none above what the rung says.
+    `own_disk_usd` what a GB of a pod's own disk costs a month at most (0: it is in the price of the machine),
+    `volume_usd` what one of a network volume does where that is not as at RunPod. With `has_own_prices` machines of one
+    type differ in price, or are priced anew at each create, and the client takes none above what the rung says. Without
+    `has_sized_volumes` a volume is as large as what is on it, whatever was asked for.
     """
 
     title: str
@@ -46,6 +48,8 @@ class Capabilities:
     logs: str
     bill: str
     data_center_example: str = "EU-SE-1"
+    volume_usd: float | None = None
+    has_sized_volumes: bool = True
 
     def keeps(self, tier: str) -> bool:
         """Whether what a pod of that tier wrote can outlive it."""
@@ -78,6 +82,33 @@ VAST = Capabilities(
     bill="by the day, settled after an hour or so",
 )
 
+LAMBDA = Capabilities(
+    title="Lambda Cloud",
+    pod=PLACES["lambda"],
+    key_name="LAMBDA_API_KEY",
+    keys_at="https://cloud.lambda.ai/api-keys/cloud-api",
+    console="https://cloud.lambda.ai/instances",
+    rents="VM",
+    tiers={"SECURE": "Lambda's own regions"},
+    volume_tiers=("SECURE",),
+    has_data_centers=True,
+    has_volume_files=False,
+    spot="no: there are none",
+    has_templates=False,
+    has_http_proxy=False,
+    has_ssh_keys=True,
+    has_own_prices=True,
+    own_disk_usd=0.0,
+    has_scoped_key=False,
+    ends_itself="it powers itself off, and is billed until a reconcile terminates it",
+    logs="none: what the pod ships is in the ledger",
+    bill="none that can be read: time × price",
+    data_center_example="us-west-1",
+    # docs.lambda.ai/public-cloud/billing, August 2026: its example, by GiB in use and hour.
+    volume_usd=0.20,
+    has_sized_volumes=False,
+)
+
 # What a spec without compute.cloud means, and a run whose record names none.
 DEFAULT_CLOUD = "runpod"
 CLOUDS: Mapping[str, Capabilities] = {  # one for each CloudName
@@ -104,6 +135,7 @@ CLOUDS: Mapping[str, Capabilities] = {  # one for each CloudName
         bill="by the hour, settled after an hour or so",
     ),
     "vast": VAST,
+    "lambda": LAMBDA,
 }
 
 

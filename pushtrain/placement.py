@@ -122,7 +122,8 @@ def volume_usd_per_hour(spec: JobSpec, candidate: Candidate) -> float:
     one: no run pays for what all share."""
     if candidate.data_center is None or spec.compute.volume.keep:
         return 0.0
-    return storage_usd_per_month(candidate.volume_kind or "STANDARD", spec.compute.volume.size_gb) / HOURS_PER_MONTH
+    compute, kind = spec.compute, candidate.volume_kind or "STANDARD"
+    return storage_usd_per_month(kind, compute.volume.size_gb, compute.cloud) / HOURS_PER_MONTH
 
 
 def candidate_json(candidate: Candidate) -> dict[str, Any]:

@@ -28,6 +28,7 @@ SECRET_NAMES = (
     "RUNPOD_S3_SECRET_KEY",
     "VAST_API_KEY",
     "CONTAINER_API_KEY",
+    "LAMBDA_API_KEY",
 )
 MASK = "***"
 

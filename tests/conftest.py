@@ -11,6 +11,7 @@ LONG = frozenset(
     f"test_{name}"
     for name in (
         "faults_real",
+        "lambda_contract",
         "ledger_load",
         "pod_kills",
         "pod_network",

@@ -19,7 +19,11 @@ from pushtrain.redact import SECRET_NAMES
 from pushtrain.spec.compute import Compute
 
 PAGE = Path(__file__).parent.parent / "docs" / "clouds.md"
-KEYS = {"RUNPOD_API_KEY": "rpa_0123456789abcdef", "VAST_API_KEY": "0123456789abcdef"}
+KEYS = {
+    "RUNPOD_API_KEY": "rpa_0123456789abcdef",
+    "VAST_API_KEY": "0123456789abcdef",
+    "LAMBDA_API_KEY": "secret_0123456789",
+}
 
 
 def test_the_table_of_the_page_is_what_the_code_says() -> None:

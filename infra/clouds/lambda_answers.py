@@ -33,8 +33,9 @@ from pushtrain.errors import (
     NoCapacity,
     RequestRejected,
 )
+from pushtrain.pod.place import LAMBDA
 
-BASE_URL = "https://cloud.lambda.ai"
+BASE_URL = LAMBDA.public_api
 DUPLICATE = "global/duplicate"
 _ABSENT = "global/object-does-not-exist"
 _INACTIVE = ("global/account-inactive", "global/invalid-address")
@@ -62,7 +63,7 @@ def text(body: bytes) -> str:
 SPEAKS = Speaks(
     cloud="Lambda Cloud",
     key_name="LAMBDA_API_KEY",
-    url_name="LAMBDA_CLOUD_BASE_URL",
+    url_name=LAMBDA.base_url,
     public_url=BASE_URL,
     path="/api/v1",
     problem=problem,

@@ -1,9 +1,9 @@
 """What a machine of Lambda Cloud does at every boot, as cloud-init user data. Pure.
 
 Lambda rents machines, and a pod is a container: the script runs the pod's image in the machine's docker, with the pod's
-start command, the pod's ports and /workspace. When the container ends, when the pod asks for it by the file END_FILE, or
-some minutes after the deadline, it powers the machine off. That does not end the bill: terminating does, which the
-machine has no key for.
+start command, ports and /workspace. When the container ends, when the pod asks for it by the file END_FILE, or some
+minutes after the deadline, it powers the machine off. That does not end the bill: terminating does, which the machine
+has no key for.
 """
 
 import base64
@@ -13,13 +13,12 @@ import shlex
 from collections.abc import Mapping, Sequence
 
 from pushtrain.cloud import PodRequest
+from pushtrain.pod.place import END_FILE, LAMBDA
 
 # cloud-init runs what is here at each boot, after networks and mounts; user data itself runs at the first boot alone.
 PER_BOOT = "/var/lib/cloud/scripts/per-boot/pushtrain"
 # Lambda's limit is 1 MB.
 MOST_BYTES = 1_000_000
-# Tells the pod which file to make when the machine is to end, and that it is this launch's and not a twin's.
-END_FILE, LAUNCH = "PUSHTRAIN_END_FILE", "LAMBDA_LAUNCH"
 DEADLINE = "PUSHTRAIN_DEADLINE_EPOCH_S"
 # The pod ends itself at its deadline; this is for one whose python, bash or volume hangs.
 _AFTER_DEADLINE_S = 300
@@ -27,8 +26,10 @@ _PAUSE_S, _PATIENCE = 2, 300
 
 _HEAD = """#!/bin/bash
 off() { echo "pushtrain: powering off: $1"; while :; do poweroff || poweroff -f; sleep 10; done; }
-patient() { n=0; until "$@" > /dev/null 2>&1; do [ $((n += 1)) -le %(patience)d ] || off "no $1"; sleep %(pause)d; done; }
-mkdir -p %(mount)s
+patient() {
+  n=0
+  until "$@" > /dev/null 2>&1; do [ $((n += 1)) -le %(patience)d ] || off "no $1"; sleep %(pause)d; done
+}
 e=$(mktemp -d)
 """
 _TAIL = """
@@ -53,18 +54,20 @@ def user_data(request: PodRequest, secrets: Mapping[str, str], public_keys: Sequ
 
 def script(request: PodRequest, secrets: Mapping[str, str], public_keys: Sequence[str], launch: str) -> str:
     """The values go to docker by the environment, never by its command line, which every user of a machine can read."""
-    env = {**request.env, **secrets, LAUNCH: launch}
+    env = {**request.env, **secrets, LAMBDA.launch: launch}
     if request.ssh and public_keys:
         env.setdefault("PUBLIC_KEY", "\n".join(public_keys))
     ports = [port.partition("/")[0] for port in request.ports]
-    env |= {f"LAMBDA_TCP_PORT_{number}": number for number in ports}
+    env |= {f"{LAMBDA.port}{number}": number for number in ports}
     words = {
         "mount": shlex.quote(request.mount_path),
         "pause": _PAUSE_S,
         "patience": _PATIENCE,
-        "options": " ".join([*(f"-p {number}:{number}" for number in ports), *(f"-e {name}" for name in env_names(env))]),
+        "options": " ".join(
+            [*(f"-p {number}:{number}" for number in ports), *(f"-e {name}" for name in env_names(env))]
+        ),
         "image": shlex.quote(str(request.image)),
-        "args": request.args,
+        "args": shlex.join(shlex.split(request.args)),
         "in_time": _in_time(request),
     }
     exports = [f"export {name}={shlex.quote(value)}" for name, value in sorted(env.items())]

@@ -1,14 +1,14 @@
 """Lambda Cloud over its REST API: one member of `pushtrain.cloud.Cloud`.
 
-Facts it stands on (Lambda's API reference as lambda-ai-cloud-api-client 2.4.1 has it, docs.lambda.ai, SkyPilot): what is
-rented is a machine, not a container; names are not unique, so ours are looked up before and after every launch; a launch
-names exactly one ssh key; a file system belongs to a region and has no size; a machine is billed by the minute until it
-is terminated, also while it is powered off; there is no key that is good for one machine, no log, no bill, no template.
+Facts it stands on (Lambda's API reference as lambda-ai-cloud-api-client 2.4.1 has it, docs.lambda.ai, SkyPilot): what
+is rented is a machine, not a container; names are not unique, so ours are looked up before and after every launch; a
+launch names exactly one ssh key; a file system belongs to a region and has no size; a machine is billed by the minute
+until it is terminated, also while it is powered off; there is no key that is good for one machine, no log, no bill, no
+template.
 The retry table is in `lambda_answers`, what a machine does in `lambda_boot`.
 """
 
 import os
-import secrets as randomness
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -18,10 +18,10 @@ from infra.clouds.adoption import keep_oldest, look_again
 from infra.clouds.lambda_answers import BASE_URL, DUPLICATE, SPEAKS, code, failure, is_absent
 from infra.clouds.lambda_boot import MOST_BYTES, user_data
 from infra.clouds.lambda_names import gpu_ids
-from infra.clouds.lambda_pace import Pace
+from infra.clouds.lambda_pace import LambdaLimits, Pace
 from infra.clouds.lambda_reads import LambdaReads
 from infra.clouds.runpod_answers import Answer, expected_shape
-from infra.clouds.wire import Limits, Wire
+from infra.clouds.wire import Wire
 from pushtrain.cloud import Bill, Live, LogLine, Offer, Pod, PodRequest, Template, Volume, VolumeRequest
 from pushtrain.errors import UNKNOWN_TEMPLATE, CloudUnavailable, NoCapacity, RequestRejected
 
@@ -31,8 +31,7 @@ _OFFERS_FRESH_S = 30.0
 class Lambda:
     """One Lambda Cloud account. Safe to use from one thread; `close` when done, or let it go out of scope.
 
-    `environ` is where `PodRequest.secret_env` is read from at each launch; `wall` gives epoch seconds, `nonce` a few
-    hexadecimal digits that no other launch has.
+    `environ` is where `PodRequest.secret_env` is read from at each launch; `wall` gives epoch seconds.
     """
 
     name = "lambda"
@@ -43,18 +42,17 @@ class Lambda:
         base_url: str = BASE_URL,
         *,
         environ: Mapping[str, str] | None = None,
-        limits: Limits | None = None,
-        pace: Pace | None = None,
+        limits: LambdaLimits | None = None,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
-        nonce: Callable[[], str] = lambda: randomness.token_hex(8),
     ) -> None:
         self._environ = os.environ if environ is None else environ
-        self._limits, self._pace = limits or Limits(), pace or Pace()
-        self._wall, self._nonce = wall, nonce
+        self._limits = limits or LambdaLimits()
+        self._wall = wall
         self._http = Wire(api_key, base_url, limits=self._limits, sleep=sleep, clock=clock, speaks=SPEAKS)
-        self._reads = LambdaReads(self._http, self._pace, wall)
+        pace = Pace(request_s=self._limits.request_s, launch_s=self._limits.launch_s)
+        self._reads = LambdaReads(self._http, pace, wall)
         self._kept: dict[int, tuple[float, list[Offer]]] = {}
 
     def close(self) -> None:
@@ -159,7 +157,9 @@ class Lambda:
         )
 
     def logs(self, pod_id: str, last_event_id: str | None = None, timeout_s: float = 10.0) -> Iterator[LogLine]:
-        """Raises RequestRejected: a machine's console is not to be had by the API."""
+        """Nothing of a pod that is gone, else RequestRejected: a machine's console is not to be had by the API."""
+        if self.read_pod(pod_id) is None:
+            return iter(())
         raise RequestRejected(
             f"reading the log of pod {pod_id}: Lambda keeps none", hint="what the pod ships is in the ledger"
         )
@@ -190,9 +190,9 @@ class Lambda:
         *,
         until: str | None = None,
         now_s: float | None = None,
-    ) -> Bill | None:
-        """None: Lambda sends its invoices by the week, and has no request for them."""
-        return None
+    ) -> Bill:
+        """Not told: Lambda sends its invoices by the week, and has no request for them."""
+        return Bill(pods_usd=0.0, volumes_usd=0.0, final=True, is_told=False)
 
     def _check(self, request: PodRequest, doing: str) -> None:
         if request.template is not None or request.image is None:
@@ -205,8 +205,6 @@ class Lambda:
             raise RequestRejected(f"{doing}: Lambda rents out its own machines alone", hint="use tier SECURE")
         if any(not port.endswith("/tcp") for port in request.ports):
             raise RequestRejected(f"{doing}: Lambda has no HTTP proxy: {', '.join(request.ports)}", hint="use /tcp")
-        if request.gpu not in gpu_ids():
-            raise RequestRejected(f"{doing}: Lambda has no such GPU", hint=f"it has {', '.join(gpu_ids())}")
 
     def _volume_of(self, request: PodRequest, doing: str) -> Volume | None:
         if request.volume_id is None:
@@ -218,6 +216,8 @@ class Lambda:
 
     def _place(self, request: PodRequest, volume: Volume | None, doing: str) -> tuple[str, str]:
         """The instance type and the region."""
+        if request.gpu not in gpu_ids():
+            raise RequestRejected(f"{doing}: Lambda has no such GPU", hint=f"it has {', '.join(gpu_ids())}")
         types = self._reads.types()
         with expected_shape(doing, SPEAKS.cloud):
             found = shapes.matching(types, request)
@@ -235,7 +235,7 @@ class Lambda:
     ) -> tuple[Answer, str]:
         secrets = {name: self._environ[name] for name in request.secret_env if self._environ.get(name)}
         self._http.keep_secret(secrets.values())
-        launch = shapes.launch_name(self._wall(), self._nonce())
+        launch = shapes.launch_name(self._wall(), self._limits.jitter())
         text = user_data(request, secrets, self.ssh_keys() if request.ssh else [], launch)
         if len(text) > MOST_BYTES:
             raise RequestRejected(f"{doing}: its start takes {len(text)} bytes", hint=f"Lambda takes {MOST_BYTES}")
@@ -293,4 +293,3 @@ class Lambda:
                 reason="VolumeElsewhere",
             )
         return found
-

@@ -1,9 +1,9 @@
 """GPU types: what Lambda calls them and the ids that job specs use. Pure.
 
-A spec keeps its `compute.gpus` when it moves, so what it names is RunPod's id on every cloud. Lambda's words are those of
-`gpu_description`, e.g. `A100 (40 GB SXM4)` (Lambda's API reference and dstackai/gpuhunt). Not here: V100 and RTX 6000,
-which the locked torch cannot use or which have no bf16; GH200, whose CPU is an Arm; A10 and the A100 of PCIe with 40 GB,
-which RunPod has no id for.
+A spec keeps its `compute.gpus` when it moves, so what it names is RunPod's id on every cloud. Lambda's words are those
+of `gpu_description`, e.g. `A100 (40 GB SXM4)` (Lambda's API reference and dstackai/gpuhunt). Not here: V100 and RTX
+6000, which the locked torch cannot use or which have no bf16; GH200, whose CPU is an Arm; A10 and the A100 of PCIe with
+40 GB, which RunPod has no id for.
 """
 
 import re

@@ -24,9 +24,7 @@ class LambdaReads:
         limits = self._http.limits
         self._http.sleep(self._pace.wait_s(self._http.clock(), launch=launch))
         patience_s = limits.read_s if repeatable else limits.create_s
-        return self._http.send(
-            Call(method=method, path=path, body=body, timeout_s=patience_s, repeatable=repeatable)
-        )
+        return self._http.send(Call(method=method, path=path, body=body, timeout_s=patience_s, repeatable=repeatable))
 
     def types(self) -> dict[str, Any]:
         return dict(self._data("reading Lambda's instance types", f"{shapes.API}/instance-types"))

@@ -117,9 +117,9 @@ def pod(raw: Any, now_s: float) -> Pod:
     )
 
 
-def launch_name(now_s: float, nonce: str) -> str:
-    """Says when, and tells two launches of one second apart."""
-    return f"{int(now_s * 1000)}-{nonce}"
+def launch_name(now_s: float, chance: float) -> str:
+    """Says when; `chance`, from 0 to 1, tells two launches of one moment apart."""
+    return f"{int(now_s * 1000)}-{int(chance * 2**52):013x}"
 
 
 def launched_s(name: str) -> float | None:
@@ -140,7 +140,7 @@ def volume(raw: Any) -> Volume:
 
 def key_name(key: str, taken: Iterable[str]) -> str:
     """A name for a public key: its own comment, as far as names may hold it, and a number where that is taken."""
-    comment = (key.split(None, 2) + ["", "", ""])[2]
+    comment = [*key.split(None, 2), "", "", ""][2]
     name = re.sub(r"[^A-Za-z0-9_.@-]+", "-", comment).strip("-")[:48] or "key"
     known: Sequence[str] = list(taken)
     return next(each for each in (name, *(f"{name}-{n}" for n in range(2, len(known) + 3))) if each not in known)

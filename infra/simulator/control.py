@@ -79,7 +79,7 @@ def _state(service: Service, others: Collection[Service]) -> Response:
     services = (service, *others)
     alive = processes.of_pods([pod_id for each in services for pod_id in each.account.pods])
     pods = [_pod(each, pod, now, sorted(alive[pod.id])) for each in services for pod in each.account.pods.values()]
-    volumes = [_volume(volume, now) for volume in service.account.volumes.values()]
+    volumes = [_volume(volume, now) for each in services for volume in each.account.volumes.values()]
     return JSONResponse(
         {
             "time": now,

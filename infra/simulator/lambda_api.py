@@ -79,7 +79,9 @@ class LambdaApi:
             if refused.why in ("no_capacity", "no_resources"):
                 said = "Not enough capacity to fulfill launch request."
                 raise Refusal("instance-operations/launch/insufficient-capacity", said) from refused
-            wrong = "instance-operations/launch/file-system-in-wrong-region" if "network" in refused.detail else _INVALID
+            wrong = (
+                "instance-operations/launch/file-system-in-wrong-region" if "network" in refused.detail else _INVALID
+            )
             raise Refusal(wrong, refused.detail) from refused
         return _data({"instance_ids": [pod.id]})
 

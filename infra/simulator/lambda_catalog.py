@@ -33,9 +33,7 @@ _GPUS = (
         secure_usd=0.80,
         stock={"us-west-1": "HIGH", "us-east-1": "LOW"},
     ),
-    GpuModel(
-        id="NVIDIA A100-SXM4-40GB", name="A100", memory_gb=40, secure_usd=1.29, stock={"us-east-1": "MEDIUM"}
-    ),
+    GpuModel(id="NVIDIA A100-SXM4-40GB", name="A100", memory_gb=40, secure_usd=1.29, stock={"us-east-1": "MEDIUM"}),
     GpuModel(id="NVIDIA A100-SXM4-80GB", name="A100", memory_gb=80, secure_usd=1.79, stock={"us-west-3": "LOW"}),
     GpuModel(id="NVIDIA H100 PCIe", name="H100", memory_gb=80, secure_usd=2.49, stock={"us-west-3": "LOW"}),
     GpuModel(
@@ -83,8 +81,11 @@ def instance_type(gpu: str, count: int) -> dict[str, Any]:
 def of_type(name: str) -> tuple[str, int] | None:
     """GPU and how many of a type's name; None for one that is not sold."""
     return next(
-        ((gpu, count) for gpu, (short, _, counts) in _TYPES.items() for count in counts if name == f"gpu_{count}x_{short}"),
+        (
+            (gpu, count)
+            for gpu, (short, _, counts) in _TYPES.items()
+            for count in counts
+            if name == f"gpu_{count}x_{short}"
+        ),
         None,
     )
-
-

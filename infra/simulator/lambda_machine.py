@@ -1,8 +1,9 @@
 """One machine of the simulated Lambda Cloud, as a process: `python lambda_machine.py`, with the machine's environment.
 
-It does what cloud-init does at a boot: runs the script that the user data puts among those for every boot, with stand-ins
-for what that script needs and this computer has not or must not use: docker, poweroff, systemctl, mountpoint. A machine
-that was powered off stays: it is listed and billed, and nothing runs on it, also after a reboot. Standard library only.
+It does what cloud-init does at a boot: runs the script that the user data puts among those for every boot, with
+stand-ins for what that script needs and this computer has not or must not use: docker, poweroff, systemctl, mountpoint.
+A machine that was powered off stays: it is listed and billed, and nothing runs on it, also after a reboot. Standard
+library only.
 """
 
 import base64
@@ -36,7 +37,8 @@ def boot() -> None:
     machine = Path(os.environ["SIMULATED_MACHINE"])
     off = machine / "powered-off"
     for name in _PROGRAMS:
-        program = machine / "bin" / name
+        program = machine / "tools" / name
+        program.parent.mkdir(exist_ok=True)
         program.write_text(f'#!/bin/sh\nexec {sys.executable} -I {Path(__file__).resolve()} {name} "$@"\n')
         program.chmod(0o755)
     running = [] if off.exists() else [_start(script) for script in _scripts(os.environ["SIMULATED_USER_DATA"])]
@@ -71,6 +73,7 @@ def docker(arguments: Sequence[str]) -> int:
     env = {name: os.environ[name] for name in (*_FROM_MACHINE, *names) if name in os.environ}
     if "SIMULATED_SSH_PORT" in os.environ and "LAMBDA_TCP_PORT_22" in env:
         env["LAMBDA_TCP_PORT_22"] = os.environ["SIMULATED_SSH_PORT"]
+    env["PATH"] = os.environ["SIMULATED_PATH"]
     os.execvpe(command[0], command, env)
 
 
@@ -103,7 +106,11 @@ def _start(script: str) -> "subprocess.Popen[bytes]":
     path = Path(os.environ["TMPDIR"]) / "per-boot"
     path.write_text(script)
     path.chmod(0o700)
-    return subprocess.Popen([str(path)], stdin=subprocess.DEVNULL)
+    # The stand-ins are the machine's; what runs in its docker has the PATH that came with the machine.
+    inside = os.environ["PATH"]
+    tools = Path(os.environ["SIMULATED_MACHINE"]) / "tools"
+    env = os.environ | {"SIMULATED_PATH": inside, "PATH": f"{tools}:{inside}"}
+    return subprocess.Popen([str(path)], stdin=subprocess.DEVNULL, env=env)
 
 
 def _kill_others(instance_id: str) -> None:

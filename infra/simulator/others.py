@@ -12,6 +12,9 @@ from starlette.routing import BaseRoute
 
 from infra.simulator.faults import Faults
 from infra.simulator.hub_store import HubStore
+from infra.simulator.lambda_account import lambda_service
+from infra.simulator.lambda_api import LambdaApi
+from infra.simulator.lambda_gate import LambdaGate
 from infra.simulator.service import Service, Settings
 from infra.simulator.vast_account import vast_service
 from infra.simulator.vast_api import VastApi
@@ -33,7 +36,14 @@ def _vast_routes(service: Service, transports: Transports) -> list[BaseRoute]:
     return [*VastApi(service).routes(VastGate(service, transports))]
 
 
-OTHERS: Mapping[str, Other] = {"vast": Other(vast_service, _vast_routes)}
+def _lambda_routes(service: Service, transports: Transports) -> list[BaseRoute]:
+    return [*LambdaApi(service).routes(LambdaGate(service, transports))]
+
+
+OTHERS: Mapping[str, Other] = {
+    "vast": Other(vast_service, _vast_routes),
+    "lambda": Other(lambda_service, _lambda_routes),
+}
 
 
 def others_env(url: str, keys: Mapping[str, str], *names: str) -> dict[str, str]:

@@ -10,8 +10,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-# The variable in which each of the simulated clouds tells a pod its id.
-MARKERS = ("RUNPOD_POD_ID", "CONTAINER_ID")
+# The variable in which each of the simulated clouds tells a pod its id, or where a cloud does not, the simulator.
+MARKERS = ("RUNPOD_POD_ID", "CONTAINER_ID", "SIMULATED_INSTANCE_ID")
 _PROC = Path("/proc")
 
 

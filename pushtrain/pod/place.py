@@ -12,7 +12,8 @@ class Words:
     the one that says what a port is outside, `base_url` where its API is if that is not `public_api`. RunPod's unless
     said.
 
-    With `refuses_in_200` an answer has to be read to know whether it is a refusal.
+    With `refuses_in_200` an answer has to be read to know whether it is a refusal. `launch` is what tells two pods of one
+    attempt apart where a pod is not told its id.
     """
 
     cloud: str = "runpod"
@@ -23,6 +24,7 @@ class Words:
     address: str = "RUNPOD_PUBLIC_IP"
     port: str = "RUNPOD_TCP_PORT_"
     refuses_in_200: bool = False
+    launch: str = ""
 
 
 RUNPOD = Words()
@@ -36,7 +38,19 @@ VAST = Words(
     port="VAST_TCP_PORT_",
     refuses_in_200=True,
 )
-PLACES: Mapping[str, Words] = {it.cloud: it for it in (RUNPOD, VAST)}
+LAMBDA = Words(
+    cloud="lambda",
+    pod_id="",
+    api_key="",
+    base_url="LAMBDA_CLOUD_BASE_URL",
+    public_api="https://cloud.lambda.ai",
+    address="",
+    port="LAMBDA_TCP_PORT_",
+    launch="LAMBDA_LAUNCH",
+)
+PLACES: Mapping[str, Words] = {it.cloud: it for it in (RUNPOD, VAST, LAMBDA)}
+# Where the machine ends for a file that its pod makes: its path.
+END_FILE = "PUSHTRAIN_END_FILE"
 # The pod's own keys: for whoever ends the pod, and for nothing that it starts.
 KEYS = tuple(it.api_key for it in PLACES.values() if it.api_key)
 

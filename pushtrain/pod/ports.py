@@ -6,7 +6,8 @@ from pushtrain.pod.place import is_public, mapped, pod_id, words
 
 
 def addresses(environ: Mapping[str, str]) -> dict[str, str]:
-    """URL by port as PUSHTRAIN_PORTS names it; a port that nobody has mapped is left out.
+    """URL by port as PUSHTRAIN_PORTS names it; a port that nobody has mapped, or at an address
+    that the pod is not told, is left out.
 
     HTTP goes through RunPod's public proxy (100 s a request, no password); TCP to an address and port that the cloud
     puts into the pod's environment. At another API than the public one a pod's ports are its machine's own.
@@ -19,6 +20,6 @@ def addresses(environ: Mapping[str, str]) -> dict[str, str]:
             found[port] = (
                 f"https://{pod}-{number}.proxy.runpod.net" if is_public(environ) else f"http://{host}:{number}"
             )
-        elif outside := mapped(environ, number):
+        elif host and (outside := mapped(environ, number)):
             found[port] = f"tcp://{host}:{outside}"
     return found

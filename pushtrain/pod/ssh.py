@@ -143,7 +143,7 @@ def _open(environ: Mapping[str, str], shells: Mapping[str, str], workspace: Path
     host_key = _prepare(folder, keys, keygen)
     shells = {**shells, "PUSHTRAIN_WORKSPACE": str(workspace), "PUSHTRAIN_SHELL_PATH": f"{programs}:{path}"}
     shells["PATH"] = shells["PUSHTRAIN_SHELL_PATH"]
-    env = {"PATH": path, "LANG": "C.UTF-8", words(environ).pod_id: pod_id(environ)}
+    env = {"PATH": path, "LANG": "C.UTF-8"} | ({words(environ).pod_id: pod_id(environ)} if pod_id(environ) else {})
     server = _start(sshd, sshd_config(folder, user, shells), env, folder / "log")
     if (said := _refused(server, folder)) is not None and server.returncode == 127:
         return _shut("NoSshd", f"nobody can log in: the image has no sshd ({said})")

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from pushtrain import __version__
-from pushtrain.pod.place import RUNPOD, Words, words
+from pushtrain.pod.place import END_FILE, RUNPOD, Words, words
 from pushtrain.pod.processes import within
 
 PUBLIC_API = RUNPOD.public_api
@@ -43,13 +43,15 @@ _GRAPHQL = "mutation ($input: PodTerminateInput!) { podTerminate(input: $input) 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """The pod to end. `base_url` has no /v2; `patience_s` is for one request."""
+    """The pod to end. `base_url` has no /v2; `patience_s` is for one request. Of a pod that is not told its id `pod_id` is
+    the name of its launch, and `end_file` what its machine waits for."""
 
     base_url: str
     pod_id: str
     api_key: str = field(repr=False)
     patience_s: float = 20.0
     words: Words = RUNPOD
+    end_file: str = ""
 
 
 def read_target(environ: Mapping[str, str], first: Path = Path("/proc/1/environ")) -> Target:
@@ -59,14 +61,16 @@ def read_target(environ: Mapping[str, str], first: Path = Path("/proc/1/environ"
     them, so what is missing is looked up at `first`.
     """
     said = words(environ)
-    if not (environ.get(said.pod_id) and environ.get(said.api_key)):
+    needed = (said.pod_id, said.api_key, said.launch, said.launch and END_FILE)
+    if any(name and not environ.get(name) for name in needed):
         environ = _environ_of(first) | dict(environ)
         said = words(environ)
     return Target(
         base_url=(environ.get(said.base_url) or said.public_api).rstrip("/"),
-        pod_id=environ.get(said.pod_id, "").strip(),
+        pod_id=environ.get(said.pod_id or said.launch, "").strip(),
         api_key=environ.get(said.api_key, "").strip(),
         words=said,
+        end_file=environ.get(END_FILE, ""),
     )
 
 
@@ -123,7 +127,24 @@ def _vast_ways(target: Target, last_resorts: bool) -> Ways:
     ]
 
 
-_WAYS: Mapping[str, Callable[[Target, bool], Ways]] = {"runpod": _runpod_ways, "vast": _vast_ways}
+def _lambda_ways(target: Target, last_resorts: bool) -> Ways:
+    """The machine powers itself off. It is billed until the control plane terminates it: no key here could."""
+    return [("power off", lambda: _made(target.end_file))]
+
+
+def _made(path: str) -> str:
+    try:
+        Path(path).touch()
+    except OSError as error:
+        return f"{END_FILE}: {error}"
+    return "accepted"
+
+
+_WAYS: Mapping[str, Callable[[Target, bool], Ways]] = {
+    "runpod": _runpod_ways,
+    "vast": _vast_ways,
+    "lambda": _lambda_ways,
+}
 
 
 def cloud_epoch_s(base_url: str, patience_s: float) -> float | None:

@@ -1,0 +1,189 @@
+"""Lambda Cloud's words and ours, both ways, which error each of its answers means, what a machine is told to do at its
+boot, and how often Lambda is asked. No process but bash's check of the script, no network."""
+
+import base64
+import json
+import subprocess
+
+import pytest
+
+from infra.clouds import lambda_shapes as shapes
+from infra.clouds.lambda_answers import failure, is_absent, problem, text
+from infra.clouds.lambda_boot import PER_BOOT, script, user_data
+from infra.clouds.lambda_names import gpu_ids, sold_as
+from infra.clouds.lambda_pace import Pace
+from infra.clouds.runpod_answers import Answer
+from infra.simulator.lambda_catalog import instance_type
+from infra.start import start_args
+from pushtrain.cloud import PodRequest
+from pushtrain.errors import (
+    CloudAuthFailed,
+    CloudError,
+    CloudUnavailable,
+    NoBalance,
+    NoCapacity,
+    RequestRejected,
+)
+from pushtrain.gpus import GPU_NAMES, memory_gb
+
+NOW_S = 1_780_000_000.0
+ID = "0920582c7ff041399e34823a0be62549"
+INSTANCE = {
+    "id": ID,
+    "name": "run-7f3a-a1",
+    "status": "active",
+    "ip": "203.0.113.7",
+    "region": {"name": "us-south-2", "description": "North Texas, USA"},
+    "instance_type": instance_type("NVIDIA H100 80GB HBM3", 8),
+    "ssh_key_names": ["pushtrain"],
+    "file_system_names": ["run-7f3a-v"],
+    "file_system_mounts": [{"mount_point": "/workspace", "file_system_id": "a" * 32}],
+    "tags": [
+        {"key": "pushtrain-launch", "value": f"{int((NOW_S - 90) * 1000)}-0a1b"},
+        {"key": "pushtrain-ports", "value": "22-8080"},
+    ],
+}
+REQUEST = PodRequest(
+    name="run-7f3a-a1",
+    image="runpod/pytorch:1",
+    gpu="NVIDIA H100 80GB HBM3",
+    gpu_count=8,
+    tier="SECURE",
+    disk_gb=40,
+    args="bash -c 'a && b'",
+    volume_id="a" * 32,
+    env={"A": "it's", "PUSHTRAIN_DEADLINE_EPOCH_S": "1780003600"},
+    ports=("22/tcp", "8080/tcp"),
+    ssh=True,
+)
+
+
+def answer(status: int, body: object) -> Answer:
+    raw = json.dumps(body).encode() if isinstance(body, dict) else str(body).encode()
+    return Answer(status=status, said=f"Lambda Cloud answered {status}: {text(raw)}", json=problem(raw))
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "error"),
+    [
+        (401, "global/invalid-api-key", CloudAuthFailed),
+        (403, "global/account-inactive", NoBalance),
+        (403, "global/invalid-address", NoBalance),
+        (403, "global/whatever", CloudAuthFailed),
+        (400, "instance-operations/launch/insufficient-capacity", NoCapacity),
+        (400, "global/quota-exceeded", NoCapacity),
+        (400, "instance-operations/launch/file-system-in-wrong-region", RequestRejected),
+        (400, "global/invalid-parameters", RequestRejected),
+        (400, "filesystems/filesystem-in-use", CloudUnavailable),
+        (404, "global/object-does-not-exist", CloudUnavailable),
+        (429, "global/too-many-requests", CloudUnavailable),
+        (500, "global/internal-error", CloudUnavailable),
+    ],
+)
+def test_errors_are_sorted_by_who_acts(status: int, code: str, error: type[CloudError]) -> None:
+    found = answer(status, {"error": {"code": code, "message": "m", "suggestion": "s"}})
+    assert type(failure(found, "asking")) is error and failure(found, "asking").hint
+    assert is_absent(found) == (code == "global/object-does-not-exist")
+
+
+def test_what_only_a_proxy_says_proves_nothing() -> None:
+    page = answer(404, "<html><body>Not Found</body></html>")
+    assert isinstance(failure(page, "asking"), CloudUnavailable) and not is_absent(page)
+
+
+def test_gpu_types_are_those_of_job_specs() -> None:
+    assert set(gpu_ids()) <= set(GPU_NAMES)
+    for words in ("A100 (40 GB SXM4)", "A100 (80 GB SXM4)", "H100 (80 GB PCIe)", "H100 (80 GB SXM5)", "A6000 (48 GB)"):
+        sold = sold_as(words)
+        assert sold is not None and memory_gb(sold[0]) == sold[1]
+    assert sold_as("A6000 (48 GB PCIe)") == sold_as("RTX A6000 (48 GB)") == ("NVIDIA RTX A6000", 48)
+    for words in ("A10 (24 GB PCIe)", "GH200 (96 GB)", "Tesla V100 (16 GB)", "RTX 6000 (24 GB)", "N/A", ""):
+        assert sold_as(words) is None
+
+
+def test_an_instance_reads_as_a_pod() -> None:
+    pod = shapes.pod(INSTANCE, NOW_S)
+    assert (pod.id, pod.name, pod.gpu, pod.gpu_count) == (ID, "run-7f3a-a1", "NVIDIA H100 80GB HBM3", 8)
+    assert (pod.status, pod.uptime_s, pod.data_center, pod.volume_id) == ("RUNNING", 90, "us-south-2", "a" * 32)
+    assert pod.usd_per_hour == pytest.approx(23.92) and pod.ports == ("22/tcp", "8080/tcp")
+    assert pod.ssh_direct is not None and (pod.ssh_direct.host, pod.ssh_direct.port) == ("203.0.113.7", 22)
+    bare = shapes.pod({**INSTANCE, "tags": [], "file_system_mounts": None}, NOW_S)
+    assert (bare.created_at, bare.volume_id, bare.ports, bare.ssh_direct) == (None, None, (), None)
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "is_alive"),
+    [
+        ("booting", "STARTING", True),
+        ("unhealthy", "OFFLINE", True),
+        ("preempted", "EXITED", False),
+        ("terminating", "EXITED", False),
+        ("terminated", "TERMINATED", False),
+        ("new-in-2027", "UNKNOWN", True),
+    ],
+)
+def test_what_is_being_terminated_is_there_until_it_is_gone(said: str, status: str, is_alive: bool) -> None:
+    pod = shapes.pod({**INSTANCE, "status": said}, NOW_S)
+    assert (pod.status, pod.is_alive, pod.uptime_s, pod.ssh_direct) == (status, is_alive, None, None)
+
+
+def test_a_launch_names_one_key_its_file_system_and_itself() -> None:
+    volume = shapes.volume({"id": "a" * 32, "name": "run-7f3a-v", "region": {"name": "us-south-2"}})
+    launch = shapes.launch_name(NOW_S, 0.5)
+    body = shapes.launch_body(
+        REQUEST, kind="gpu_8x_h100_sxm5", region="us-south-2", user_data="#cloud-config", launch=launch, volume=volume
+    )
+    assert body["ssh_key_names"] == ["pushtrain"] and body["file_system_names"] == ["run-7f3a-v"]
+    assert body["file_system_mounts"] == [{"mount_point": "/workspace", "file_system_id": "a" * 32}]
+    assert shapes.launched_s(body["tags"][0]["value"]) == NOW_S and body["tags"][1]["value"] == "22-8080"
+    assert shapes.launched_s("somebody else's") is None and "quantity" not in body
+
+
+def test_the_user_data_is_one_script_for_every_boot_and_no_value_is_in_a_command_line() -> None:
+    secrets, keys = {"HF_TOKEN": "canary'; rm -rf /; '"}, ["ssh-ed25519 AAAA me", "ssh-ed25519 BBBB you"]
+    head, _, body = user_data(REQUEST, secrets, keys, "1-0a").partition("\n")
+    (file,) = json.loads(body)["write_files"]
+    assert head == "#cloud-config" and (file["path"], file["permissions"]) == (PER_BOOT, "0700")
+    text = base64.b64decode(file["content"]).decode()
+    assert text == script(REQUEST, secrets, keys, "1-0a")
+    subprocess.run(["bash", "-n"], input=text, text=True, check=True, timeout=60)
+    run = text[text.index("docker run") :]
+    assert "canary" not in run and "-e HF_TOKEN" in run and "-p 22:22 -p 8080:8080" in run and "--gpus all" in run
+    assert "systemctl stop ssh" in text and "mountpoint -q /workspace" in text and " -lt 1780003900 ]" in text
+    printed = "\n".join(
+        line for line in text.splitlines() if line.startswith("export") or "AAAA" in line or "BBBB" in line
+    )
+    shown = subprocess.run(
+        ["bash", "-c", f'e=/x; {printed}\necho "$HF_TOKEN|$A|$PUBLIC_KEY|$LAMBDA_LAUNCH|$PUSHTRAIN_END_FILE"'],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    ).stdout
+    assert shown.strip() == f"{secrets['HF_TOKEN']}|it's|{keys[0]}\n{keys[1]}|1-0a|/x/end"
+
+
+def test_the_start_command_of_a_pod_survives_the_script() -> None:
+    request = PodRequest(
+        name="a", image="img", gpu="NVIDIA B200", gpu_count=1, tier="SECURE", disk_gb=10, args=start_args()
+    )
+    text = script(request, {}, [], "1-0a")
+    subprocess.run(["bash", "-n"], input=text, text=True, check=True, timeout=60)
+    assert start_args() in text and "systemctl" not in text and "mountpoint" not in text and "date +%s" not in text
+
+
+def test_requests_and_launches_keep_their_distance() -> None:
+    pace = Pace(request_s=1.0, launch_s=12.0)
+    assert [pace.wait_s(0.0, launch=True), pace.wait_s(0.0), pace.wait_s(0.5)] == [0.0, 1.0, 1.5]
+    assert pace.wait_s(3.0, launch=True) == 9.0
+    assert pace.wait_s(60.0, launch=True) == 0.0
+
+
+def test_only_ids_make_a_path_and_keys_have_names_of_their_own() -> None:
+    for wrong in ("", "../instances", "A" * 32, "a" * 31):
+        with pytest.raises(RequestRejected):
+            shapes.path("instances", wrong)
+    assert shapes.key_name("ssh-ed25519 AAAA me@here now", ["x"]) == "me@here-now"
+    assert (
+        shapes.key_name("ssh-ed25519 AAAA me", ["me", "me-2"]) == "me-3" and shapes.key_name("ssh-rsa A", []) == "key"
+    )
