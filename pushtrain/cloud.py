@@ -269,8 +269,7 @@ class Cloud(Protocol):
         *,
         until: str | None = None,
         now_s: float | None = None,
-    ) -> Bill | None:
+    ) -> Bill:
         """What the billing API says about these ids since an RFC 3339 time. It is final when everything was gone at
-        `until` (RFC 3339) and the cloud has by now (`now_s`, epoch seconds) had the time to bill it all. None where the
-        cloud has none: then time × price is all that anybody can say."""
+        `until` (RFC 3339) and the cloud has by now (`now_s`, epoch seconds) had the time to bill it all."""
         ...

@@ -121,7 +121,7 @@ class Fleet:
         *,
         until: str | None = None,
         now_s: float | None = None,
-    ) -> Bill | None:
+    ) -> Bill:
         raise self._which("a bill")
 
     def _which(self, what: str) -> RequestRejected:

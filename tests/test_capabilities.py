@@ -79,9 +79,10 @@ def test_what_vast_does_not_have_is_an_error_of_the_spec() -> None:
 
 
 def test_one_key_is_one_client_and_both_are_a_fleet_that_knows_whose_id_it_is() -> None:
-    runpod, vast = ({name: KEYS[name]} for name in KEYS)
-    assert [connect_all(environ).name for environ in (runpod, vast, KEYS)] == ["runpod", "vast", "fleet"]
-    both = connect_all(KEYS)
+    both_keys = {name: KEYS[name] for name in ("RUNPOD_API_KEY", "VAST_API_KEY")}
+    runpod, vast = ({name: key} for name, key in both_keys.items())
+    assert [connect_all(environ).name for environ in (runpod, vast, both_keys)] == ["runpod", "vast", "fleet"]
+    both = connect_all(both_keys)
     assert isinstance(both, Fleet) and list(both.members) == ["runpod", "vast"]
     assert member(both, "vast").name == "vast" and member(connect_all(runpod), "runpod").name == "runpod"
     for missing in (connect_all(runpod), connect_all(vast)):

@@ -12,8 +12,8 @@ class Words:
     the one that says what a port is outside, `base_url` where its API is if that is not `public_api`. RunPod's unless
     said.
 
-    With `refuses_in_200` an answer has to be read to know whether it is a refusal. `launch` is what tells two pods of one
-    attempt apart where a pod is not told its id.
+    With `refuses_in_200` an answer has to be read to know whether it is a refusal. `launch` is what tells two pods of
+    one attempt apart where a pod is not told its id.
     """
 
     cloud: str = "runpod"

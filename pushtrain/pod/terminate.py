@@ -43,8 +43,8 @@ _GRAPHQL = "mutation ($input: PodTerminateInput!) { podTerminate(input: $input) 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """The pod to end. `base_url` has no /v2; `patience_s` is for one request. Of a pod that is not told its id `pod_id` is
-    the name of its launch, and `end_file` what its machine waits for."""
+    """The pod to end. `base_url` has no /v2; `patience_s` is for one request. Of a pod that is not told its id `pod_id`
+    is the name of its launch, and `end_file` what its machine waits for."""
 
     base_url: str
     pod_id: str
