@@ -123,7 +123,7 @@ def volume_usd_per_hour(spec: JobSpec, candidate: Candidate) -> float:
     if candidate.data_center is None or spec.compute.volume.keep:
         return 0.0
     compute, kind = spec.compute, candidate.volume_kind or "STANDARD"
-    return storage_usd_per_month(kind, compute.volume.size_gb, compute.cloud) / HOURS_PER_MONTH
+    return storage_usd_per_month(kind, compute.volume.size_gb, candidate.cloud) / HOURS_PER_MONTH
 
 
 def candidate_json(candidate: Candidate) -> dict[str, Any]:
