@@ -4,6 +4,7 @@ Exit codes: 0 ok · 1 the run failed · 2 the spec is wrong · 3 the cloud or en
 """
 
 import os
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -228,6 +229,7 @@ def simulator(
     def announce(url: str, env: Mapping[str, str]) -> None:
         out.print(f"listening on {url}; in another terminal:")
         out.print("\n".join(f"export {name}={value}" for name, value in env.items()))
+        out.print(f"export PATH={shlex.quote(str(state.resolve() / 'bin'))}:$PATH  # a runpodctl that reaches its pods")
 
     serve(SimulatorConfig(state_dir=state, port=port, keep_pods=keep_pods), announce)
 

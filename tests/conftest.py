@@ -22,6 +22,7 @@ LONG = frozenset(
         "replay",
         "setup_pulumi",
         "ssh",
+        "ssh_codes",
         "ssh_files",
         "ssh_refusals",
         "ssh_tunnel",

@@ -77,7 +77,10 @@ def test_the_proxy_gives_a_terminal_where_there_is_no_address_or_no_sshd(street:
     command = street.cli("ssh", job, "--", "ls")
     assert command.returncode == 3 and "a terminal and nothing else" in command.stderr
     copied = street.cli("cp", "jobs/open.yaml", f"{job}:")
-    assert copied.returncode == 3 and "a terminal and nothing else" in copied.stderr
+    assert copied.returncode == 3 and "this machine has no runpodctl" in copied.stderr
+    assert "https://github.com/runpod/runpodctl#install" in copied.stderr
+    synced = street.cli("sync", "jobs", f"{job}:jobs")
+    assert synced.returncode == 3 and "sync needs rsync over ssh" in synced.stderr
 
 
 def test_an_sshd_that_takes_its_time_is_waited_for(street: World) -> None:

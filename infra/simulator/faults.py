@@ -26,6 +26,7 @@ Kind = Literal[
     "no_public_ip",
     "no_sshd",
     "slow_sshd",
+    "no_runpodctl",
     "volume_full",
     "transfer_cut",
     "refused_but_rented",
@@ -40,8 +41,9 @@ class Fault:
     `times`: how often it still strikes; None: until it is switched off. `match`: subject → pattern with `*`, all of
     which must fit; subjects are operation, gpu, data_center, pod_id, pod_name, volume_id, volume_name. `seconds`: how
     long for slow, what Retry-After says for http_429, the pod's least age for lost_pod, and the container's least
-    uptime for container_restart and crash_loop, how much later sshd starts for slow_sshd. The last three strike a pod's
-    start: no address from outside, an image without sshd, an sshd that takes its time.
+    uptime for container_restart and crash_loop, how much later sshd starts for slow_sshd. no_public_ip, no_sshd,
+    slow_sshd and no_runpodctl strike a pod's start: no address from outside, an image without sshd, an sshd that takes
+    its time, an image without runpodctl.
     """
 
     id: str

@@ -29,6 +29,7 @@ from infra.simulator.hub_access import HubUser
 from infra.simulator.hub_store import HubStore
 from infra.simulator.others import OTHERS, others_env
 from infra.simulator.service import Service, Settings
+from infra.simulator.ssh_ports import write_runpodctl
 from infra.simulator.state import Account
 from pushtrain.errors import CloudError
 
@@ -218,6 +219,7 @@ async def _serve(
             await asyncio.sleep(0.01)
         store.write_json(state_dir / "server.json", {"pid": os.getpid(), "port": port, "url": url})
         ssh_proxy.serve_when_asked(service, proxy, state_dir)
+        write_runpodctl(state_dir / "bin", state_dir / "codes")
         announce(url, store.env(url, keys) | others_env(url, keys.others, *OTHERS))
         await serving
     finally:

@@ -21,7 +21,7 @@ from infra.simulator.faults import Fault, Faults, Kind
 from infra.simulator.hub_store import HubStore
 from infra.simulator.machine import STOP_GRACE_S, Machine, Running
 from infra.simulator.pod_env import PodPlaces, pod_environment, pod_key
-from infra.simulator.ssh_ports import free_port, write_sshd
+from infra.simulator.ssh_ports import free_port, programs, write_runpodctl, write_sshd
 from infra.simulator.state import VOLUME_IN_USE, Account, Pod, PodOrder, Refused, Volume
 
 log = logging.getLogger("pushtrain.simulator")
@@ -282,6 +282,8 @@ class Service:
         slow = self.faults.take("slow_sshd", **subject)
         port = free_port() if is_mapped else None
         is_there = self.faults.take("no_sshd", **subject) is None
+        if self.faults.take("no_runpodctl", **subject) is None:
+            write_runpodctl(programs(self.machine.pod_dir(pod.id)), self.settings.state_dir / "codes")
         write_sshd(self.machine.pod_dir(pod.id), port, is_there=is_there, slow_s=slow.seconds if slow else 0.0)
         return port
 

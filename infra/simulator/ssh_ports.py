@@ -46,6 +46,16 @@ def write_sshd(pod_dir: Path, port: int | None, *, is_there: bool = True, slow_s
     path.chmod(0o755)
 
 
+def write_runpodctl(folder: Path, meeting: Path) -> None:
+    """Put `runpodctl` into `folder`; those with the same `meeting` can send to and receive from each other."""
+    program = [sys.executable, "-I", "-S", str(Path(__file__).with_name("runpodctl.py")), str(meeting)]
+    folder.mkdir(parents=True, exist_ok=True)
+    meeting.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = folder / "runpodctl"
+    path.write_text(f'#!/bin/sh\nexec {shlex.join(program)} "$@"\n')
+    path.chmod(0o755)
+
+
 def has_openssh() -> bool:
     """The clients that a person has, and the program that makes keys."""
     return all(shutil.which(name) for name in ("ssh", "ssh-keygen"))

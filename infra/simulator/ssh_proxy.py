@@ -67,7 +67,8 @@ async def _serve(service: Service, listener: socket.socket, key_path: Path) -> N
             return
         env = dict(it.partition("=")[::2] for it in _environ(running.pid))
         here = str(service.machine.pod_dir(pod.id) / "root")
-        await in_terminal(process, ["/bin/bash", "-l"], {**env, "TERM": process.term_type}, here)
+        # With the container's own variables, PATH among them, which a login shell would take from this machine's files.
+        await in_terminal(process, ["/bin/bash", "--norc", "-i"], {**env, "TERM": process.term_type}, here)
 
     await asyncssh.listen(
         sock=listener, server_factory=Server, server_host_keys=[str(key_path)], process_factory=session, encoding=None,

@@ -122,7 +122,7 @@ def in_folder(endpoint: Endpoint, command: str) -> str:
 def only_terminal(endpoint: Endpoint) -> SshError:
     return SshError(
         f"the pod of run {endpoint.run_id} is reached by RunPod's proxy alone, which gives a terminal and nothing else",
-        hint=f"pushtrain ssh {endpoint.run_id} for the terminal; files and ports need a machine with a public address",
+        hint=f"pushtrain ssh {endpoint.run_id} for the terminal, pushtrain cp for files; the rest needs an address",
         reason="OnlyTerminal",
     )
 

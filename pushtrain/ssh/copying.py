@@ -1,15 +1,18 @@
-"""Files to and from a run's pod, and on after a pod was lost: rsync over ssh, scp where there is none."""
+"""Files to and from a run's pod, and on after a pod was lost: rsync over ssh, scp where there is none, and where ssh
+takes no files, runpodctl's codes."""
 
 import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from pushtrain.errors import SshError
-from pushtrain.ssh.client import SshFiles, only_terminal
+from pushtrain.ssh.client import SshFiles
+from pushtrain.ssh.codes import by_code
 from pushtrain.ssh.endpoint import Endpoint
 from pushtrain.ssh.places import Copy, here, rsync_argv, scp_argv
 from pushtrain.ssh.session import Line, run_client
@@ -29,22 +32,22 @@ class Ways:
     has_rsync: bool
     progress: bool
     run: Callable[[list[str]], int] = run_client
+    show: Callable[[str], object] = lambda text: None
+    """Where runpodctl's own progress goes."""
 
 
 def ways_here(progress: bool) -> Ways:
-    return Ways(has_rsync=_has_rsync(), progress=progress)
+    return Ways(has_rsync=_has_rsync(), progress=progress, show=sys.stderr.write if progress else lambda text: None)
 
 
 def carry(line: Line, copy: Copy, ways: Ways, *, wait_s: float) -> None:
     """Carry one copy out; a connection that breaks is made again, at the next attempt's pod if need be.
 
-    Raises SshError: BadPlace, OnlyTerminal, CopyFailed, and what `reach` raises once no pod follows.
+    Raises SshError: BadPlace, OnlyTerminal, NoProgram, CopyFailed, and what `reach` raises once no pod follows.
     """
     _check(copy)
     for cuts in range(_MOST_CUTS):
         found, files = line.reach(copy.run, wait_s=wait_s if cuts == 0 else NEXT_POD_S, through_gaps=cuts > 0)
-        if found.proxy:
-            raise only_terminal(found)
         code = _once(line, copy, found, files, ways)
         if code == 0:
             return
@@ -56,6 +59,8 @@ def carry(line: Line, copy: Copy, ways: Ways, *, wait_s: float) -> None:
 
 
 def _once(line: Line, copy: Copy, found: Endpoint, files: SshFiles, ways: Ways) -> int:
+    if found.proxy:
+        return by_code(line, copy, found, files, ways.show)
     by_rsync = ways.has_rsync
     if by_rsync:
         code = ways.run(rsync_argv(copy, found, files, progress=ways.progress))

@@ -1,0 +1,195 @@
+"""Files where ssh takes none: `runpodctl send` on one side, `runpodctl receive CODE` on the other.
+
+The proxy's terminal is what the pod's half is typed into; the bytes go through RunPod's relays, encrypted from end to
+end with the code. Whoever has the code first gets the file, so it is kept out of logs, the ledger and errors; the
+program takes it as an argument and in no other way, on the side that receives.
+
+What the program prints is that of runpodctl 2.7 and 1.14 (github.com/runpod/runpodctl, cmd/transfer): the code alone on
+the first line of standard output, everything else on standard error, and exit code 0 from `send` whatever happened.
+"""
+
+import os
+import re
+import secrets
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from pushtrain.errors import SshError
+from pushtrain.ssh import parcel
+from pushtrain.ssh.client import SshFiles, ssh_argv
+from pushtrain.ssh.endpoint import Endpoint
+from pushtrain.ssh.places import Copy
+from pushtrain.ssh.session import Line
+from pushtrain.ssh.typed import Cut, TypedShell, typed_shell
+
+PROGRAM = "runpodctl"
+INSTALL = "https://github.com/runpod/runpodctl#install"
+CUT = 255
+_CODE = re.compile(r"\b\d{4}(?:-[a-z]+){2,5}-\d{1,3}\b")
+_TELLS_CODE = ("code is:", "on the other computer", f"{PROGRAM} receive")
+_LOOK_S, _CODE_S, _LAST_S = 0.25, 300.0, 60.0
+# Both sides show how far they are several times a second; a relay that has forgotten us says nothing.
+_SILENT_S = 600.0
+# It needs no key of ours, so it gets none.
+_PASSED_ON = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy")
+
+
+def masked(text: str) -> str:
+    """Without anything that looks like a code."""
+    return _CODE.sub("***", text)
+
+
+def by_code(line: Line, copy: Copy, found: Endpoint, files: SshFiles, show: Callable[[str], object]) -> int:
+    """One try: 0, or 255 where the pod or the way to it was lost. `show` gets the program's progress.
+
+    Raises SshError: NoProgram, OnlyTerminal (for sync), CopyFailed.
+    """
+    if copy.contents:
+        raise SshError(
+            "sync needs rsync over ssh, and RunPod's proxy gives a terminal and nothing else",
+            hint=f"pushtrain cp takes files and folders to and from {found.run_id} all the same",
+            reason="OnlyTerminal",
+        )
+    program = shutil.which(PROGRAM, path=line.environ.get("PATH"))
+    if program is None:
+        raise _no_program("this machine", f"to reach a pod without a public address by its codes: {INSTALL}")
+    line.seams.say(f"by {PROGRAM}'s codes, since the pod is reached by RunPod's proxy alone")
+    try:
+        with typed_shell(ssh_argv(found, files), line.seams.clock) as shell:
+            return (_send if copy.up else _receive)(line, copy, shell, program, show)
+    except Cut:
+        return CUT
+
+
+class Local:
+    """The program on this machine. Its progress goes to `show`, line by line and without the code."""
+
+    def __init__(
+        self, argv: list[str], folder: Path, environ: Mapping[str, str], show: Callable[[str], object]
+    ) -> None:
+        env = {name: environ[name] for name in _PASSED_ON if name in environ}
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(
+            argv, cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, start_new_session=True
+        )
+        self.code, self.last, self.heard_s = "", list[str](), time.monotonic()
+        self._show = show
+        self._readers = [
+            threading.Thread(target=self._listen, args=(pipe,), daemon=True)
+            for pipe in (self.process.stdout, self.process.stderr)
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        for reader in self._readers:
+            reader.join(_LAST_S)
+
+    def _listen(self, pipe: object) -> None:
+        rest = b""
+        while chunk := os.read(pipe.fileno(), 65536):  # type: ignore[attr-defined]
+            *parts, rest = re.split(rb"(?<=[\r\n])", rest + chunk)
+            self.heard_s = time.monotonic()
+            for part in parts:
+                self._heard(part.decode(errors="replace"))
+        self._heard(rest.decode(errors="replace"))
+
+    def _heard(self, text: str) -> None:
+        found = _CODE.search(text)
+        if found is not None:
+            self.code = self.code or found[0]
+        if found is not None or any(word in text for word in _TELLS_CODE):
+            return
+        if text.strip():
+            self.last = [*self.last, text.strip()][-4:]
+            self._show(text)
+
+
+def _send(line: Line, copy: Copy, shell: TypedShell, program: str, show: Callable[[str], object]) -> int:
+    with parcel.packed(copy) as packed:
+        argv = [program, "send", "--", packed.path.name]
+        local = Local(argv, packed.path.parent, line.environ, show)
+        try:
+            _wait(line, lambda: bool(local.code) or local.process.poll() is not None, shell, local)
+            if not local.code:
+                raise _failed("runpodctl here gave no code", local.last)
+            shell.type(parcel.take_in(copy, packed, local.code))
+            _wait(line, lambda: shell.ended is not None, shell, local)
+        finally:
+            local.end()
+    return _judged(shell)
+
+
+def _receive(line: Line, copy: Copy, shell: TypedShell, program: str, show: Callable[[str], object]) -> int:
+    mark, kind, code = secrets.token_hex(8), "", ""
+    shell.type(parcel.give_out(copy, mark))
+    give_up_s = line.seams.clock() + _CODE_S
+    while not code and shell.ended is None and line.seams.clock() < give_up_s:
+        text = shell.line(_LOOK_S) or ""
+        kind = text.removeprefix(f"{mark}-") if text.startswith(f"{mark}-") else kind
+        give_up_s = give_up_s if kind else line.seams.clock() + _CODE_S  # a large tar takes its time
+        code = found[0] if kind and (found := _CODE.search(text)) else ""
+    if not code:
+        _judged(shell)
+        raise _failed("runpodctl on the pod gave no code", shell.last)
+    stage = parcel.stage_here(copy)
+    stage.mkdir(parents=True, exist_ok=True)
+    local = Local([program, "receive", code], stage, line.environ, show)
+    try:
+        _wait(line, lambda: local.process.poll() is not None, shell, local)
+    finally:
+        local.end()
+    if local.process.returncode != 0:
+        raise _failed("runpodctl here could not receive", local.last)
+    for name in parcel.unpacked(copy, stage, is_tar=kind == parcel.TAR_KIND):
+        line.seams.say(f"left out, as it leads out of the folder: {name}")
+    _tidied(line, copy, shell)
+    return 0
+
+
+def _wait(line: Line, is_done: Callable[[], bool], shell: TypedShell, local: Local) -> None:
+    """Until it is done. Raises Cut where the pod is gone or both sides have been silent for ten minutes."""
+    while not is_done():
+        shell.line(_LOOK_S)
+        if line.seams.clock() - max(shell.heard_s, local.heard_s) > _SILENT_S:
+            raise Cut
+
+
+def _judged(shell: TypedShell) -> int:
+    """What became of the pod's half. Raises SshError."""
+    if shell.ended == parcel.NO_PROGRAM:
+        raise _no_program("the pod's image", "RunPod's own images have it; a volume's files need no pod: cp volume:…")
+    if shell.ended == parcel.NOT_THERE:
+        raise SshError(masked(shell.last[-1]), hint="relative paths count from the volume", reason="CopyFailed")
+    if shell.ended:
+        raise _failed(f"the pod's half of the copy failed with exit code {shell.ended}", shell.last)
+    return 0
+
+
+def _tidied(line: Line, copy: Copy, shell: TypedShell) -> None:
+    """The file is here; a pod that goes now takes its parcel with it, or the next copy does."""
+    give_up_s = line.seams.clock() + _LAST_S
+    try:
+        while shell.ended is None and line.seams.clock() < give_up_s:
+            shell.line(_LOOK_S)
+        shell.type(parcel.tidy_up(copy))
+        while shell.ended is None and line.seams.clock() < give_up_s:
+            shell.line(_LOOK_S)
+    except Cut:
+        return
+
+
+def _failed(what: str, last: list[str]) -> SshError:
+    said = f": {masked(last[-1])}" if last else ""
+    return SshError(f"{what}{said}", hint="the same command again goes on with what has come", reason="CopyFailed")
+
+
+def _no_program(side: str, hint: str) -> SshError:
+    return SshError(f"{side} has no {PROGRAM}", hint=hint, reason="NoProgram")
