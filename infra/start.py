@@ -87,6 +87,8 @@ _ENDS = {
         "c -X DELETE $u;",
     ),
     "lambda": ("", f"touch ${END_FILE};"),
+    # A sandbox ends with this very process, whatever else runs in it.
+    "modal": ("exit; ", ""),
 }
 
 

@@ -12,7 +12,7 @@ from pushtrain.cloud import Tier
 from pushtrain.pod.place import PLACES, Words
 
 # What `compute.cloud` may say, and `CLOUDS` has, in the order of the table.
-CloudName = Literal["runpod", "vast", "lambda"]
+CloudName = Literal["runpod", "vast", "lambda", "modal"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +50,7 @@ class Capabilities:
     data_center_example: str = "EU-SE-1"
     volume_usd: float | None = None
     has_sized_volumes: bool = True
+    has_tcp_ports: bool = True
 
     def keeps(self, tier: str) -> bool:
         """Whether what a pod of that tier wrote can outlive it."""
@@ -109,6 +110,35 @@ LAMBDA = Capabilities(
     has_sized_volumes=False,
 )
 
+# modal.com/pricing: a GiB stored a month; the first TiB of a workspace is free, which nobody here can see.
+MODAL_VOLUME_USD = 0.09
+
+MODAL = Capabilities(
+    title="Modal",
+    pod=PLACES["modal"],
+    key_name="MODAL_TOKEN_SECRET",
+    keys_at="https://modal.com/settings/tokens",
+    console="https://modal.com/apps",
+    rents="container",
+    tiers={"SECURE": "Modal's own"},
+    volume_tiers=("SECURE",),
+    has_data_centers=False,
+    has_volume_files=False,
+    spot="no: nothing cheaper is to be had",
+    has_templates=False,
+    has_http_proxy=False,
+    has_ssh_keys=False,
+    has_own_prices=True,
+    own_disk_usd=0.0,
+    has_scoped_key=False,
+    ends_itself="with its command; and Modal ends it after the deadline whatever happens",
+    logs="kept with times, also after the end",
+    bill="Modal's estimate of each sandbox, settled after an hour or so",
+    has_tcp_ports=False,
+    has_sized_volumes=False,
+    volume_usd=MODAL_VOLUME_USD,
+)
+
 # What a spec without compute.cloud means, and a run whose record names none.
 DEFAULT_CLOUD = "runpod"
 CLOUDS: Mapping[str, Capabilities] = {  # one for each CloudName
@@ -136,6 +166,7 @@ CLOUDS: Mapping[str, Capabilities] = {  # one for each CloudName
     ),
     "vast": VAST,
     "lambda": LAMBDA,
+    "modal": MODAL,
 }
 
 
@@ -162,6 +193,7 @@ def unmet(
     data_centers: bool = False,
     template: bool = False,
     ports: Iterable[str] = (),
+    ssh: bool = False,
 ) -> Iterator[str]:
     """What a spec's `compute` asks for that the cloud does not have, each as a sentence without its end."""
     can = CLOUDS[cloud]
@@ -177,7 +209,15 @@ def unmet(
     if template and not can.has_templates:
         yield f"template: {can.title} has none that pushtrain reads; write image and env into the spec"
     if not can.has_http_proxy and (http := [port for port in ports if port.endswith("/http")]):
-        yield f"ports has {' and '.join(http)}, and {can.title} has no HTTP proxy: ask for /tcp"
+        yield f"ports has {' and '.join(http)}, and {can.title} has no HTTP proxy" + (
+            ": ask for /tcp" if can.has_tcp_ports else ""
+        )
+    if not can.has_tcp_ports and (tcp := [port for port in ports if port.endswith("/tcp")]):
+        yield f"ports has {' and '.join(tcp)}, and {can.title} opens no such ports" + (
+            ": ask for /http" if can.has_http_proxy else ""
+        )
+    if ssh and not can.has_tcp_ports:
+        yield f"ssh: nobody can log in at {can.title}, which opens no port 22"
 
 
 def table() -> list[str]:
@@ -202,6 +242,7 @@ _ROWS = (
     ("interruptible machines", lambda can: can.spot),
     ("`template`", lambda can: can.has_templates),
     ("`ports` as /http, by a proxy of the cloud", lambda can: can.has_http_proxy),
+    ("`ports` as /tcp, and `ssh`", lambda can: can.has_tcp_ports),
     ("the account's ssh keys reach the pod", lambda can: can.has_ssh_keys),
     ("the pod gets a key that is good for itself alone", lambda can: can.has_scoped_key),
     ("how a pod ends itself", lambda can: can.ends_itself),

@@ -29,6 +29,8 @@ SECRET_NAMES = (
     "VAST_API_KEY",
     "CONTAINER_API_KEY",
     "LAMBDA_API_KEY",
+    "MODAL_TOKEN_ID",
+    "MODAL_TOKEN_SECRET",
 )
 MASK = "***"
 

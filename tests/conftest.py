@@ -13,6 +13,7 @@ LONG = frozenset(
         "faults_real",
         "lambda_contract",
         "ledger_load",
+        "modal_contract",
         "pod_kills",
         "pod_network",
         "pod_ssh",

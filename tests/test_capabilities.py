@@ -23,6 +23,8 @@ KEYS = {
     "RUNPOD_API_KEY": "rpa_0123456789abcdef",
     "VAST_API_KEY": "0123456789abcdef",
     "LAMBDA_API_KEY": "secret_0123456789",
+    "MODAL_TOKEN_ID": "ak-0123456789abcdef",
+    "MODAL_TOKEN_SECRET": "as-0123456789abcdef",
 }
 
 
@@ -92,3 +94,13 @@ def test_one_key_is_one_client_and_both_are_a_fleet_that_knows_whose_id_it_is() 
         connect_all({})
     with pytest.raises(RequestRejected):
         both.offers()
+
+
+def test_what_modal_does_not_have_is_an_error_of_the_spec_and_its_volumes_cost_what_modal_takes() -> None:
+    asked = {"data_centers": True, "template": True, "ports": ["22/tcp", "8888/http"], "ssh": True}
+    said = [line.partition(" ")[0].rstrip(":") for line in unmet("modal", tiers=["SECURE"], **asked)]  # type: ignore[arg-type]
+    assert said == ["data_centers", "template", "ports", "ports", "ssh"] and losing("modal", ["SECURE"]) == []
+    with pytest.raises(ValidationError, match="Modal"):
+        Compute.model_validate({"cloud": "modal", "gpus": ["NVIDIA L4"], "ssh": True})
+    assert storage_usd_per_month("STANDARD", 100, "modal") == pytest.approx(9.0)
+    assert storage_usd_per_month("STANDARD", 100) == pytest.approx(7.0)

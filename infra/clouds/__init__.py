@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from infra.clouds.lambda_cloud import Lambda
+from infra.clouds.modal_cloud import Modal
 from infra.clouds.runpod import BASE_URL, RunPod
 from infra.clouds.runpod_account import Account, read_account
 from infra.clouds.vast import Vast
@@ -22,7 +23,7 @@ class Client(Protocol):
 
 
 # Everything else about a cloud is data: pushtrain/capabilities.py.
-CLIENTS: Mapping[str, Client] = {"runpod": RunPod, "vast": Vast, "lambda": Lambda}
+CLIENTS: Mapping[str, Client] = {"runpod": RunPod, "vast": Vast, "lambda": Lambda, "modal": Modal}
 
 
 def connect(name: str = "runpod", environ: Mapping[str, str] = os.environ) -> Cloud:

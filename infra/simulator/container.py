@@ -1,9 +1,10 @@
 """The container of one pod, as a process of its own: `python container.py POD_DIR`, with the pod's environment.
 
 It does what RunPod's host does: runs the start command in POD_DIR/root, and when it ends runs it again, for ever and
-billed, until somebody stops it. Standard library only, because it runs isolated from the pod's own Python settings.
+billed, until somebody stops it; where the plan's `restarts` is false it ends with its command. Standard library only,
+because it runs isolated from the pod's own Python settings.
 
-POD_DIR/command.json   in   {"command": […], "expires_at": epoch seconds}
+POD_DIR/command.json   in   {"command": […], "expires_at": epoch seconds, "restarts": true | false}
 POD_DIR/container.json out  {"runner": {"pid", "ticks"}, "main": {"pid", "ticks"} | null, "started_at", "restarts"}
 POD_DIR/container.log  out  stdout and stderr of everything inside, with times and numbers (container_log.py)
 """
@@ -38,6 +39,7 @@ class Container:
         plan = json.loads((pod_dir / "command.json").read_text())
         self._command: list[str] = plan["command"]
         self._expires_at: float = plan["expires_at"]
+        self._restarts: bool = plan.get("restarts", True)
         self._pod_dir = pod_dir
         self._pod_id = pod_id
         self._log = LogWriter(pod_dir / "container.log")
@@ -60,6 +62,8 @@ class Container:
                 copier.join(timeout=1.0)
                 self._system(f"container exited with code {code}")
             self._publish(None, None, restarts)
+            if not self._restarts:
+                break
             if time.time() - started_at > _LIVED_S:
                 delay_s = _FIRST_DELAY_S
             self._stopping.wait(0 if self._ends() else delay_s)

@@ -36,10 +36,11 @@ class Running:
 
 
 class Machine:
-    """Folders below `root`; processes are children of this process or adopted from an earlier one."""
+    """Folders below `root`; processes are children of this process or adopted from an earlier one. With `restarts` a
+    container whose command ended is started again, as RunPod does it."""
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    def __init__(self, root: Path, restarts: bool = True) -> None:
+        self._root, self._restarts = root, restarts
         self._children: dict[str, subprocess.Popen[bytes]] = {}
 
     def pod_dir(self, pod_id: str) -> Path:
@@ -91,6 +92,7 @@ class Machine:
         for name in _SCRATCH:
             (self.pod_dir(pod_id) / name).mkdir(parents=True, exist_ok=True)
         plan = {"command": _command(args), "expires_at": expires_at, "run": run, "ssh_port": ssh_port}
+        plan["restarts"] = self._restarts
         store.write_json(self.pod_dir(pod_id) / "command.json", plan)
         container = Path(__file__).with_name("container.py")
         with (self.pod_dir(pod_id) / "runner.err").open("ab") as complaints:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 # The variable in which each of the simulated clouds tells a pod its id, or where a cloud does not, the simulator.
-MARKERS = ("RUNPOD_POD_ID", "CONTAINER_ID", "SIMULATED_INSTANCE_ID")
+MARKERS = ("RUNPOD_POD_ID", "CONTAINER_ID", "MODAL_SANDBOX_ID", "SIMULATED_INSTANCE_ID")
 _PROC = Path("/proc")
 
 

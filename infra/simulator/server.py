@@ -2,9 +2,7 @@
 
 import asyncio
 import contextlib
-import errno
 import fcntl
-import json
 import os
 import signal
 import socket
@@ -23,17 +21,16 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from infra.simulator import processes, ssh_proxy, store
 from infra.simulator.app import create_app
 from infra.simulator.catalog import DEFAULT_CATALOG
+from infra.simulator.doors import HOST, announced, listening, open_doors, url_of
 from infra.simulator.faults import Faults
 from infra.simulator.hub import hub_routes
 from infra.simulator.hub_access import HubUser
 from infra.simulator.hub_store import HubStore
-from infra.simulator.others import OTHERS, others_env
+from infra.simulator.others import OTHERS, others_env, serve_doors
 from infra.simulator.service import Service, Settings
 from infra.simulator.ssh_ports import write_runpodctl
 from infra.simulator.state import Account
 from pushtrain.errors import CloudError
-
-_HOST = "127.0.0.1"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +58,7 @@ class RunningSimulator:
     state_dir: Path
     url: str
     pid: int
+    urls: Mapping[str, str]
     api_key: str = field(repr=False)
     hf_token: str = field(repr=False)
     keys: store.Keys = field(repr=False)
@@ -69,7 +67,7 @@ class RunningSimulator:
 
     def env(self, cloud: str = "runpod") -> dict[str, str]:
         """With the Hub and RunPod, and the key of `cloud` where it is another."""
-        return store.env(self.url, self.keys) | others_env(self.url, self.keys.others, cloud)
+        return store.env(self.url, self.keys) | others_env(self.urls, self.keys.others, cloud)
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         """One request with the account key; `path` begins with a slash. Raises httpx.HTTPError."""
@@ -119,6 +117,7 @@ def start(config: SimulatorConfig, timeout_s: float = 30.0) -> RunningSimulator:
             state_dir=state_dir,
             url=url,
             pid=process.pid,
+            urls=announced(state_dir)["urls"],
             api_key=keys.api_key,
             hf_token=keys.hf_token,
             keys=keys,
@@ -134,9 +133,9 @@ def _wait_for_url(process: "subprocess.Popen[bytes]", state_dir: Path, timeout_s
     gives_up = time.monotonic() + timeout_s
     try:
         while time.monotonic() < gives_up and process.poll() is None:
-            announced = _announced(state_dir)
-            if announced.get("pid") == process.pid:
-                return str(announced["url"])
+            said = announced(state_dir)
+            if said.get("pid") == process.pid:
+                return str(said["url"])
             time.sleep(0.02)
     except KeyboardInterrupt:
         process.kill()
@@ -158,7 +157,7 @@ def serve(config: SimulatorConfig, announce: Callable[[str, Mapping[str, str]], 
         raise CloudError(
             "the simulator runs pods as processes and needs Linux's /proc", hint="run it on Linux or in WSL"
         )
-    with _locked(state_dir), _listening(config.port or _announced(state_dir).get("port", 0), config.port) as listener:
+    with _locked(state_dir), listening(config.port or announced(state_dir).get("port", 0), config.port) as listener:
         asyncio.run(_serve(config, state_dir, listener, announce))
 
 
@@ -177,7 +176,7 @@ async def _serve(
 ) -> None:
     keys = store.keys(state_dir, config.api_key, config.hf_token)
     port = listener.getsockname()[1]
-    url = f"http://{_HOST}:{port}"
+    url = f"http://{HOST}:{port}"
     proxy = ssh_proxy.listening()
     settings = _settings(config, state_dir, url, keys, proxy)
     account = Account(DEFAULT_CATALOG, store.new_id)
@@ -185,6 +184,8 @@ async def _serve(
     hub = HubStore(state_dir / "hub", {keys.hf_token: _EveryOrg("simulator", ("demo",))})
     faults = Faults(store.new_id)
     service = Service(settings, account, faults, hub)
+    doors = open_doors(state_dir, [name for name, other in OTHERS.items() if other.serve])
+    urls = dict.fromkeys(OTHERS, url) | {name: url_of(door) for name, door in doors.items()}
     others = {name: other.service(settings, keys.others[name], faults, hub) for name, other in OTHERS.items()}
     stop_pods = not config.keep_pods
     transports: dict[Any, asyncio.Transport] = {}
@@ -217,10 +218,11 @@ async def _serve(
     try:
         while not server.started and not serving.done():
             await asyncio.sleep(0.01)
-        store.write_json(state_dir / "server.json", {"pid": os.getpid(), "port": port, "url": url})
+        store.write_json(state_dir / "server.json", {"pid": os.getpid(), "port": port, "url": url, "urls": urls})
         ssh_proxy.serve_when_asked(service, proxy, state_dir)
         write_runpodctl(state_dir / "bin", state_dir / "codes")
-        announce(url, store.env(url, keys) | others_env(url, keys.others, *OTHERS))
+        serve_doors(others, doors)
+        announce(url, store.env(url, keys) | others_env(urls, keys.others, *OTHERS))
         await serving
     finally:
         for each in (service, *others.values()):
@@ -275,30 +277,6 @@ def _locked(state_dir: Path) -> Iterator[None]:
                 f"another simulator uses {state_dir}", hint="stop it, or name another state folder with --state"
             ) from error
         yield
-
-
-def _listening(port: int, asked: int) -> socket.socket:
-    """A listening socket. The port of last time is kept when it is free, because old pods know it."""
-    # With the protocol named asyncio turns Nagle's algorithm off, which costs 40 ms a request otherwise.
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((_HOST, port))
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE and not asked:
-            return _listening(0, 0)
-        raise CloudError(
-            f"port {port} on {_HOST} cannot be used: {error.strerror}", hint="choose another one with --port"
-        ) from error
-    return listener
-
-
-def _announced(state_dir: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads((state_dir / "server.json").read_text()))
-    except FileNotFoundError:
-        return {}
 
 
 def _arguments(config: SimulatorConfig, state_dir: Path) -> list[str]:

@@ -34,7 +34,8 @@ _KILL_DELAY_S = 0.3
 class Settings:
     """`base_url` is what pods reach the simulator by; containers end by themselves at `expires_at` (epoch seconds).
 
-    `page_size` None: lists are not paged, as in RunPod's API of August 2026.
+    `page_size` None: lists are not paged, as in RunPod's API of August 2026. `ends_at` (pod id → epoch seconds) is
+    there where a pod ends with its command, and at a time of its own.
     """
 
     state_dir: Path
@@ -47,6 +48,7 @@ class Settings:
     requests_per_minute: int = 6000
     lend_python: bool = True
     ssh_proxy_port: int | None = None
+    ends_at: Callable[[str], float] | None = None
 
 
 class Service:
@@ -67,7 +69,7 @@ class Service:
         self.account = account
         self.faults = faults
         self.hub = hub
-        self.machine = Machine(settings.state_dir)
+        self.machine = Machine(settings.state_dir, restarts=settings.ends_at is None)
         self.clock = clock
         self._closing = threading.Event()
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
@@ -194,7 +196,10 @@ class Service:
             elif self._strikes("container_restart", pod, uptime_s) or self._strikes("crash_loop", pod, uptime_s):
                 self.machine.kill_container(pod.id)
             elif pod.status == "RUNNING" and self._jobs[pod.id].done() and not self._is_launched(pod):
-                self._settle_soon(pod.id)
+                if self._has_ended(pod):
+                    self._changed(self.account.terminate_pod(pod.id, self.clock()))
+                else:
+                    self._settle_soon(pod.id)
 
     def close(self, stop_pods: bool) -> None:
         """End. With `stop_pods` every pod and its processes are ended; else they go on and may be adopted later."""
@@ -252,8 +257,12 @@ class Service:
         current = self.machine.launched_run(pod.id) == len(pod.spans)
         return pod.never_starts or (current and self.machine.has_runner(pod.id))
 
+    def _has_ended(self, pod: Pod) -> bool:
+        """Its command is over, and nothing starts it again here."""
+        return self.settings.ends_at is not None and self.machine.launched_run(pod.id) == len(pod.spans)
+
     def _launch(self, pod: Pod) -> None:
-        if self._closing.is_set() or self._is_launched(pod):
+        if self._closing.is_set() or self._is_launched(pod) or self._has_ended(pod):
             return
         # Leftovers of a runner that died, or of the run before a stop and start in one breath.
         self.machine.stop(pod.id)
@@ -273,7 +282,9 @@ class Service:
         )
         key = pod_key(self.settings.api_key, pod.id)
         env = self._environment(pod, places, key, self.settings.lend_python)
-        self.machine.launch(pod.id, len(pod.spans), pod.args, env, self.settings.expires_at, places.ssh_port)
+        ends_at = self.settings.ends_at(pod.id) if self.settings.ends_at else self.settings.expires_at
+        until = min(ends_at, self.settings.expires_at)
+        self.machine.launch(pod.id, len(pod.spans), pod.args, env, until, places.ssh_port)
 
     def _open_ssh(self, pod: Pod) -> int | None:
         """The sshd of this pod's image, and what its port 22 is outside; None where nobody maps it."""

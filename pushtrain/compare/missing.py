@@ -7,7 +7,7 @@ from pushtrain.cloud import Tier
 from pushtrain.spec import JobSpec
 
 # Bills of a cloud that are in no figure here, since nobody can tell them before.
-BESIDES = {"vast": "traffic is billed besides", "modal": "CPU and memory are billed besides"}
+BESIDES = {"vast": "traffic is billed besides"}
 NO_CLIENT = "pushtrain does not rent there yet"
 
 

@@ -48,7 +48,17 @@ LAMBDA = Words(
     port="LAMBDA_TCP_PORT_",
     launch="LAMBDA_LAUNCH",
 )
-PLACES: Mapping[str, Words] = {it.cloud: it for it in (RUNPOD, VAST, LAMBDA)}
+# A sandbox has no key of its own, and needs none: it ends with its first process.
+MODAL = Words(
+    cloud="modal",
+    pod_id="MODAL_SANDBOX_ID",
+    api_key="",
+    base_url="MODAL_SERVER_URL",
+    public_api="https://api.modal.com",
+    address="",
+    port="MODAL_TCP_PORT_",
+)
+PLACES: Mapping[str, Words] = {it.cloud: it for it in (RUNPOD, VAST, LAMBDA, MODAL)}
 # Where the machine ends for a file that its pod makes: its path.
 END_FILE = "PUSHTRAIN_END_FILE"
 # The pod's own keys: for whoever ends the pod, and for nothing that it starts.

@@ -103,6 +103,7 @@ class Compute(Part):
             data_centers=bool(self.data_centers),
             template=self.template is not None,
             ports=self.ports,
+            ssh=self.ssh,
         )
         if said := "; ".join(missing):
             raise ValueError(said)

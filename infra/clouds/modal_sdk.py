@@ -1,0 +1,155 @@
+"""Modal's SDK behind one door: imported when it is first used, every call with a deadline, errors sorted.
+
+The SDK is asynchronous inside. Here it runs on a loop of its own in a thread of its own, so that a call can be given
+up when its time is over, whoever calls and whatever loop runs there. No error text holds a token or a secret.
+"""
+
+import asyncio
+import concurrent.futures
+import importlib
+import re
+import threading
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from infra.clouds.modal_answers import Said, failure, why
+from infra.clouds.wire import Limits
+from pushtrain.errors import CloudAuthFailed, CloudUnavailable, RequestRejected
+from pushtrain.redact import redact
+
+T = TypeVar("T")
+Work = Callable[[Any, Any], Awaitable[T]]
+"""(the module `modal`, an open client) → what is awaited."""
+
+TOKEN_ID, TOKEN_SECRET = "MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET"
+PUBLIC_URL = "https://api.modal.com"
+# The SDK's own default: where the first one cannot be reached, the second is taken.
+_PUBLIC_URLS = f"{PUBLIC_URL},https://api.modal2.com"
+_LOOPBACK = re.compile(r"^(localhost|127(\.\d{1,3}){3}|::1)$")
+_SAID_MAX = 400
+# Beyond a call's own deadline: what the SDK needs to end a create that nobody waits for any more.
+_AFTER_S = 30.0
+
+
+class ModalSdk:
+    """One workspace. `close` when done. Nothing is imported, and no thread begins, before the first call."""
+
+    def __init__(self, token_id: str, token_secret: str, server_url: str, limits: Limits) -> None:
+        """Raises CloudAuthFailed for a token no header can carry, RequestRejected for a URL that would expose it."""
+        for name, value in ((TOKEN_ID, token_id), (TOKEN_SECRET, token_secret)):
+            if not re.fullmatch(r"[\x21-\x7e]+", value):
+                raise CloudAuthFailed(
+                    f"{name} is empty or has characters no token has", hint=f"set {name} to the token alone"
+                )
+        self._credentials, self._url = (token_id, token_secret), _checked(server_url)
+        self.limits = limits
+        self._secrets: set[str] = {token_id, token_secret}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._starting = threading.Lock()
+        self._opened: tuple[Any, Any] | None = None
+
+    def close(self) -> None:
+        with self._starting:
+            loop, self._loop, opened, self._opened = self._loop, None, self._opened, None
+        if loop is None:
+            return
+        if opened is not None:
+            asyncio.run_coroutine_threadsafe(_closed(opened[1]), loop).result(_AFTER_S)
+        loop.call_soon_threadsafe(loop.stop)
+
+    def keep_secret(self, values: Iterable[str]) -> None:
+        self._secrets |= set(values)
+
+    def clean(self, text: str) -> str:
+        return redact(text, extra=self._secrets)
+
+    def ask(self, doing: str, work: Work[T], limit_s: float | None = None) -> T:
+        """Raises CloudError."""
+        try:
+            return self.attempt(work, limit_s)
+        except Said as said:
+            raise failure(said, doing) from None
+
+    def attempt(self, work: Work[T], limit_s: float | None = None) -> T:
+        """What `work` returns. Raises Said for a refusal and for no answer within `limit_s`, RequestRejected where the
+        SDK is not installed. A call that is interrupted here is cancelled there."""
+        limit_s = self.limits.read_s if limit_s is None else limit_s
+        future = asyncio.run_coroutine_threadsafe(self._bounded(work, limit_s), self._running())
+        try:
+            return future.result(limit_s + self.limits.connect_s + _AFTER_S)
+        except concurrent.futures.TimeoutError:
+            future.cancel()
+            raise CloudUnavailable("Modal's SDK does not come back", hint="run the same command again") from None
+        except KeyboardInterrupt:
+            future.cancel()
+            raise
+
+    async def _bounded(self, work: Work[T], limit_s: float) -> T:
+        modal, client = await self._open()
+        expected = (modal.exception.Error, OSError, *_of_the_wire())
+        try:
+            return await asyncio.wait_for(work(modal, client), limit_s)
+        except TimeoutError:
+            raise Said("late", f"no answer in {limit_s:g} s") from None
+        except expected as error:
+            text = self.clean(" ".join(str(error).split()))[:_SAID_MAX]
+            raise Said(why(error), f"{type(error).__name__}: {text}") from None
+
+    async def _open(self) -> tuple[Any, Any]:
+        if self._opened is None:
+            modal = _imported("modal")
+            proto = _imported("modal_proto.api_pb2")
+            client = _imported("modal.client").Client(self._url, proto.CLIENT_TYPE_CLIENT, self._credentials)
+            await client.__aenter__()
+            self._opened = modal, client
+        return self._opened
+
+    def _running(self) -> asyncio.AbstractEventLoop:
+        with self._starting:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(target=_run, args=(self._loop,), name="modal", daemon=True).start()
+            return self._loop
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    loop.run_forever()
+    loop.close()
+
+
+async def _closed(client: Any) -> None:
+    await client.__aexit__(None, None, None)
+
+
+def _of_the_wire() -> tuple[type[Exception], ...]:
+    """What a stream of the SDK may raise past its own classes."""
+    return (_imported("grpclib.exceptions").StreamTerminatedError,)
+
+
+def _imported(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise RequestRejected(
+            f"compute.cloud modal needs Modal's own SDK, which is not installed ({error.name})",
+            hint="install pushtrain with its extra `modal`, for example: uv sync --extra modal",
+        ) from None
+
+
+def _checked(server_url: str) -> str:
+    """Raises RequestRejected for every URL over which the token would travel in clear text."""
+    for url in server_url.split(","):
+        try:
+            parts = urlsplit(url.strip())
+            host, _ = parts.hostname or "", parts.port
+        except ValueError:
+            host, parts = "", urlsplit("")
+        is_safe = parts.scheme == "https" or (parts.scheme == "http" and _LOOPBACK.match(host))
+        if not host or parts.username or not is_safe:
+            raise RequestRejected(
+                f"MODAL_SERVER_URL {redact(server_url)!r} must be https, or http on loopback, without credentials",
+                hint="set MODAL_SERVER_URL, or unset it for Modal's own",
+            )
+    return _PUBLIC_URLS if server_url.rstrip("/") == PUBLIC_URL else server_url
