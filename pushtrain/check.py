@@ -150,9 +150,13 @@ def _lost_with_the_pod(file: SpecFile, spec: JobSpec) -> Iterator[Problem]:
         message = f"compute.tiers allows {named}, but its machines are in none of compute.data_centers"
         yield Problem(where=where, message=message, hint=f"leave compute.data_centers out, or {named}")
         return
+    if spec.keeps_on_hub:
+        return
     message = f"on {named} nothing survives a lost pod: the next attempt starts from step 0, within the same budget"
     last = [*can.volume_tiers, *lost]
     hint = f"tiers: [{', '.join(last)}] asks for such a machine last" if can.volume_tiers else ""
+    if not hint and isinstance(spec, TrainingSpec):
+        hint = f"{can.title} has no volume that outlives a pod; publish.hub_strategy: checkpoint keeps the last one"
     yield Problem(where=where, message=message, hint=hint or f"{can.title} has no volume that outlives a pod")
 
 

@@ -4,6 +4,7 @@ One process imports torch; every training here is a fork of it and really killed
 """
 
 import json
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -121,6 +122,36 @@ def test_killed_and_resumed_equals_unbroken_to_the_bit(
     assert_locked(whole, broken, strict=case.train.get("determinism") == "strict")
     unbroken = whole.file("result.json")["metrics"]
     assert {key: result.get(key) for key in FIGURES} == {key: unbroken.get(key) for key in FIGURES}
+
+
+def test_a_training_goes_on_though_its_machine_and_disk_are_gone(
+    hub: Hub, home: Path, forks: Zygote, tmp_path: Path
+) -> None:
+    """publish.hub_strategy: checkpoint. Killed when the second copy is on the Hub; nothing of the disk is left."""
+    whole, broken = (Bench(tmp_path / name, hub, home) for name in ("whole", "broken"))
+    for bench in (whole, broken):
+        repo = f"demo/copied-{bench.root.name}"
+        bench.write(
+            method={"dropout": 0.2},
+            train={"max_steps": 40},
+            publish={"repo": repo, "hub_strategy": "checkpoint"},
+            data={"eval_fraction": 0.0},
+        )
+    environ = {"PUSHTRAIN_RUN_ID": "tiny-run"}
+    assert forks.train(whole.command(), whole.root, environ=environ) == 0, log(whole)
+    dies = point("trainer.copies.commit_files", call=2, when="after")
+    assert forks.train(broken.command(), broken.root, at=dies, environ=environ) == -signal.SIGKILL, log(broken)
+    names = hub.alice.list_repo_files("demo/copied-broken", revision="checkpoint/tiny-run")
+    (step,) = {int(name.partition("/")[0][11:]) for name in names if name.startswith("checkpoint-")}
+    assert step > 2
+    shutil.rmtree(broken.run_dir)
+    assert forks.train(broken.command(2), broken.root, environ=environ) == 0, log(broken)
+    assert broken.file("result.json", attempt=2)["metrics"]["resumed_from_step"] == step
+    assert last_bytes(broken) == last_bytes(whole) and published(broken) == published(whole)
+    for bench in (whole, broken):
+        assert "checkpoint/tiny-run" not in [
+            it.name for it in hub.alice.list_repo_refs(f"demo/copied-{bench.root.name}").branches
+        ]
 
 
 def test_a_replay_trains_on_what_the_first_run_found_and_publishes_beside_it(

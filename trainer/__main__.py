@@ -91,7 +91,7 @@ def _attempt(arguments: argparse.Namespace, given: list[str], report: Report, st
         report.event("preparing", f"{spec.name}: {spec.method.kind} on {spec.model.id}")
     _check_tracking(spec, arguments.run_dir.resolve())
     check_parallel(spec.train.parallel)
-    from trainer import data, preflight
+    from trainer import copies, data, preflight
     from trainer.fit.gate import check_memory
 
     if arguments.dry_run_memory:
@@ -119,6 +119,7 @@ def _attempt(arguments: argparse.Namespace, given: list[str], report: Report, st
         job = remembered(job)
         check_memory(job, config, found[: job.processes])
         preflight.check_disk(job)
+        copies.fetch(job)
         download = preflight.start_download(job)
         if job.processes > 1:
             if download is not None:

@@ -11,6 +11,7 @@ from transformers import logging as transformers_logging
 from trainer.adapters import with_trained_weights
 from trainer.card import Facts, model_card
 from trainer.checkpoint import Stop, to_resume
+from trainer.copies import forget
 from trainer.data import Prepared, Rows
 from trainer.determinism import set_kernels
 from trainer.device import check_device
@@ -90,6 +91,7 @@ def carry_out(job: Job, rows: Rows | None, report: Report, stop: Stop, download:
         report.event("publishing", job.spec.publish.repo)
         result = _result(publish(job, gates), gates, metrics, outcome)
         report.result({**result, "lock": lock, "phases_s": report.phases.seconds})
+        forget(job)
     trainer.end()
 
 

@@ -54,6 +54,7 @@ def _of_any(plan: Plan) -> Iterator[Caution]:
         yield Caution(reason="PublishedOpenly", message=f"{spec.publish.repo} is created for everybody to see")
     if lost := losing(spec.compute.cloud, spec.compute.tiers):
         goes_on = "goes on from what was pushed" if isinstance(spec, SessionSpec) else "starts from step 0"
+        goes_on = "goes on from the checkpoint on the Hub" if spec.keeps_on_hub else goes_on
         message = f"on a {machine(lost[0])} nothing survives a lost pod: the next attempt {goes_on}"
         yield Caution(reason="CommunityMachine", message=message)
     first = plan.first

@@ -142,4 +142,6 @@ def after_a_lost_pod(plan: Plan) -> str:
         goes_on, anew = "the command starts again on the same volume", "the command starts again on an empty disk"
     if not (lost := losing(plan.spec.compute.cloud, tiers)):
         return goes_on
+    if plan.spec.keeps_on_hub:
+        return f"{goes_on}, which is also on the Hub"
     return anew if len(lost) == len(tiers) else f"{goes_on}; on a {machine(lost[0])} {anew}"

@@ -53,6 +53,11 @@ class JobSpec(Part):
         return self.limits.model_dump(mode="json")
 
     @property
+    def keeps_on_hub(self) -> bool:
+        """Whether the next attempt goes on where the one before it stopped, though nothing of its machine is left."""
+        return False
+
+    @property
     def silence_s(self) -> float | None:
         """Seconds without a sign of life that count as a hang; None where the control plane's own setting counts."""
         return None

@@ -127,6 +127,10 @@ class TrainingSpec(JobSpec):
         return ("HF_TOKEN", *(BUCKET_KEYS[self.data.bucket] if self.data.bucket else ()), *tracking)
 
     @property
+    def keeps_on_hub(self) -> bool:
+        return self.publish.hub_strategy == "checkpoint"
+
+    @property
     def computes_in_bf16(self) -> bool:
         return self.train.bf16
 

@@ -42,5 +42,7 @@ class Publish(Destination):
     """True also merges the adapter into the base: the repository then holds a whole model, the adapter in adapter/."""
     merge_base: Literal["trained", "original"] = "trained"
     """qlora: merges onto the 4-bit base it was trained beside, dequantized (trained), or the 16-bit one (original)."""
+    hub_strategy: Literal["end", "checkpoint"] = "end"
+    """checkpoint: the last one is also kept in branch checkpoint/RUN-ID, for the next attempt on an empty disk."""
     promote: Promote | None = None
     """Gates that must hold before the result becomes the main revision; left out: it always does."""

@@ -14,6 +14,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import TrainerControl, TrainerState
 
 from trainer.checkpoint import Stop, make_room, mark_complete, rotate, size_bytes
+from trainer.copies import PATIENCE_S, STOPPED_PATIENCE_S, Copies
 from trainer.failures import LossExploded, LossNotFinite
 from trainer.fit.trial import try_longest
 from trainer.job import Job
@@ -45,6 +46,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self._patience: Patience | None = None
         self._good: int | None = None  # the step of the last checkpoint that was saved near the best
         self._trackers = Trackers(job)
+        self._copies = Copies(job)
         self._is_alone = "PUSHTRAIN_RUN_ID" not in os.environ
         limits = job.spec.limits
         bounds = Bounds(
@@ -61,6 +63,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             with self._background.running():
                 yield
         finally:
+            self._copies.close(STOPPED_PATIENCE_S if self.stop.requested else PATIENCE_S)
             self._trackers.end()
 
     def on_train_begin(self, _args: Any, state: TrainerState, _control: TrainerControl, **_: Any) -> None:
@@ -137,6 +140,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             mark_complete(folder, self._job.recipe, is_final=is_over or state.global_step >= state.max_steps)
             self._good = state.global_step if self._course.is_near else self._good
             rotate(self._job.checkpoints, free_bytes, _names(self._best, self._good))
+            self._copies.offer(folder)
         if self._background.fault is not None:
             raise self._background.fault
 
