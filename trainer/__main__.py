@@ -126,13 +126,17 @@ def _attempt(arguments: argparse.Namespace, given: list[str], report: Report, st
                 download.join()
             with keeping(job, report, stop):
                 return _run_all(given, job, stop)
-    if job.processes == 1 and visible_gpus() > 1:
-        # transformers would spread one process over every GPU it sees.
-        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    _see_one_gpu(job)
     set_environment(spec.train.determinism)
     report.phases.ended("checks")
     with keeping(job, report, stop):
         carry_out_as_it_fits(remembered(job), rows, report, stop, download)
+
+
+def _see_one_gpu(job: Job) -> None:
+    """transformers would spread one process over every GPU it sees."""
+    if job.processes == 1 and visible_gpus() > 1:
+        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
 
 
 def _training(spec: JobSpec) -> TrainingSpec:
