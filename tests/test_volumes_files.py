@@ -119,6 +119,26 @@ def test_an_unfinished_upload_of_another_file_lends_no_parts(
     assert (folder_of(simulator, volume) / "x").read_bytes() == content
 
 
+def test_what_was_begun_and_given_up_takes_no_room_once_the_file_is_there_or_removed(
+    simulator: RunningSimulator, volume: Volume, store: VolumeStore, transfer: Transfer, tmp_path: Path
+) -> None:
+    uploads = folder_of(simulator, volume) / ".s3compat_uploads"
+    for key in ("set/x", "set/x", "set/small", "set/gone", "settle"):
+        store.put_part(key, store.start(key), 1, b"old" * 1000)
+    (tmp_path / "set").mkdir()
+    content = write(tmp_path / "set" / "x", 3 * MIB, 1)
+    write(tmp_path / "set" / "small", 10, 2)
+    put(transfer, store, tmp_path / "set", "set")
+    assert (folder_of(simulator, volume) / "set/x").read_bytes() == content
+    assert sorted(store.unfinished("")) == ["set/gone", "settle"], "what was sent has nothing beside it"
+    assert len(list(uploads.iterdir())) == 2
+    for key, ids in store.unfinished("set/").items():
+        for upload in ids:
+            store.abort(key, upload)
+            store.abort(key, upload)
+    assert sorted(store.unfinished("")) == ["settle"]
+
+
 def test_a_download_that_was_cut_off_goes_on_and_answers_cut_in_the_middle_are_asked_again(
     simulator: RunningSimulator, volume: Volume, store: VolumeStore, transfer: Transfer, tmp_path: Path
 ) -> None:

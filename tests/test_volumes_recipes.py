@@ -92,6 +92,12 @@ def test_two_runs_of_one_commit_at_once_keep_their_files_apart_and_refusals_have
     ):
         refused = world.cli("volumes", *arguments)
         assert refused.returncode in (1, 3) and words in refused.stderr, refused
+    half = folder / ".s3compat_uploads" / "abc"
+    half.mkdir(parents=True)
+    (half / "key").write_text("half/sent")
+    asked = world.cli("volumes", "rm", "models/half")
+    assert asked.returncode == 3 and "1 half sent ones are deleted only with --yes" in asked.stderr
+    assert world.cli("volumes", "rm", "models/half", "--yes").returncode == 0 and not half.exists()
     keyless = world.cli("volumes", "put", "data", "models/data", RUNPOD_S3_SECRET_KEY="")
     assert keyless.returncode == 3 and "RUNPOD_S3_SECRET_KEY is not set" in keyless.stderr
     wrong = world.cli("volumes", "put", "data", "models/data", RUNPOD_S3_SECRET_KEY="rps_of_somebody_else")

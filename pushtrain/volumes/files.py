@@ -73,7 +73,7 @@ def get(
 
 
 def remove(account: Account, where: Place, *, yes: bool, environ: Mapping[str, str] = os.environ) -> list[str]:
-    """Deletes the file at a path, or everything below it; returns the paths.
+    """Deletes the file at a path, or everything below it, and what was begun to be sent there; returns the paths.
 
     Raises RequestRejected (NeedsYes, NoSuchFile, NotOurs, or a path that is all of it), CloudError.
     """
@@ -84,19 +84,23 @@ def remove(account: Account, where: Place, *, yes: bool, environ: Mapping[str, s
         raise RequestRejected(f"that is all of {row.name}", hint=f"pushtrain volumes delete {row.name} --yes")
     one = None if where.path.endswith("/") else store.find(path)
     found = [one] if one else list(store.files(f"{path}/"))
-    if not found:
+    begun = {key: it for key, it in store.unfinished(path).items() if key == path or key.startswith(f"{path}/")}
+    if not found and not begun:
         raise RequestRejected(f"there is no {where.path} on {row.name}", reason="NoSuchFile")
     if not yes:
         size = sum(it.size for it in found) / 1e9
         used = f"; {row.name} is in use by {', '.join(row.users)}" if row.users else ""
         raise RequestRejected(
-            f"{len(found)} files ({size:,.2f} GB) are deleted only with --yes{used}",
+            f"{len(found)} files ({size:,.2f} GB) and {len(begun)} half sent ones are deleted only with --yes{used}",
             hint=f"pushtrain volumes rm {row.name}/{where.path} --yes",
             reason="NeedsYes",
         )
     for entry in found:
         store.delete(entry.key)
-    return [entry.key for entry in found]
+    for key, uploads in begun.items():
+        for upload in uploads:
+            store.abort(key, upload)
+    return sorted({entry.key for entry in found} | set(begun))
 
 
 def open_store(account: Account, name: str, environ: Mapping[str, str]) -> VolumeStore:

@@ -91,10 +91,21 @@ class VolumeStore:
         except FileNotFoundError:
             return
 
-    def unfinished(self, key: str) -> str | None:
-        """The id of an upload of this file that was never finished; the last one by id, should there be several."""
-        said = self._call(f"looking for uploads of {key}", self._client.list_multipart_uploads, Prefix=key)
-        return max((str(it["UploadId"]) for it in said.get("Uploads", ()) if it["Key"] == key), default=None)
+    def unfinished(self, prefix: str) -> dict[str, list[str]]:
+        """Ids, in order, of the uploads that were never finished, by the paths that begin with `prefix`."""
+        pages = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self._access.bucket, Prefix=prefix)
+        found: dict[str, list[str]] = {}
+        for page in self._each(pages, f"looking for uploads of {prefix or 'the volume'}"):
+            for it in page.get("Uploads", ()):
+                found.setdefault(str(it["Key"]), []).append(str(it["UploadId"]))
+        return {key: sorted(uploads) for key, uploads in found.items()}
+
+    def abort(self, key: str, upload: str) -> None:
+        """Its parts take no room any more. Absent is success."""
+        try:
+            self._call(f"giving up {key}", self._client.abort_multipart_upload, Key=key, UploadId=upload)
+        except FileNotFoundError:
+            return
 
     def start(self, key: str) -> str:
         return str(self._call(f"beginning {key}", self._client.create_multipart_upload, Key=key)["UploadId"])

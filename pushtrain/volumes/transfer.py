@@ -7,7 +7,7 @@ sent again.
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -132,7 +132,7 @@ class Transfer:
     def _upload_in_parts(self, store: VolumeStore, key: str, source: Source) -> int:
         part_bytes = max(self.part_bytes, -(-source.size // (MOST_PARTS - 1)))
         ranges = [(begin, min(part_bytes, source.size - begin)) for begin in range(0, source.size, part_bytes)]
-        upload = store.unfinished(key)
+        upload = next(reversed(store.unfinished(key).get(key, ())), None)
         there = store.parts(key, upload) if upload else {}
         upload = upload or store.start(key)
         etags, sent, done = [""] * len(ranges), [0] * len(ranges), [0] * len(ranges)
@@ -203,10 +203,12 @@ def put(transfer: Transfer, store: VolumeStore, local: Path, path: str) -> Repor
     """
     if not local.exists():
         raise PushtrainError(f"{local} is not there", reason="NoSuchFile")
-    report = Report()
+    report, clean = Report(), _path(path)
+    begun = store.unfinished(f"{clean}/" if clean and local.is_dir() else clean)
     for file, key in _files_of(local, path, report):
         sent = transfer.upload(store, key, LocalFile(file))
         _note(report, key, sent)
+        _give_up(store, key, begun)
     return report
 
 
@@ -235,10 +237,17 @@ def get(transfer: Transfer, store: VolumeStore, path: str, local: Path) -> Repor
 
 def copy(transfer: Transfer, source: VolumeStore, target: VolumeStore, prefix: str = "") -> Report:
     """Every file below `prefix` from one volume to another, through this machine; the same paths there."""
-    report = Report()
+    report, begun = Report(), target.unfinished(prefix)
     for entry in source.files(prefix):
         _note(report, entry.key, transfer.upload(target, entry.key, RemoteFile(source, entry)))
+        _give_up(target, entry.key, begun)
     return report
+
+
+def _give_up(store: VolumeStore, key: str, begun: Mapping[str, Sequence[str]]) -> None:
+    """The file is there: what was begun of it before, and is not what became it, only takes room."""
+    for upload in begun.get(key, ()):
+        store.abort(key, upload)
 
 
 def _note(report: Report, key: str, sent: int) -> None:
