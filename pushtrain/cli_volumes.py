@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from pushtrain.volumes.account import Account, Row
-    from pushtrain.volumes.transfer import Report, Transfer
+    from pushtrain.volumes.folders import Report
+    from pushtrain.volumes.transfer import Transfer
 
 volumes = typer.Typer(
     name="volumes",

@@ -14,9 +14,10 @@ from pushtrain.cloud import Volume
 from pushtrain.errors import CloudAuthFailed, CloudUnavailable, PushtrainError, RequestRejected
 from pushtrain.volumes.endpoints import access_to
 from pushtrain.volumes.files import Place, check_places, is_elsewhere, is_volume, place
+from pushtrain.volumes.folders import copy, get, put
 from pushtrain.volumes.progress import progress_lines
 from pushtrain.volumes.store import Changed, Entry, VolumeFull, VolumeStore
-from pushtrain.volumes.transfer import Transfer, copy, get, put
+from pushtrain.volumes.transfer import Transfer
 
 pytest_plugins = ("simulator_fixtures",)
 

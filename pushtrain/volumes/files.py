@@ -9,12 +9,13 @@ from pathlib import Path
 from pushtrain.cloud import Volume
 from pushtrain.errors import RequestRejected
 from pushtrain.run import KEPT_NAME
-from pushtrain.volumes import transfer as files
+from pushtrain.volumes import folders
 from pushtrain.volumes.account import Account
 from pushtrain.volumes.endpoints import access_to, check_data_center
+from pushtrain.volumes.folders import Report
 from pushtrain.volumes.kept import in_words
 from pushtrain.volumes.store import VolumeStore
-from pushtrain.volumes.transfer import Report, Transfer
+from pushtrain.volumes.transfer import Transfer
 
 SCHEME = "volume:"
 
@@ -62,14 +63,14 @@ def put(
     account: Account, local: Path, target: Place, transfer: Transfer, environ: Mapping[str, str] = os.environ
 ) -> Report:
     """A file or a folder's content onto a volume. Raises PushtrainError, CloudError."""
-    return files.put(transfer, open_store(account, target.name, environ), local, target.path)
+    return folders.put(transfer, open_store(account, target.name, environ), local, target.path)
 
 
 def get(
     account: Account, source: Place, local: Path, transfer: Transfer, environ: Mapping[str, str] = os.environ
 ) -> Report:
     """A file, or what is below a path, from a volume. Raises PushtrainError, CloudError."""
-    return files.get(transfer, open_store(account, source.name, environ), source.path, local)
+    return folders.get(transfer, open_store(account, source.name, environ), source.path, local)
 
 
 def remove(account: Account, where: Place, *, yes: bool, environ: Mapping[str, str] = os.environ) -> list[str]:
@@ -136,6 +137,6 @@ def copy_volume(
             f"{row.name} is in use by {', '.join(row.users)}: what changes meanwhile may be missing in the copy"
         )
     made = account.create(called, row.volume.size_gb, data_center)
-    report = files.copy(transfer, source, VolumeStore(access_to(made, environ)))
+    report = folders.copy(transfer, source, VolumeStore(access_to(made, environ)))
     account.say(f"{in_words(row.volume)} stays as it is: delete it when nobody needs it any more")
     return made, report
