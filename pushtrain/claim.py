@@ -16,7 +16,9 @@ from pushtrain.policy.gate import admit
 from pushtrain.policy.outside import APPROVAL_MISSING, Refusal
 from pushtrain.refs import Look
 from pushtrain.run import Run
+from pushtrain.settings import Settings
 from pushtrain.spec import CommandSpec, JobSpec, SessionSpec, TrainingSpec
+from pushtrain.spec.file import parse
 from pushtrain.volumes.kept import kept_name
 
 
@@ -51,7 +53,9 @@ def claim_new(
             failures.append(no_answer)
             continue
         except SpecError as problem:
-            failures.append(SpecError(str(problem), where=job.spec_path, hint=problem.hint))
+            failures.append(
+                problem if problem.where else SpecError(str(problem), where=job.spec_path, hint=problem.hint)
+            )
             continue
         run = job.run(control.settings.ledger_url)
         try:
@@ -90,12 +94,27 @@ def claim(
 
 
 def candidates_for(control: Control, job: Job) -> list[Candidate]:
-    """The ladder as of now; none while nothing has capacity. Raises SpecError for a GPU the cloud does not know."""
+    """The ladder as of now; none while nothing has capacity. Raises SpecError for a GPU the cloud does not know, and
+    for a template that the chosen provider does not take."""
+    _check_template(control, job)
     try:
         cloud, count = control.at(job.spec.compute.cloud).cloud, job.spec.compute.count
         return ladder(job.spec, cloud.offers(count, MIN_CUDA_VERSION), known_gpus=cloud.gpu_names())
     except NoCapacity:
         return []
+
+
+def _check_template(control: Control, job: Job) -> None:
+    """Before the claim: afterwards the run would wait for something that no tick changes."""
+    template, provider = job.spec.compute.template, control.settings.runpod_provider
+    if template is None or provider == Settings.runpod_provider:
+        return
+    raise SpecError(
+        f"compute.template {template} is not taken with PUSHTRAIN_RUNPOD_PROVIDER={provider}",
+        where=parse(job.text, job.spec_path).where("compute", "template"),
+        hint=f"PUSHTRAIN_RUNPOD_PROVIDER={Settings.runpod_provider} takes templates; or write out what it has",
+        reason="TemplateNotTaken",
+    )
 
 
 def _admitted(control: Control, wanted: Desired, job: Job, runs: Mapping[str, str]) -> Mapping[str, Any] | None:

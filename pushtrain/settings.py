@@ -33,6 +33,8 @@ class Settings:
     stall_limit_s: float = 1800.0
     """Longest silence of a trainer that is alive: no line, no byte."""
     max_attempts: int = 3
+    runpod_provider: str = "pushtrain"
+    """Whose Pulumi resources make RunPod's; `infra.plugin` knows the other one."""
     teardown_wait_s: float = 120.0
     """How long destroy asks the cloud again before it calls what is left a leak."""
 
@@ -71,6 +73,7 @@ def load_settings(root: Path, environ: Mapping[str, str] | None = None) -> Setti
         source_url=_plain_url(source, work_tree),
         state_dir=work_tree / (environ.get("PUSHTRAIN_STATE_DIR") or ".pushtrain"),
         ledger_token=_token(ledger_url, environ),
+        runpod_provider=environ.get("PUSHTRAIN_RUNPOD_PROVIDER") or Settings.runpod_provider,
         tick_s=_seconds(environ, "PUSHTRAIN_TICK_S", Settings.tick_s),
         boot_limit_s=_seconds(environ, "PUSHTRAIN_BOOT_LIMIT_S", Settings.boot_limit_s),
         environment_limit_s=_seconds(environ, "PUSHTRAIN_LIMIT_ENVIRONMENT_S", Settings.environment_limit_s),

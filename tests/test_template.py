@@ -1,6 +1,8 @@
 """`compute.template`: what it brings, what the spec says over it, and one that is not there."""
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from climb_world import World
 from infra.simulator.state import Pod
 from infra.simulator.templates import Template
 from pushtrain.check import check
-from pushtrain.errors import RequestRejected
+from pushtrain.errors import RequestRejected, SpecError
 from pushtrain.plan import plan_specs
 from pushtrain.plan.document import document
 from pushtrain.policy.file import parse_policy
@@ -70,6 +72,19 @@ def test_one_that_is_not_there_ends_the_run_at_once_with_nothing_rented(world: W
     assert not world.runpod.account.live_pods() and not world.runpod.account.live_volumes()
     assert [event.reason for event in world.events("failed")] == ["UnknownTemplate"]
     assert not [pod for pod in world.runpod.account.pods.values()], "each rung would have been asked, and billed"
+
+
+def test_the_other_provider_takes_none_and_nothing_is_claimed(world: World) -> None:
+    world.job(more="template: tpl1, ")
+    control = world.control()
+    control.settings = replace(control.settings, runpod_provider="pulumi-runpod")
+    (failure,) = world.tick(control).failures
+    line = 1 + world.checkout.jobs["job"].text.decode().partition("template:")[0].count("\n")
+    assert isinstance(failure, SpecError) and re.fullmatch(rf"jobs/\w+\.yaml:{line}:\d+", str(failure.where))
+    assert "PUSHTRAIN_RUNPOD_PROVIDER=pulumi-runpod" in str(failure) and failure.exit_code == 2
+    assert str(failure.hint).startswith("PUSHTRAIN_RUNPOD_PROVIDER=pushtrain")
+    assert not control.ledger.refs() and not world.runpod.account.pods
+    assert world.tick().failures == [] and pod(world).image == TEMPLATE.image
 
 
 SPEC: dict[str, object] = {
