@@ -52,7 +52,7 @@ def make_launch(settings: Settings, environ: Mapping[str, str]) -> Launch:
         env |= {"PUSHTRAIN_PORTS": ",".join(spec.compute.ports)} if spec.compute.ports else {}
         env |= {"PUSHTRAIN_SESSION": session_env(spec)} if isinstance(spec, SessionSpec) else {}
         env |= {"PUSHTRAIN_VOLUME_SHARED": "1"} if spec.compute.volume.keep else {}
-        env |= {"PUSHTRAIN_SSH": "1"} if spec.compute.ssh else {}
+        env |= {"PUSHTRAIN_SSH": "1"} if _has_ssh(spec) else {}
         env |= limits_env(limits_of(spec.watched, settings))
         return program(stack_plan(run, spec, candidate, attempt=attempt, env=env, kept_id=kept_id), environ)
 
@@ -119,7 +119,7 @@ def stack_plan(
         persistent_gb=None if volume or keeps else size_gb,
         env=env,
         ports=_ports(spec),
-        ssh=spec.compute.ssh,
+        ssh=_has_ssh(spec),
         secret_env=(*spec.secrets, LEDGER_TOKEN),
         min_cuda_version=MIN_CUDA_VERSION,
         # Of machines with prices of their own none is taken that is dearer than what its deadline was counted with.
@@ -130,4 +130,9 @@ def stack_plan(
 
 def _ports(spec: JobSpec) -> tuple[str, ...]:
     """What the spec opens, and the one a person logs in by."""
-    return tuple(dict.fromkeys([*spec.compute.ports, *(["22/tcp"] if spec.compute.ssh else [])]))
+    return tuple(dict.fromkeys([*spec.compute.ports, *(["22/tcp"] if _has_ssh(spec) else [])]))
+
+
+def _has_ssh(spec: JobSpec) -> bool:
+    """Asked for, and to be had: a cloud that opens no TCP port lets nobody in."""
+    return spec.compute.ssh and CLOUDS[spec.compute.cloud].has_tcp_ports

@@ -89,6 +89,12 @@ _ENDS = {
     "lambda": ("", f"touch ${END_FILE};"),
     # A sandbox ends with this very process, whatever else runs in it.
     "modal": ("exit; ", ""),
+    # There is no key on the machine: what still works there is ended, and the control plane destroys it.
+    "jarvislabs": (
+        "set +f; ",
+        "for p in /proc/[0-9]*; do p=${p#/proc/}; [ $p != $$ ] && "
+        "grep -qzx PUSHTRAIN_POD_NAME=$PUSHTRAIN_POD_NAME /proc/$p/environ && kill -9 $p; done 2> /dev/null;",
+    ),
 }
 
 

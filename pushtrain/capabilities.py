@@ -12,7 +12,7 @@ from pushtrain.cloud import Tier
 from pushtrain.pod.place import PLACES, Words
 
 # What `compute.cloud` may say, and `CLOUDS` has, in the order of the table.
-CloudName = Literal["runpod", "vast", "lambda", "modal"]
+CloudName = Literal["runpod", "vast", "lambda", "modal", "jarvislabs"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,7 +24,9 @@ class Capabilities:
     `own_disk_usd` what a GB of a pod's own disk costs a month at most (0: it is in the price of the machine),
     `volume_usd` what one of a network volume does where that is not as at RunPod. With `has_own_prices` machines of one
     type differ in price, or are priced anew at each create, and the client takes none above what the rung says. Without
-    `has_sized_volumes` a volume is as large as what is on it, whatever was asked for.
+    `has_sized_volumes` a volume is as large as what is on it, whatever was asked for; with them it has at least and at
+    most `volume_gb`. `framework` is what a pod is made of where the cloud takes no image of one's own; empty: it takes
+    any.
     """
 
     title: str
@@ -51,6 +53,8 @@ class Capabilities:
     volume_usd: float | None = None
     has_sized_volumes: bool = True
     has_tcp_ports: bool = True
+    framework: str = ""
+    volume_gb: tuple[int, int] = (10, 4096)
 
     def keeps(self, tier: str) -> bool:
         """Whether what a pod of that tier wrote can outlive it."""
@@ -139,6 +143,37 @@ MODAL = Capabilities(
     volume_usd=MODAL_VOLUME_USD,
 )
 
+# Its pages say that a stopped disk and a file system are billed, and not for how much: counted on the dear side.
+JARVISLABS_DISK_USD = 0.20
+
+JARVISLABS = Capabilities(
+    title="JarvisLabs",
+    pod=PLACES["jarvislabs"],
+    key_name="JL_API_KEY",
+    keys_at="https://jarvislabs.ai/settings/api-keys",
+    console="https://jarvislabs.ai",
+    rents="container",
+    tiers={"SECURE": "JarvisLabs' regions"},
+    volume_tiers=("SECURE",),
+    has_data_centers=True,
+    has_volume_files=False,
+    spot="no: spot instances are not asked for",
+    has_templates=False,
+    has_http_proxy=True,
+    has_ssh_keys=False,
+    has_own_prices=True,
+    own_disk_usd=JARVISLABS_DISK_USD,
+    has_scoped_key=False,
+    ends_itself="not at all: its work ends, and the next reconcile destroys it",
+    logs="none; what the pod ships is in the ledger",
+    bill="none: time × price",
+    data_center_example="india-noida-01",
+    framework="pytorch",
+    has_tcp_ports=False,
+    volume_gb=(50, 2048),
+    volume_usd=JARVISLABS_DISK_USD,
+)
+
 # What a spec without compute.cloud means, and a run whose record names none.
 DEFAULT_CLOUD = "runpod"
 CLOUDS: Mapping[str, Capabilities] = {  # one for each CloudName
@@ -167,6 +202,7 @@ CLOUDS: Mapping[str, Capabilities] = {  # one for each CloudName
     "vast": VAST,
     "lambda": LAMBDA,
     "modal": MODAL,
+    "jarvislabs": JARVISLABS,
 }
 
 
@@ -207,7 +243,8 @@ def unmet(
     if data_centers and not can.has_data_centers:
         yield f"data_centers names places, and {can.title} sells machines by no data center"
     if template and not can.has_templates:
-        yield f"template: {can.title} has none that pushtrain reads; write image and env into the spec"
+        instead = "" if can.framework else "; write image and env into the spec"
+        yield f"template: {can.title} has none that pushtrain reads{instead}"
     if not can.has_http_proxy and (http := [port for port in ports if port.endswith("/http")]):
         yield f"ports has {' and '.join(http)}, and {can.title} has no HTTP proxy" + (
             ": ask for /tcp" if can.has_tcp_ports else ""
@@ -218,6 +255,16 @@ def unmet(
         )
     if ssh and not can.has_tcp_ports:
         yield f"ssh: nobody can log in at {can.title}, which opens no port 22"
+
+
+def unmade(cloud: str, *, tiers: Iterable[Tier], size_gb: int, image: bool) -> Iterator[str]:
+    """The same of a network volume's size and of an image; what is smaller than the cloud makes volumes is made as
+    small as it goes."""
+    can = CLOUDS[cloud]
+    if image and can.framework:
+        yield f"image: {can.title} runs no image of one's own, but its framework {can.framework}: leave it out"
+    if can.has_sized_volumes and size_gb > can.volume_gb[1] and any(can.keeps(tier) for tier in tiers):
+        yield f"volume.size_gb is {size_gb}, and {can.title} makes volumes of {can.volume_gb[1]} GB at most"
 
 
 def table() -> list[str]:
@@ -240,6 +287,7 @@ _ROWS = (
     ("`data_centers` can be named", lambda can: can.has_data_centers),
     ("files of a volume without a pod (S3)", lambda can: can.has_volume_files),
     ("interruptible machines", lambda can: can.spot),
+    ("`image`", lambda can: f"no: its framework {can.framework}" if can.framework else "any"),
     ("`template`", lambda can: can.has_templates),
     ("`ports` as /http, by a proxy of the cloud", lambda can: can.has_http_proxy),
     ("`ports` as /tcp, and `ssh`", lambda can: can.has_tcp_ports),

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 SECRET_NAMES = (
     "RUNPOD_API_KEY",
+    "JL_API_KEY",
     "HF_TOKEN",
     "PUSHTRAIN_LEDGER_TOKEN",
     "GITHUB_TOKEN",

@@ -12,6 +12,7 @@ LONG = frozenset(
     for name in (
         "faults_real",
         "lambda_contract",
+        "jarvis_contract",
         "ledger_load",
         "modal_contract",
         "pod_kills",

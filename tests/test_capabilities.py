@@ -19,13 +19,8 @@ from pushtrain.redact import SECRET_NAMES
 from pushtrain.spec.compute import Compute
 
 PAGE = Path(__file__).parent.parent / "docs" / "clouds.md"
-KEYS = {
-    "RUNPOD_API_KEY": "rpa_0123456789abcdef",
-    "VAST_API_KEY": "0123456789abcdef",
-    "LAMBDA_API_KEY": "secret_0123456789",
-    "MODAL_TOKEN_ID": "ak-0123456789abcdef",
-    "MODAL_TOKEN_SECRET": "as-0123456789abcdef",
-}
+BOTH = {"RUNPOD_API_KEY": "rpa_0123456789abcdef", "VAST_API_KEY": "0123456789abcdef"}
+KEYS = {can.key_name: "0123456789abcdef" for can in CLOUDS.values()} | {"MODAL_TOKEN_ID": "ak-0123456789abcdef"}
 
 
 def test_the_table_of_the_page_is_what_the_code_says() -> None:
@@ -80,11 +75,27 @@ def test_what_vast_does_not_have_is_an_error_of_the_spec() -> None:
     assert Compute.model_validate({"cloud": "vast", "gpus": ["NVIDIA A40"], "ports": ["8888/tcp"]}).cloud == "vast"
 
 
+def test_what_jarvislabs_does_not_have_is_an_error_of_the_spec() -> None:
+    there = {"cloud": "jarvislabs", "gpus": ["NVIDIA L4"], "data_centers": ["india-noida-01"], "ports": ["8888/http"]}
+    taken = Compute.model_validate(there)
+    assert taken.asked_image is None and taken.image_in_words == "the image of JarvisLabs' framework pytorch"
+    for changed, said in (
+        ({"image": "acme/train:1"}, "no image of one's own"),
+        ({"template": "abc"}, "template"),
+        ({"ports": ["22/tcp"]}, "opens no such ports: ask for /http"),
+        ({"tiers": ["COMMUNITY"]}, "does not rent out"),
+        ({"volume": {"size_gb": 4096}}, "2048 GB at most"),
+        ({"data_centers": ["EU-SE-1"]}, "look like india-noida-01"),
+    ):
+        with pytest.raises(ValidationError, match=said):
+            Compute.model_validate({**there, **changed})
+    assert storage_usd_per_month("STANDARD", 10, "jarvislabs") == storage_usd_per_month("STANDARD", 50, "jarvislabs")
+
+
 def test_one_key_is_one_client_and_both_are_a_fleet_that_knows_whose_id_it_is() -> None:
-    both_keys = {name: KEYS[name] for name in ("RUNPOD_API_KEY", "VAST_API_KEY")}
-    runpod, vast = ({name: key} for name, key in both_keys.items())
-    assert [connect_all(environ).name for environ in (runpod, vast, both_keys)] == ["runpod", "vast", "fleet"]
-    both = connect_all(both_keys)
+    runpod, vast = ({name: BOTH[name]} for name in BOTH)
+    assert [connect_all(environ).name for environ in (runpod, vast, BOTH)] == ["runpod", "vast", "fleet"]
+    both = connect_all(BOTH)
     assert isinstance(both, Fleet) and list(both.members) == ["runpod", "vast"]
     assert member(both, "vast").name == "vast" and member(connect_all(runpod), "runpod").name == "runpod"
     for missing in (connect_all(runpod), connect_all(vast)):

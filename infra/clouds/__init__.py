@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from typing import Protocol
 
+from infra.clouds.jarvis import JarvisLabs
 from infra.clouds.lambda_cloud import Lambda
 from infra.clouds.modal_cloud import Modal
 from infra.clouds.runpod import BASE_URL, RunPod
@@ -23,7 +24,13 @@ class Client(Protocol):
 
 
 # Everything else about a cloud is data: pushtrain/capabilities.py.
-CLIENTS: Mapping[str, Client] = {"runpod": RunPod, "vast": Vast, "lambda": Lambda, "modal": Modal}
+CLIENTS: Mapping[str, Client] = {
+    "runpod": RunPod,
+    "vast": Vast,
+    "lambda": Lambda,
+    "modal": Modal,
+    "jarvislabs": JarvisLabs,
+}
 
 
 def connect(name: str = "runpod", environ: Mapping[str, str] = os.environ) -> Cloud:

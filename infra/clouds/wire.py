@@ -49,7 +49,7 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Call:
-    """One request. `repeatable`: carrying it out twice is the same as once."""
+    """One request; `body` is JSON, or bytes as they are. `repeatable`: carrying it out twice is the same as once."""
 
     method: str
     path: str
@@ -75,7 +75,8 @@ class Speaks:
     """How one cloud's answers read. `cloud` is its name for people, `key_name` and `url_name` its variables.
 
     `problem` is the JSON of an error body, None for whatever a proxy on the way may say instead; `text` its words for
-    people; `wait_s` the seconds that a 429 asks for where no header says so.
+    people; `wait_s` the seconds that a 429 asks for where no header says so; `status_of` the status that an error in a
+    2xx should have had, None where it is none.
     """
 
     cloud: str
@@ -86,6 +87,7 @@ class Speaks:
     problem: Callable[[bytes], dict[str, Any] | None] = problem
     text: Callable[[bytes], str] = problem_text
     wait_s: Callable[[bytes], float | None] = lambda body: None
+    status_of: Callable[[Any], int | None] = lambda content: None
 
 
 RUNPOD = Speaks(
@@ -251,7 +253,7 @@ class Wire:
             call.method,
             self._base_url + call.path,
             params=dict(call.query) or None,
-            json=call.body,
+            **({"content": call.body} if isinstance(call.body, bytes) else {"json": call.body}),
             headers=dict(call.headers),
             timeout=httpx.Timeout(call.timeout_s, connect=min(self.limits.connect_s, call.timeout_s)),
         ) as response:
@@ -277,6 +279,8 @@ class Wire:
                 content = json.loads(body)
             except ValueError:
                 return Answer(status=None, said=f"{said} with a body that is not JSON", headers=dict(response.headers))
+        if (meant := self._speaks.status_of(content)) is not None:
+            said, status = f"{said}: {self.clean(self._speaks.text(body))[:_SAID_MAX]}", meant
         return Answer(status=status, said=said, headers=dict(response.headers), json=content)
 
     def _lost(self, exc: httpx.RequestError) -> Answer:

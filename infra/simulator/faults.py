@@ -30,6 +30,7 @@ Kind = Literal[
     "volume_full",
     "transfer_cut",
     "refused_but_rented",
+    "pays_in_rupees",
 ]
 HubKind = Literal["hub_down", "hub_upload_down", "hub_upload_cut", "hub_commit_lost"]
 

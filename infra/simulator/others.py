@@ -13,6 +13,9 @@ from starlette.routing import BaseRoute
 
 from infra.simulator.faults import Faults
 from infra.simulator.hub_store import HubStore
+from infra.simulator.jarvis_account import jarvis_service
+from infra.simulator.jarvis_api import JarvisApi
+from infra.simulator.jarvis_gate import JarvisGate
 from infra.simulator.lambda_account import lambda_service
 from infra.simulator.lambda_api import LambdaApi
 from infra.simulator.lambda_gate import LambdaGate
@@ -29,12 +32,13 @@ Transports = dict[Any, asyncio.Transport]
 
 @dataclass(frozen=True)
 class Other:
-    """One cloud. `service(settings, key, faults, hub)` makes its account, `routes(service, transports)` its API.
-    `serve` is there where that is not HTTP: on a port of its own, which is listened to already. `more`: what its
-    clients need beside URL and key."""
+    """One cloud. `service(settings, key, faults, hub)` makes its account, `routes(service, transports)` its API, which
+    begins at `path`. `serve` is there where that is not HTTP: on a port of its own, which is listened to already.
+    `more`: what its clients need beside URL and key."""
 
     service: Callable[[Settings, str, Faults, HubStore], Service]
     routes: Callable[[Service, Transports], list[BaseRoute]] = lambda service, transports: []
+    path: str = ""
     serve: Callable[[Service, socket.socket], None] | None = None
     more: Mapping[str, str] = field(default_factory=dict)
 
@@ -47,10 +51,15 @@ def _lambda_routes(service: Service, transports: Transports) -> list[BaseRoute]:
     return [*LambdaApi(service).routes(LambdaGate(service, transports))]
 
 
+def _jarvis_routes(service: Service, transports: Transports) -> list[BaseRoute]:
+    return [*JarvisApi(service).routes(JarvisGate(service, transports))]
+
+
 OTHERS: Mapping[str, Other] = {
     "vast": Other(vast_service, _vast_routes),
     "lambda": Other(lambda_service, _lambda_routes),
     "modal": Other(modal_service, serve=serve_when_asked, more={"MODAL_TOKEN_ID": TOKEN_ID}),
+    "jarvislabs": Other(jarvis_service, _jarvis_routes, path="/jarvislabs/backendn"),
 }
 
 
@@ -69,5 +78,5 @@ def others_env(urls: Mapping[str, str], keys: Mapping[str, str], *names: str) ->
     for name in names:
         if name in OTHERS:
             can = CLOUDS[name]
-            found |= {can.pod.base_url: urls[name], can.key_name: keys[name], **OTHERS[name].more}
+            found |= {can.pod.base_url: urls[name] + OTHERS[name].path, can.key_name: keys[name], **OTHERS[name].more}
     return found

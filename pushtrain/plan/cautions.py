@@ -45,6 +45,8 @@ def _of_any(plan: Plan) -> Iterator[Caution]:
     spec = plan.spec
     if spec.compute.template is not None:
         yield Caution(reason="Template", message=_of_the_template(spec))
+    elif spec.compute.asked_image is None:
+        yield Caution(reason="ImageWithoutDigest", message=f"{spec.compute.image_in_words} has no digest to pin it by")
     elif "@sha256:" not in spec.compute.image:
         yield Caution(
             reason="ImageWithoutDigest",

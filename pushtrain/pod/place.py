@@ -13,7 +13,7 @@ class Words:
     said.
 
     With `refuses_in_200` an answer has to be read to know whether it is a refusal. `launch` is what tells two pods of
-    one attempt apart where a pod is not told its id.
+    one attempt apart where a pod is not told its id, `proxy` the URL of an HTTP port.
     """
 
     cloud: str = "runpod"
@@ -25,6 +25,7 @@ class Words:
     port: str = "RUNPOD_TCP_PORT_"
     refuses_in_200: bool = False
     launch: str = ""
+    proxy: str = "https://{pod}-{port}.proxy.runpod.net"
 
 
 RUNPOD = Words()
@@ -58,7 +59,19 @@ MODAL = Words(
     address="",
     port="MODAL_TCP_PORT_",
 )
-PLACES: Mapping[str, Words] = {it.cloud: it for it in (RUNPOD, VAST, LAMBDA, MODAL)}
+# A container there is told nothing: neither which one it is, nor a key, nor where its ports are.
+JARVISLABS = Words(
+    cloud="jarvislabs",
+    pod_id="",
+    api_key="",
+    base_url="JARVISLABS_URL",
+    public_api="https://backendn.jarvislabs.net",
+    address="",
+    port="",
+    launch="PUSHTRAIN_LAUNCH",
+    proxy="",
+)
+PLACES: Mapping[str, Words] = {it.cloud: it for it in (RUNPOD, VAST, LAMBDA, MODAL, JARVISLABS)}
 # Where the machine ends for a file that its pod makes: its path.
 END_FILE = "PUSHTRAIN_END_FILE"
 # The pod's own keys: for whoever ends the pod, and for nothing that it starts.
@@ -76,7 +89,8 @@ def pod_id(environ: Mapping[str, str]) -> str:
 
 def mapped(environ: Mapping[str, str], port: int | str) -> str:
     """What a port of the pod is outside; empty where nobody maps it."""
-    return environ.get(f"{words(environ).port}{port}", "")
+    begin = words(environ).port
+    return environ.get(f"{begin}{port}", "") if begin else ""
 
 
 def is_public(environ: Mapping[str, str]) -> bool:

@@ -17,9 +17,10 @@ def addresses(environ: Mapping[str, str]) -> dict[str, str]:
     for port in filter(None, environ.get("PUSHTRAIN_PORTS", "").split(",")):
         number, _, kind = port.partition("/")
         if kind == "http":
-            found[port] = (
-                f"https://{pod}-{number}.proxy.runpod.net" if is_public(environ) else f"http://{host}:{number}"
-            )
+            if is_public(environ) and (proxy := words(environ).proxy):
+                found[port] = proxy.format(pod=pod, port=number)
+            elif host and not is_public(environ):
+                found[port] = f"http://{host}:{number}"
         elif host and (outside := mapped(environ, number)):
             found[port] = f"tcp://{host}:{outside}"
     return found

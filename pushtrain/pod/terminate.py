@@ -152,11 +152,17 @@ def _leave() -> str:
     os._exit(0)
 
 
+def _no_way(target: Target, last_resorts: bool) -> Ways:
+    """A machine without a key of its own: its work has ended, and it is billed until the control plane ends it."""
+    return [("this machine has no key to end itself with", lambda: "the next reconcile destroys it")]
+
+
 _WAYS: Mapping[str, Callable[[Target, bool], Ways]] = {
     "runpod": _runpod_ways,
     "vast": _vast_ways,
     "lambda": _lambda_ways,
     "modal": _modal_ways,
+    "jarvislabs": _no_way,
 }
 
 

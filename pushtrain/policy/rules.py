@@ -131,10 +131,11 @@ def _compute(policy: Policy, spec: JobSpec) -> Iterator[_Broken]:
             yield _Broken(rule="data_centers", path=path, value="any", message=message, hint=hint)
     yield from _listed("tiers", ("compute", "tiers"), compute.tiers, policy.tiers)
     if policy.images is not None and compute.asked_image is None:
-        message = f"compute.template {compute.template} brings an image that nobody sees here, and images is limited"
-        hint = "set compute.image, which wins over the template's"
-        path = ("compute", "template")
-        yield _Broken(rule="images", path=path, value=str(compute.template), message=message, hint=hint)
+        key = "cloud" if compute.template is None else "template"
+        value = str(getattr(compute, key))
+        message = f"compute.{key} {value} brings an image that nobody sees here, and images is limited"
+        hint = "set compute.image, which wins over the template's" if compute.template else "other clouds take an image"
+        yield _Broken(rule="images", path=("compute", key), value=value, message=message, hint=hint)
     elif policy.images is not None and not matches(compute.image, policy.images):
         yield _not_allowed("images", ("compute", "image"), compute.image, policy.images)
 

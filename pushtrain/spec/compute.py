@@ -1,10 +1,11 @@
 """`compute`, `budget` and `limits` of a spec: what is rented, and for how long at most."""
 
+from collections.abc import Iterator
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
-from pushtrain.capabilities import CLOUDS, DEFAULT_CLOUD, CloudName, unmet
+from pushtrain.capabilities import CLOUDS, DEFAULT_CLOUD, CloudName, unmade, unmet
 from pushtrain.cloud import Tier
 from pushtrain.gpus import USABLE_GPU_NAMES
 from pushtrain.run import KEPT_NAME
@@ -87,12 +88,15 @@ class Compute(Part):
 
     @property
     def asked_image(self) -> str | None:
-        """The image a pod is asked for; None where the template's is to be used."""
-        return None if self.template is not None and "image" not in self.model_fields_set else self.image
+        """The image a pod is asked for; None where the template's is to be used, or the cloud takes none."""
+        theirs = self.template is not None or CLOUDS[self.cloud].framework
+        return None if theirs and "image" not in self.model_fields_set else self.image
 
     @property
     def image_in_words(self) -> str:
-        return self.asked_image or f"the image of template {self.template}"
+        can = CLOUDS[self.cloud]
+        whose = f"{can.title}' framework {can.framework}" if can.framework else f"template {self.template}"
+        return self.asked_image or f"the image of {whose}"
 
     @model_validator(mode="after")
     def _asks_for_what_the_cloud_has(self) -> "Compute":
@@ -103,11 +107,15 @@ class Compute(Part):
             data_centers=bool(self.data_centers),
             template=self.template is not None,
             ports=self.ports,
-            ssh=self.ssh,
+            ssh=self.ssh and "ssh" in self.model_fields_set,
         )
-        if said := "; ".join(missing):
+        if said := "; ".join([*missing, *self._unmade()]):
             raise ValueError(said)
         return self
+
+    def _unmade(self) -> Iterator[str]:
+        named = "image" in self.model_fields_set
+        return unmade(self.cloud, tiers=self.tiers, size_gb=self.volume.size_gb, image=named)
 
     @field_validator("ports")
     @classmethod

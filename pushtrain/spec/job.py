@@ -237,7 +237,12 @@ def _floating(parts: Mapping[str, Any]) -> list[str]:
     if data is not None and data.is_on_hub and not _COMMIT.fullmatch(data.revision):
         found.append(f"data.revision {data.revision!r} is no commit of 40 digits")
     if compute is not None and compute.asked_image is None:
-        found.append(f"compute.template {compute.template!r} may name another image tomorrow: set compute.image, too")
+        if compute.template is None:
+            found.append(f"compute.cloud {compute.cloud!r} brings {compute.image_in_words}, which has no digest")
+        else:
+            found.append(
+                f"compute.template {compute.template!r} may name another image tomorrow: set compute.image, too"
+            )
     elif compute is not None and "@sha256:" not in compute.image:
         found.append(f"compute.image {compute.image!r} has no digest, @sha256:…")
     return found

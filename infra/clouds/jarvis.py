@@ -1,0 +1,291 @@
+"""JarvisLabs over its REST API: one member of `pushtrain.cloud.Cloud`.
+
+Facts it stands on (the client jarvislabs 0.2.19, dstack 0.22.5): a container is made from one of JarvisLabs'
+frameworks, never from an image of one's own; what runs in it, and its variables, come by a start script that is stored
+in the account; nothing inside knows which instance it is or has a key, so nothing there can end it; instances are
+paused when the balance is used up, and a paused one is billed for its disk: it is destroyed like a running one.
+Resuming may change its number: by name it is found again. The table of answers is in `jarvis_answers`.
+"""
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from secrets import token_hex
+from typing import Any
+
+from infra.clouds import jarvis_shapes as shapes
+from infra.clouds.adoption import keep_oldest, look_again
+from infra.clouds.jarvis_answers import BASE_URL, SPEAKS, failure, is_absent
+from infra.clouds.jarvis_hosts import Hosts
+from infra.clouds.jarvis_names import HOSTS, gpu_ids
+from infra.clouds.jarvis_reads import READING_OFFERS, Reads
+from infra.clouds.jarvis_scripts import Scripts
+from infra.clouds.jarvis_volumes import Volumes
+from infra.clouds.runpod_answers import Answer, expected_shape
+from infra.clouds.wire import Limits
+from pushtrain.cloud import Bill, Live, LogLine, Offer, Pod, PodRequest, Template, Volume, VolumeRequest
+from pushtrain.errors import UNKNOWN_TEMPLATE, CloudError, CloudUnavailable, NoCapacity, RequestRejected
+from pushtrain.events import parse_time
+
+DEFAULT_FRAMEWORK = "pytorch"
+NO_LOG = "JarvisLabs gives out no log of an instance; what a pod of pushtrain says is on it, in pushtrain.log"
+# An instance's own figure is by the minute; nothing says when the last one is counted.
+_SETTLED_S = 3600.0
+
+
+class JarvisLabs:
+    """One account. Safe to use from one thread; `close` when done, or let it go out of scope.
+
+    `environ` is where `PodRequest.secret_env` is read from at each create.
+    """
+
+    name = "jarvislabs"
+
+    def __init__(
+        self,
+        api_key: str,
+        url: str = BASE_URL,
+        *,
+        environ: Mapping[str, str] | None = None,
+        limits: Limits | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._environ = os.environ if environ is None else environ
+        self._hosts = Hosts(api_key, url, limits=limits or Limits(), sleep=sleep, clock=clock)
+        self._scripts = Scripts(self._hosts)
+        self._reads = Reads(self._hosts, self._scripts)
+        self._volumes = Volumes(self._hosts, self._reads, self._scripts)
+
+    def close(self) -> None:
+        self._hosts.close()
+
+    def offers(self, gpu_count: int = 1, min_cuda_version: str | None = None) -> list[Offer]:
+        """By type and region; nobody says which driver an instance will have. Up to 30 s old."""
+        rows = self._reads.rows()
+        with expected_shape(READING_OFFERS, SPEAKS.cloud):
+            return shapes.offers(rows, gpu_count)
+
+    def gpu_names(self) -> list[str]:
+        return gpu_ids()
+
+    def create_volume(self, request: VolumeRequest) -> Volume:
+        """See `jarvis_volumes.Volumes.create`: 50 GB at least."""
+        return self._volumes.create(request)
+
+    def grow_volume(self, volume_id: str, size_gb: int) -> Volume:
+        return self._volumes.grow(volume_id, size_gb)
+
+    def volumes(self) -> list[Volume]:
+        return self._reads.volumes()
+
+    def read_volume(self, volume_id: str) -> Volume | None:
+        return self._volumes.read(volume_id)
+
+    def delete_volume(self, volume_id: str) -> None:
+        self._volumes.delete(volume_id)
+
+    def read_template(self, template_id: str) -> Template | None:
+        """A framework: there are no other templates."""
+        title = self._reads.frameworks().get(template_id)
+        if title is None:
+            return None
+        return Template(
+            id=template_id,
+            name=title,
+            image=f"JarvisLabs' framework {template_id}",
+            disk_gb=0,
+            args="",
+            variables=(),
+            ports=(),
+            cuda_versions=(),
+            is_serverless=False,
+        )
+
+    def create_pod(self, request: PodRequest) -> Pod:
+        """Create or adopt by name; a pod of that name that ended is destroyed first, of several one stays.
+
+        Raises NoCapacity when no region has the GPUs, or for no more than the request allows, RequestRejected for what
+        JarvisLabs does not have: an image of one's own, TCP ports, community machines.
+        """
+        where = request.data_center or "any region"
+        doing = f"creating pod {request.name} ({request.gpu_count} x {request.gpu}, {where}) at JarvisLabs"
+        self._check(request, doing)
+        adopted = partial(self._adopt, request.name, None)
+        if (found := adopted()) is not None:
+            return found
+        row, fs_id = self._row(request, doing), self._fs_id(request, doing)
+        secrets = {name: self._environ[name] for name in request.secret_env if self._environ.get(name)}
+        self._hosts.keep_secret(secrets.values())
+        script_id = self._scripts.put(request.name, shapes.start_script(request, secrets, token_hex(8)))
+        body = shapes.create_body(request, row, script_id=script_id, fs_id=fs_id)
+        limits, answer = self._hosts.limits, Answer(status=None, said="")
+        for _ in range(limits.create_attempts):
+            path = f"/templates/{request.template or DEFAULT_FRAMEWORK}/create"
+            answer = self._hosts.send("POST", path, region=row["region"], body=body, timeout_s=limits.create_s)
+            number = _number(answer)
+            if number is not None:
+                return self._settled(request, number, row)
+            # Also after a refusal: what was refused may be there all the same, and billed.
+            pauses_s = limits.look_pauses_s if answer.ok or answer.ambiguous else (0.0,)
+            if (found := look_again(pauses_s, self._hosts.sleep, adopted)) is not None:
+                return found
+            if not (answer.ok or answer.ambiguous):
+                self._scripts.remove(lambda name: name == request.name)
+                raise self._refused(answer, doing)
+        raise CloudUnavailable(
+            f"{doing}: {answer.said}, and nothing of that name appeared",
+            hint="run the same command again: it looks the name up before it creates",
+        )
+
+    def read_pod(self, pod_id: str) -> Pod | None:
+        """None also for one that is being destroyed; `find` has it for as long as JarvisLabs lists it."""
+        number = shapes.machine_number(pod_id)
+        raw = None if number is None else self._reads.instance(number)
+        found = None if raw is None else self._reads.as_pods([raw])[0]
+        return None if found is None or found.status == "TERMINATED" else found
+
+    def terminate(self, pod_id: str) -> None:
+        """Destroyed with its disk, paused or not, and its start script with it; what is gone, or never was, is
+        success. What refuses to go is looked at: an instance that is gone, or on its way, was ended."""
+        number = shapes.machine_number(pod_id)
+        raw = None if number is None else self._reads.instance(number)
+        if raw is None or number is None:
+            return
+        answer = self._hosts.end(raw.get("region"), shapes.destroy_path(raw), {"machine_id": str(number)})
+        if not (answer.ok or is_absent(answer)):
+            left = self._reads.instance(number)
+            if left is not None and not shapes.is_going(left):
+                raise failure(answer, f"terminating pod {pod_id}")
+        self._reads.forget(raw)
+
+    def find(self, prefix: str) -> Live:
+        return Live(
+            pods=tuple(pod for pod in self._reads.pods() if pod.name.startswith(prefix)),
+            volumes=tuple(volume for volume in self._reads.volumes() if volume.name.startswith(prefix)),
+        )
+
+    def logs(self, pod_id: str, last_event_id: str | None = None, timeout_s: float = 10.0) -> Iterator[LogLine]:
+        """One line that says there is none, without a time: a log without times proves no silence."""
+        if last_event_id is None and self.read_pod(pod_id) is not None:
+            yield LogLine(event_id="none", time="", source="container", line=NO_LOG)
+
+    def ssh_keys(self) -> list[str]:
+        return [str(it["ssh_key"]).strip() for it in self._reads.key_records()]
+
+    def replace_ssh_keys(self, keys: Sequence[str]) -> None:
+        """Adds what is missing first, then removes what is not named: one by one, there is no call for all."""
+        there = {str(it["ssh_key"]).strip(): str(it["key_id"]) for it in self._reads.key_records()}
+        wanted = [key.strip() for key in keys]
+        for key in wanted:
+            if key not in there:
+                name = (key.split(maxsplit=2)[2:] or ["pushtrain"])[0]
+                self._write("POST", "/ssh/", "adding an ssh key to the account", {"ssh_key": key, "key_name": name})
+        for key, key_id in there.items():
+            if key not in wanted:
+                self._write("DELETE", f"/ssh/{key_id}", "removing an ssh key of the account", None)
+
+    def bill(
+        self,
+        pod_ids: list[str],
+        volume_ids: list[str],
+        since: str,
+        *,
+        until: str | None = None,
+        now_s: float | None = None,
+    ) -> Bill:
+        """What instances that still exist have cost by their own count. Of what is gone, and of file systems,
+        JarvisLabs says nothing: then it is no bill (`is_told`), and time × price is all there is."""
+        rows = {f"jl-{it['machine_id']}": it for it in self._reads.instances()} if pod_ids else {}
+        there = [rows[pod_id] for pod_id in pod_ids if pod_id in rows]
+        with expected_shape("reading what pods cost", SPEAKS.cloud):
+            usd = sum(float(raw.get("cost") or 0.0) for raw in there)
+        settled = until is not None and now_s is not None and now_s >= parse_time(until) + _SETTLED_S
+        return Bill(pods_usd=usd, volumes_usd=0.0, final=settled or not there, is_told=bool(there))
+
+    def _check(self, request: PodRequest, doing: str) -> None:
+        if request.image is not None:
+            raise RequestRejected(
+                f"{doing}: JarvisLabs runs no image of one's own: {request.image}",
+                hint="leave out compute.image; compute.template names one of its frameworks",
+            )
+        if request.tier != "SECURE":
+            raise RequestRejected(f"{doing}: JarvisLabs has no {request.tier} machines", hint="use tier SECURE")
+        if any(not port.endswith("/http") for port in request.ports):
+            raise RequestRejected(
+                f"{doing}: JarvisLabs opens HTTP ports only: {', '.join(request.ports)}", hint="ask for /http"
+            )
+        if request.template is not None and self.read_template(request.template) is None:
+            raise RequestRejected(
+                f"{doing}: compute.template {request.template}: JarvisLabs has no such framework",
+                hint=f"leave it out for {DEFAULT_FRAMEWORK}",
+                reason=UNKNOWN_TEMPLATE,
+            )
+
+    def _row(self, request: PodRequest, doing: str) -> Any:
+        """What it is made of: the first region that has the GPUs, for what the request allows."""
+        regions = [request.data_center] if request.data_center is not None else list(HOSTS)
+        rows = self._reads.rows()
+        with expected_shape(doing, SPEAKS.cloud):
+            found = shapes.rows_for(rows, request.gpu, [region for region in regions if region in HOSTS])
+            roomy = [it for it in found if min(shapes.free(it), shapes.most(it)) >= request.gpu_count]
+            limit = request.max_usd_per_hour
+            cheap = [
+                it for it in roomy if limit is None or (shapes.price_usd(it) or 0.0) * request.gpu_count <= limit + 1e-6
+            ]
+        if not cheap:
+            why = f"none is offered for ${limit:.3f} an hour or less" if roomy else "none is free"
+            raise NoCapacity(f"{doing}: {why}", hint="another GPU, another region, or later")
+        return cheap[0]
+
+    def _fs_id(self, request: PodRequest, doing: str) -> int | None:
+        if request.volume_id is None:
+            return None
+        numbers = self._volumes.numbers(request.volume_id)
+        if not numbers:
+            raise CloudUnavailable(
+                f"{doing}: network volume {request.volume_id} is gone", hint="the next look makes it again"
+            )
+        return numbers[0]
+
+    def _settled(self, request: PodRequest, number: int, row: Any) -> Pod:
+        """What was made, once more by its name; a list that is behind leaves what was asked for."""
+        raw = self._reads.instance(number)
+        made = Pod(
+            id=f"jl-{number}",
+            name=request.name,
+            status="STARTING",
+            gpu=request.gpu,
+            gpu_count=request.gpu_count,
+            usd_per_hour=(shapes.price_usd(row) or 0.0) * request.gpu_count,
+            data_center=str(row["region"]),
+            uptime_s=None,
+            created_at=None,
+            ports=request.ports,
+            volume_id=request.volume_id,
+        )
+        if raw is not None:
+            made = self._reads.as_pods([raw])[0]
+        return self._adopt(request.name, made) or made
+
+    def _adopt(self, name: str, created: Pod | None) -> Pod | None:
+        return keep_oldest(self._reads.pods(), name, created, self.terminate)
+
+    def _refused(self, answer: Answer, doing: str) -> CloudError:
+        """A create has nothing of its own to be absent: JarvisLabs' 404 is about what it names."""
+        if is_absent(answer):
+            return CloudUnavailable(f"{doing}: {answer.said}", hint="something that the request names is gone")
+        return failure(answer, doing)
+
+    def _write(self, method: str, path: str, doing: str, body: Any) -> None:
+        answer = self._hosts.send(method, path, body=body)
+        if not answer.ok:
+            raise failure(answer, doing)
+
+
+def _number(answer: Answer) -> int | None:
+    """What a create made; None where its answer does not say: then the name is looked up."""
+    made = str(answer.json.get("machine_id")) if answer.ok and isinstance(answer.json, dict) else ""
+    return int(made) if re.fullmatch(r"[0-9]{1,18}", made) else None

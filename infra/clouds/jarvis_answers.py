@@ -1,0 +1,137 @@
+"""What JarvisLabs answers, and which error that is. Pure.
+
+There are no codes, and many errors come inside an HTTP 200 as `{"success": false}`, or `sucess` as some endpoints write
+it, with a text under `message`, `error` or `detail` (jarvislabs 0.2.19, dstack 0.22.5). `meant` gives such an
+answer the status it should have had, so that there is one table:
+
+| answer                                  | then                                                              |
+| --------------------------------------- | ----------------------------------------------------------------- |
+| 401                                     | CloudAuthFailed                                                   |
+| 402, or words about the balance         | NoBalance                                                         |
+| 403                                     | CloudAuthFailed                                                   |
+| words about capacity                    | NoCapacity                                                        |
+| 404, or words about something not found | None, or success; of a read the list of all instances agrees      |
+| 404 that is not JSON                    | CloudUnavailable: it is not JarvisLabs' own                       |
+| 429                                     | waited for, then CloudUnavailable                                 |
+| 5xx, no answer, a 200 that failed with  | read: again; create: the name is looked up, else sent again       |
+| words about the cloud itself, or none   |                                                                   |
+| 400, 422 and anything else              | RequestRejected                                                   |
+"""
+
+import json
+import re
+from typing import Any
+
+from infra.clouds.runpod_answers import Answer, problem_text
+from infra.clouds.wire import Speaks
+from pushtrain.errors import (
+    ACCESS_DENIED,
+    INVALID_REQUEST,
+    CloudAuthFailed,
+    CloudError,
+    CloudUnavailable,
+    NoBalance,
+    NoCapacity,
+    RequestRejected,
+)
+
+URL_NAME, KEY_NAME = "JARVISLABS_URL", "JL_API_KEY"
+BASE_URL = "https://backendn.jarvislabs.net"
+_FLAGS = ("success", "sucess")
+_BALANCE = re.compile(r"balance|insufficient (credit|fund)|add (credit|fund|money)|recharge", re.I)
+_CAPACITY = re.compile(r"capacity|out of stock|no free|not available|unavailable|no longer available", re.I)
+_ABSENT = re.compile(r"not found|no such|(does not|doesn'?t) exist", re.I)
+_KEY = re.compile(r"unauthori[sz]ed|(invalid|expired) (api )?(token|key)|token (is )?(invalid|expired)", re.I)
+_CLOUD = re.compile(r"something went wrong|internal|unexpected|timed? ?out|try again", re.I)
+
+
+def problem(body: bytes) -> dict[str, Any] | None:
+    """JarvisLabs' own error object; None for anything a proxy may say instead."""
+    try:
+        found = json.loads(body)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and {"message", "error", "detail", *_FLAGS} & set(found) else None
+
+
+def text(body: bytes) -> str:
+    found = problem(body)
+    return problem_text(body) if found is None else _said(found)
+
+
+def flag(content: Any) -> bool | None:
+    """What an answer says of its own success; None where it does not say."""
+    flags = [content[name] for name in _FLAGS if name in content] if isinstance(content, dict) else []
+    return any(str(it).strip().lower() in ("true", "1", "yes", "success") for it in flags) if flags else None
+
+
+def meant(content: Any) -> int | None:
+    """The status that an error inside a 2xx stands for; None where the answer is none."""
+    if flag(content) is not False:
+        return None
+    said = _said(content)
+    by_words = ((_BALANCE, 402), (_KEY, 401), (_ABSENT, 404), (_CAPACITY, 409), (_CLOUD, 500))
+    return next((status for words, status in by_words if words.search(said)), 400 if said else 500)
+
+
+SPEAKS = Speaks(
+    cloud="JarvisLabs",
+    key_name=KEY_NAME,
+    url_name=URL_NAME,
+    public_url=BASE_URL,
+    path="/",
+    problem=problem,
+    text=text,
+    status_of=meant,
+)
+
+
+def is_absent(answer: Answer) -> bool:
+    """JarvisLabs itself says so: a 404 of a proxy proves nothing."""
+    return answer.status == 404 and answer.json is not None
+
+
+def is_full(answer: Answer) -> bool:
+    return not answer.ok and not answer.ambiguous and answer.status != 422 and bool(_CAPACITY.search(answer.said))
+
+
+def failure(answer: Answer, doing: str) -> CloudError:
+    """The error an answer that is not `ok` means; `doing` says what was asked, with names and ids, no secrets."""
+    message, status = f"{doing}: {answer.said}", answer.status
+    if answer.ambiguous:
+        return CloudUnavailable(
+            message, hint="JarvisLabs did not answer as it should: run the same command again later"
+        )
+    if status == 429:
+        return CloudUnavailable(message, hint="JarvisLabs' limit on requests: try again later")
+    if status == 401:
+        return CloudAuthFailed(message, hint=f"{KEY_NAME} is wrong, expired, or of another cloud: make a new key")
+    if status == 402 or _BALANCE.search(answer.said):
+        return NoBalance(message, hint="add balance in the console, https://jarvislabs.ai")
+    if status == 403:
+        return CloudAuthFailed(message, hint="the key is valid but may not do this", reason=ACCESS_DENIED)
+    if is_full(answer):
+        return NoCapacity(message, hint="another GPU, another region, or later")
+    if status == 404 and answer.json is None:
+        return CloudUnavailable(message, hint=f"this is not JarvisLabs' own 404: check {URL_NAME} and proxies")
+    return RequestRejected(
+        message,
+        hint="the request breaks a rule of JarvisLabs: fix the value it names; do not retry",
+        reason=INVALID_REQUEST if status == 422 else None,
+    )
+
+
+def _said(found: dict[str, Any]) -> str:
+    """The words of an error; of FastAPI's list of violations each with its field."""
+    detail = found.get("detail")
+    if isinstance(detail, list):
+        rows = [it if isinstance(it, dict) else {"msg": it} for it in detail]
+        return "; ".join(": ".join(str(it) for it in (*_field(row), row.get("msg", ""))) for row in rows)
+    error = found.get("error")
+    words = (found.get("message"), error.get("message") if isinstance(error, dict) else error, detail)
+    return next((str(it) for it in words if it), "")
+
+
+def _field(row: dict[str, Any]) -> list[str]:
+    loc = row.get("loc")
+    return [str(part) for part in loc if part != "body"][-1:] if isinstance(loc, list) else []

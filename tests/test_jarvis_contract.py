@@ -1,0 +1,327 @@
+"""The cloud contract over the JarvisLabs client and the simulator, and what is JarvisLabs' own: errors inside a 200, a
+host for each region, start scripts that go with their instances, names that are too long, resuming under another id."""
+
+import base64
+import gzip
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from simulator_client import Client
+from simulator_fixtures import Faults
+
+from infra.clouds.jarvis import JarvisLabs
+from infra.clouds.wire import Limits
+from infra.simulator.server import RunningSimulator
+from infra.start import boot_env, cloud_env, start_args
+from pushtrain.capabilities import CLOUDS
+from pushtrain.cloud import PodRequest, VolumeRequest
+from pushtrain.errors import CloudAuthFailed, CloudError, CloudUnavailable, NoBalance, NoCapacity, RequestRejected
+
+pytest.register_assert_rewrite("cloud_contract")
+from cloud_contract import CloudContract, Facts, Trouble, within  # noqa: E402
+
+pytest_plugins = ("simulator_fixtures",)
+
+NAME, PATIENCE_S = "jarvislabs", 60.0
+LIMITS = Limits(look_pauses_s=(0.05, 0.1, 0.2))
+LONG = "a-job-with-a-name-of-24-c-01234567-89abcdef-"
+Raw = Callable[..., Any]
+
+
+def url_of(simulator: RunningSimulator) -> str:
+    return simulator.env(NAME)["JARVISLABS_URL"]
+
+
+def connect(simulator: RunningSimulator, **secrets: str) -> Iterator[JarvisLabs]:
+    client = JarvisLabs(simulator.keys.others[NAME], url_of(simulator), environ=secrets, limits=LIMITS)
+    yield client
+    client.close()
+
+
+class TestJarvisLabsOnTheSimulator(CloudContract):
+    @pytest.fixture
+    def cloud(self, api: Client, simulator: RunningSimulator) -> Iterator[JarvisLabs]:
+        yield from connect(simulator, CANARY="s3cret canary's")
+
+    @pytest.fixture
+    def twin(self, api: Client, simulator: RunningSimulator) -> Iterator[JarvisLabs]:
+        yield from connect(simulator)
+
+    @pytest.fixture
+    def trouble(self, api: Client, simulator: RunningSimulator) -> Trouble:
+        return Faults(simulator)
+
+    @pytest.fixture
+    def facts(self) -> Facts:
+        return Facts(
+            can=CLOUDS[NAME],
+            gpu="NVIDIA RTX A6000",
+            data_center="india-noida-01",
+            elsewhere="india-chennai-01",
+            image=None,
+            ports=("8888/http", "7860/http"),
+            sold_out=("NVIDIA H200", "india-noida-01"),
+            absent_id="jl-999999999999",
+            template="fastai",
+            volume_gb=50,
+            settle_s=PATIENCE_S,
+        )
+
+    @pytest.fixture
+    def raw(self, api: Client, simulator: RunningSimulator) -> Iterator[Raw]:
+        """The account as JarvisLabs' own client sees it."""
+        headers = {"Authorization": f"Bearer {simulator.keys.others[NAME]}", "User-Agent": "tests"}
+        with httpx.Client(base_url=url_of(simulator), headers=headers, trust_env=False, timeout=60) as client:
+            yield lambda method, path, **options: client.request(method, path, **options).raise_for_status().json()
+
+    @pytest.fixture
+    def scripts(self, raw: Raw, prefix: str) -> Callable[[], list[str]]:
+        def named() -> list[str]:
+            listed = raw("GET", "/scripts/")["script_meta"]
+            return sorted(it["script_name"] for it in listed if it["script_name"].startswith(prefix))
+
+        return named
+
+    def test_a_pod_with_a_disk_of_its_own_on_a_community_machine(self, cloud: JarvisLabs, pod: PodRequest, prefix: str):
+        """There is none; a machine of JarvisLabs' own has a disk of its own, too."""
+        with pytest.raises(RequestRejected, match="COMMUNITY"):
+            cloud.create_pod(replace(pod, tier="COMMUNITY", data_center=None, persistent_gb=10))
+        assert not cloud.find(prefix)
+        made = cloud.create_pod(replace(pod, persistent_gb=10))
+        assert (made.tier, made.volume_id) == ("SECURE", None)
+
+    def test_what_jarvislabs_does_not_have_is_refused_and_leaves_nothing(
+        self, cloud: JarvisLabs, pod: PodRequest, prefix: str, scripts: Callable[[], list[str]]
+    ):
+        for changed, said in (({"image": "acme/train:1"}, "image"), ({"ports": ("22/tcp",)}, "HTTP ports only")):
+            with pytest.raises(RequestRejected, match=said):
+                cloud.create_pod(replace(pod, **changed))  # type: ignore[arg-type]
+        with pytest.raises(RequestRejected, match="no such region"):
+            cloud.create_volume(VolumeRequest(name=f"{prefix}v", size_gb=50, data_center="EU-SE-1"))
+        assert not cloud.find(prefix) and scripts() == []
+
+    def test_a_price_that_rose_above_what_was_planned_is_not_paid(
+        self, cloud: JarvisLabs, pod: PodRequest, prefix: str
+    ):
+        price = next(
+            it.usd_per_gpu_hour for it in cloud.offers() if (it.gpu, it.data_center) == (pod.gpu, pod.data_center)
+        )
+        with pytest.raises(NoCapacity, match="an hour or less"):
+            cloud.create_pod(replace(pod, max_usd_per_hour=price - 0.01))
+        assert not cloud.find(prefix)
+        assert cloud.create_pod(replace(pod, max_usd_per_hour=price)).usd_per_hour == price
+
+    def test_without_a_region_the_first_that_has_room_is_taken(
+        self, cloud: JarvisLabs, pod: PodRequest, simulator: RunningSimulator
+    ):
+        assert cloud.create_pod(replace(pod, gpu="NVIDIA RTX A5000", data_center=None)).data_center == (
+            "india-chennai-01"
+        )
+        europe = cloud.create_pod(replace(pod, name=f"{pod.name}1", gpu="NVIDIA H200", data_center=None))
+        assert europe.data_center == "europe-01"
+        with pytest.raises(NoCapacity):
+            cloud.create_pod(replace(pod, name=f"{pod.name}2", gpu="NVIDIA H200", data_center=None, gpu_count=2))
+
+    def test_a_refused_create_that_made_one_all_the_same_adopts_it(
+        self, cloud: JarvisLabs, pod: PodRequest, prefix: str, simulator: RunningSimulator
+    ):
+        simulator.fault("refused_but_rented", operation="create_pod")
+        made = cloud.create_pod(pod)
+        assert [it.id for it in cloud.find(prefix).pods] == [made.id]
+
+    def test_a_start_script_brings_variables_and_goes_with_its_instance(
+        self,
+        cloud: JarvisLabs,
+        pod: PodRequest,
+        scripts: Callable[[], list[str]],
+        simulator: RunningSimulator,
+    ):
+        words = "bash -c 'echo said $A $CANARY $PUSHTRAIN_POD_NAME in $PUSHTRAIN_WORKSPACE; sleep 600'"
+        asked = replace(pod, args=words, env={"A": 'it\'s a "test"'}, secret_env=("CANARY", "NOT_SET"))
+        made = cloud.create_pod(asked)
+        log = _home(simulator, made.id) / "pushtrain.log"
+        assert within(PATIENCE_S, lambda: log.exists() and log.read_text().endswith("\n"))
+        assert log.read_text().startswith(f"said it's a \"test\" s3cret canary's {pod.name} in /")
+        assert scripts() == [pod.name]
+        cloud.terminate(made.id)
+        assert scripts() == []
+
+    def test_a_create_that_finds_no_room_leaves_no_script(
+        self, cloud: JarvisLabs, pod: PodRequest, trouble: Trouble, scripts: Callable[[], list[str]]
+    ):
+        trouble.say_no_capacity()
+        with pytest.raises(NoCapacity):
+            cloud.create_pod(pod)
+        assert scripts() == []
+
+    @pytest.mark.parametrize("way", ["lose_answer", "fail_after"])
+    def test_a_script_whose_upload_got_no_answer_is_there_once(
+        self, cloud: JarvisLabs, pod: PodRequest, trouble: Trouble, scripts: Callable[[], list[str]], way: str
+    ):
+        getattr(trouble, way)("put_script")
+        cloud.create_pod(pod)
+        assert scripts() == [pod.name]
+
+    def test_names_that_are_too_long_there_are_whole_here(
+        self,
+        cloud: JarvisLabs,
+        twin: JarvisLabs,
+        pod: PodRequest,
+        prefix: str,
+        scripts: Callable[[], list[str]],
+        raw: Raw,
+    ):
+        assert len(f"{prefix}{LONG}a1") > 40
+        volume = VolumeRequest(name=f"{prefix}{LONG}v", size_gb=50, data_center=str(pod.data_center))
+        held = cloud.create_volume(volume)
+        made = cloud.create_pod(replace(pod, name=f"{prefix}{LONG}a1", volume_id=held.id))
+        assert (made.name, held.name) == (f"{prefix}{LONG}a1", volume.name) and made.volume_id == held.id
+        shown = [it["instance_name"] for it in raw("GET", "/users/fetch")["instances"]]
+        assert [len(name) for name in shown if name.startswith(prefix)] == [40]
+        found = twin.find(f"{prefix}{LONG}")
+        assert [it.name for it in found.pods] == [made.name] and found.volumes == (held,)
+        assert twin.create_pod(replace(pod, name=made.name, volume_id=held.id)).id == made.id
+        assert scripts() == [made.name, volume.name]
+        twin.terminate(made.id)
+        assert within(PATIENCE_S, lambda: not twin.find(f"{prefix}{LONG}").pods)
+        twin.delete_volume(held.id)
+        assert scripts() == [] and not twin.find(prefix)
+
+    def test_a_paused_instance_is_over_and_destroyed_and_a_resumed_one_is_found_by_its_name(
+        self, cloud: JarvisLabs, pod: PodRequest, prefix: str, raw: Raw
+    ):
+        made = cloud.create_pod(pod)
+        number = made.id.removeprefix("jl-")
+        assert within(PATIENCE_S, lambda: getattr(cloud.read_pod(made.id), "status", "") == "RUNNING")
+        raw("POST", "/misc/pause", params={"machine_id": number})
+        paused = cloud.read_pod(made.id)
+        assert paused is not None and (paused.status, paused.is_alive) == ("EXITED", False)
+        other = f"jl-{raw('POST', '/templates/pytorch/resume', json={'machine_id': int(number)})['machine_id']}"
+        assert other != made.id and cloud.read_pod(made.id) is None
+        assert [(it.id, it.name) for it in cloud.find(prefix).pods] == [(other, pod.name)]
+        raw("POST", "/misc/pause", params={"machine_id": other.removeprefix("jl-")})
+        again = cloud.create_pod(pod)
+        assert again.id not in (made.id, other), "what ended is destroyed, not adopted"
+        assert [it.id for it in cloud.find(prefix).pods] == [again.id]
+
+    def test_a_volume_is_the_same_under_another_number(
+        self, cloud: JarvisLabs, pod: PodRequest, volume: VolumeRequest, raw: Raw, simulator: RunningSimulator
+    ):
+        def number() -> int:
+            return next(int(it["fs_id"]) for it in raw("GET", "/filesystem/list") if it["fs_name"] == volume.name)
+
+        made, before = cloud.create_volume(volume), number()
+        assert cloud.grow_volume(made.id, 60).id == made.id and number() != before
+        holder = cloud.create_pod(replace(pod, volume_id=made.id))
+        assert holder.volume_id == made.id
+        cloud.terminate(holder.id)
+        assert within(PATIENCE_S, lambda: cloud.find(pod.name).pods == ())
+
+    def test_a_volume_is_as_small_as_jarvislabs_makes_it(self, cloud: JarvisLabs, volume: VolumeRequest):
+        assert cloud.create_volume(replace(volume, size_gb=10)).size_gb == 50
+
+    @pytest.mark.parametrize(
+        ("fault", "error"),
+        [("http_402", NoBalance), ("http_403", CloudAuthFailed), ("http_401", CloudAuthFailed)],
+    )
+    def test_errors_are_sorted_by_who_acts(
+        self,
+        cloud: JarvisLabs,
+        pod: PodRequest,
+        prefix: str,
+        simulator: RunningSimulator,
+        fault: str,
+        error: type[CloudError],
+    ):
+        simulator.fault(fault, operation="create_pod")
+        with pytest.raises(error) as caught:
+            cloud.create_pod(pod)
+        assert caught.value.hint and not cloud.find(prefix)
+
+    def test_a_fault_inside_a_200_is_asked_again_and_never_reads_like_gone(
+        self, cloud: JarvisLabs, pod: PodRequest, prefix: str, simulator: RunningSimulator
+    ):
+        made = cloud.create_pod(pod)
+        simulator.fault("http_500", operation="list_pods")
+        assert [it.id for it in cloud.find(prefix).pods] == [made.id]
+        simulator.fault("http_500", times=None, operation="list_pods")
+        try:
+            for call in (lambda: cloud.find(prefix), lambda: cloud.read_pod(made.id), lambda: cloud.terminate(made.id)):
+                with pytest.raises(CloudUnavailable):
+                    call()
+        finally:
+            simulator.request("DELETE", "/_simulator/faults").raise_for_status()
+
+    def test_an_account_in_rupees_is_refused_before_anything_is_rented(
+        self, cloud: JarvisLabs, pod: PodRequest, prefix: str, simulator: RunningSimulator
+    ):
+        simulator.fault("pays_in_rupees", times=2, operation="get_account")
+        for call in (cloud.offers, lambda: cloud.create_pod(pod)):
+            with pytest.raises(RequestRejected, match="rupees"):
+                call()
+        assert not cloud.find(prefix)
+
+    def test_of_what_is_gone_there_is_no_bill(self, cloud: JarvisLabs, pod: PodRequest):
+        made, since = cloud.create_pod(pod), "2026-01-01T00:00:00Z"
+        assert cloud.bill([made.id], [], since).is_told
+        cloud.terminate(made.id)
+        bill = cloud.bill([made.id], [], since)
+        assert (bill.total_usd, bill.is_told, bill.final) == (0.0, False, True)
+
+    def test_the_log_says_that_there_is_none_and_has_no_time_to_tell_silence_by(
+        self, cloud: JarvisLabs, pod: PodRequest
+    ):
+        made = cloud.create_pod(pod)
+        (line,) = cloud.logs(made.id)
+        assert line.time == "" and "no log" in line.line
+        assert list(cloud.logs(made.id, line.event_id)) == []
+
+    @pytest.mark.parametrize("boot", [boot_env(), ""], ids=["the watchdog", "without python, curl"])
+    def test_a_pod_that_cannot_begin_has_no_key_and_waits_to_be_destroyed(
+        self, cloud: JarvisLabs, pod: PodRequest, prefix: str, simulator: RunningSimulator, boot: str
+    ):
+        url = {"JARVISLABS_URL": url_of(simulator)}
+        env = cloud_env(NAME, url) | {"PUSHTRAIN_BOOT": boot, "PUSHTRAIN_POD_TICK_S": "0.2"}
+        made = cloud.create_pod(replace(pod, args=start_args(NAME), env=env))
+        log = _home(simulator, made.id) / "pushtrain.log"
+        said = "no key to end itself with" if boot else "unexpected end of file"
+        assert within(PATIENCE_S, lambda: log.exists() and said in log.read_text()), log.read_text()
+        assert simulator.keys.others[NAME] not in log.read_text()
+        assert cloud.read_pod(made.id) is not None
+        cloud.terminate(made.id)
+        assert within(PATIENCE_S, lambda: not cloud.find(prefix))
+
+    def test_bash_ends_the_work_where_the_watchdog_was_killed(
+        self, cloud: JarvisLabs, pod: PodRequest, simulator: RunningSimulator
+    ):
+        work = "import os, subprocess, time; subprocess.Popen(['sleep', '600'], start_new_session=True); os._exit(0)"
+        made = cloud.create_pod(replace(pod, args=start_args(NAME), env={"PUSHTRAIN_POD_TICK_S": "0.2", **_gz(work)}))
+
+        def at_work() -> int:
+            state = next(it for it in simulator.state()["pods"] if f"jl-{it['id']}" == made.id)
+            commands = [Path(f"/proc/{pid}/cmdline") for pid in state["processes"]]
+            return sum(it.exists() and it.read_bytes() == b"sleep\0600\0" for it in commands)
+
+        log = _home(simulator, made.id) / "pushtrain.log"
+        assert within(PATIENCE_S, log.exists)
+        assert within(PATIENCE_S, lambda: at_work() == 0 and cloud.read_pod(made.id) is not None)
+
+    def test_the_key_of_another_cloud_is_refused_as_a_key(self, simulator: RunningSimulator):
+        stranger = JarvisLabs(simulator.api_key, url_of(simulator), limits=LIMITS)
+        for call in (stranger.offers, lambda: stranger.find(""), lambda: stranger.terminate("jl-12345678")):
+            with pytest.raises(CloudAuthFailed, match="Invalid token"):
+                call()
+        stranger.close()
+
+
+def _home(simulator: RunningSimulator, pod_id: str) -> Path:
+    return simulator.state_dir / NAME / "pods" / pod_id.removeprefix("jl-") / "home"
+
+
+def _gz(program: str) -> dict[str, str]:
+    """A boot archive of one program."""
+    return {"PUSHTRAIN_BOOT": base64.b64encode(gzip.compress(program.encode())).decode()}
