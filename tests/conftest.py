@@ -43,6 +43,7 @@ LONG = frozenset(
         "volumes_recipes",
         "whole_command",
         "whole_crash",
+        "whole_lambda",
         "whole_limits",
         "whole_vast",
         "whole_live",

@@ -80,12 +80,6 @@ class TestLambdaOnTheSimulator(CloudContract):
             cloud.create_pod(replace(pod, image=None, template="abc"))
         assert not cloud.find(prefix)
 
-    def test_the_log_of_a_living_pod_ends_in_time(self, cloud: Lambda, pod: PodRequest):  # type: ignore[override]
-        """There is none, and nobody takes that for silence."""
-        made = cloud.create_pod(pod)
-        with pytest.raises(RequestRejected, match="Lambda keeps none"):
-            list(cloud.logs(made.id, timeout_s=0.5))
-
     def test_the_bill_of_something_new_is_small_and_of_nothing_is_nothing(  # type: ignore[override]
         self, cloud: Lambda, pod: PodRequest, facts: Facts
     ):
