@@ -18,7 +18,7 @@ from whole import World, make_world
 from infra.simulator.server import RunningSimulator
 from infra.simulator.ssh_ports import write_runpodctl
 from pushtrain.errors import SshError
-from pushtrain.ssh import parcel
+from pushtrain.ssh import codes, parcel
 from pushtrain.ssh.codes import Local, masked
 from pushtrain.ssh.copying import Ways, carry
 from pushtrain.ssh.places import Copy, read_places
@@ -86,6 +86,22 @@ def test_files_and_folders_go_to_a_pod_behind_the_proxy_and_come_back(far: World
     assert not CODE.search("\n".join(far.said)), "a code is told to nobody"
     for record in far.records():
         assert not CODE.search(str(record.events))
+
+
+@needs_clients
+def test_a_sender_that_comes_late_to_the_relay_gets_another_code_and_more_time(
+    far: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(codes, "_ARRIVES_S", (0.0, 4.0, 60.0))
+    late = far.simulator.state_dir / "codes" / "late_s"
+    late.write_text("3")
+    (tmp_path / "a").write_text("late")
+    try:
+        copied(far, str(tmp_path / "a"), "far:late/")
+        copied(far, "far:late/a", f"{tmp_path}/back/")
+    finally:
+        late.unlink()
+    assert (tmp_path / "back" / "a").read_text() == "late"
 
 
 @needs_clients

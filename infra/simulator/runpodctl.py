@@ -4,7 +4,8 @@
 ends is what the real one was seen to do (2.7, over a relay on loopback): the code alone on standard output, progress on
 standard error; `send` ends with 0 whatever happened; one receive for a code. Single files only, and instead of a relay
 the folder MEETING, in which a port of loopback stands under the digest of its code. A file `bytes_per_s` in it slows
-every send down. Standard library only, as it runs apart from the pod's own Python.
+every send down, one `late_s` lets it come late to the meeting, as the real one may after it has told its code.
+Standard library only, as it runs apart from the pod's own Python.
 """
 
 import hashlib
@@ -57,6 +58,8 @@ def send(meeting: Path, path: Path, phrase: str) -> int:
     size = path.stat().st_size
     _tell(f"\r{' ' * 33}\rsending '{path.name}' ({_human(size)})\n")
     _tell(f"code is: {code}\non the other computer run\n\nrunpodctl receive {code}\n\n")
+    late = meeting / "late_s"
+    time.sleep(float(late.read_text()) if late.exists() else 0.0)
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(_WAITS_S)
         place = _place(meeting, code)

@@ -16,6 +16,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from pushtrain.errors import SshError
@@ -30,8 +31,12 @@ PROGRAM = "runpodctl"
 INSTALL = "https://github.com/runpod/runpodctl#install"
 CUT = 255
 _CODE = re.compile(r"\b\d{4}(?:-[a-z]+){2,5}-\d{1,3}\b")
-_TELLS_CODE = ("code is:", "on the other computer", f"{PROGRAM} receive")
+_TELLS_CODE = ("on the other computer", f"{PROGRAM} receive")
 _LOOK_S, _CODE_S, _LAST_S = 0.25, 300.0, 60.0
+# The sender tells its code and goes to the relay only then. Who comes before it is turned away, and the code is spent:
+# runpodctl 2.7 and croc's relay were seen to do so. The next one gets more time.
+_ANNOUNCED, _TOO_EARLY = "code is:", "room not ready"
+_ARRIVES_S = (2.0, 8.0, 20.0)
 # Both sides show how far they are several times a second; a relay that has forgotten us says nothing.
 _SILENT_S = 600.0
 # It needs no key of ours, so it gets none.
@@ -58,11 +63,41 @@ def by_code(line: Line, copy: Copy, found: Endpoint, files: SshFiles, show: Call
     if program is None:
         raise _no_program("this machine", f"to reach a pod without a public address by its codes: {INSTALL}")
     line.seams.say(f"by {PROGRAM}'s codes, since the pod is reached by RunPod's proxy alone")
-    try:
-        with typed_shell(ssh_argv(found, files), line.seams.clock) as shell:
-            return (_send if copy.up else _receive)(line, copy, shell, program, show)
-    except Cut:
-        return CUT
+    for arrives_s in _ARRIVES_S:
+        try:
+            with typed_shell(ssh_argv(found, files), line.seams.clock) as shell:
+                here = _Here(line=line, program=program, show=show, arrives_s=arrives_s)
+                (_send if copy.up else _receive)(here, copy, shell)
+                return 0
+        except Cut:
+            return CUT
+        except _TooEarly:
+            continue
+    raise _failed("the two sides did not meet at the relay", [])
+
+
+class _TooEarly(Exception):
+    """The receiver was there first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Here:
+    """This side of a copy. `arrives_s`: how long a sender is given to reach the relay."""
+
+    line: Line
+    program: str
+    show: Callable[[str], object]
+    arrives_s: float
+
+    def start(self, folder: Path, *arguments: str) -> "Local":
+        return Local([self.program, *arguments], folder, self.line.environ, self.show)
+
+    def wait(self, is_done: Callable[[], bool], shell: TypedShell, local: "Local") -> None:
+        """Until it is done. Raises Cut where the pod is gone or both sides have been silent for ten minutes."""
+        while not is_done():
+            shell.line(_LOOK_S)
+            if self.line.seams.clock() - max(shell.heard_s, local.heard_s) > _SILENT_S:
+                raise Cut
 
 
 class Local:
@@ -76,7 +111,7 @@ class Local:
         self.process = subprocess.Popen(
             argv, cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, start_new_session=True
         )
-        self.code, self.last, self.heard_s = "", list[str](), time.monotonic()
+        self.code, self.is_ready, self.last, self.heard_s = "", False, list[str](), time.monotonic()
         self._show = show
         self._readers = [
             threading.Thread(target=self._listen, args=(pipe,), daemon=True)
@@ -105,6 +140,7 @@ class Local:
         found = _CODE.search(text)
         if found is not None:
             self.code = self.code or found[0]
+            self.is_ready = self.is_ready or _ANNOUNCED in text
         if found is not None or any(word in text for word in _TELLS_CODE):
             return
         if text.strip():
@@ -112,65 +148,60 @@ class Local:
             self._show(text)
 
 
-def _send(line: Line, copy: Copy, shell: TypedShell, program: str, show: Callable[[str], object]) -> int:
+def _send(here: _Here, copy: Copy, shell: TypedShell) -> None:
     with parcel.packed(copy) as packed:
-        argv = [program, "send", "--", packed.path.name]
-        local = Local(argv, packed.path.parent, line.environ, show)
+        local = here.start(packed.path.parent, "send", "--", packed.path.name)
         try:
-            _wait(line, lambda: bool(local.code) or local.process.poll() is not None, shell, local)
-            if not local.code:
+            here.wait(lambda: local.is_ready or local.process.poll() is not None, shell, local)
+            if not local.is_ready:
                 raise _failed("runpodctl here gave no code", local.last)
+            here.line.seams.sleep(here.arrives_s)
             shell.type(parcel.take_in(copy, packed, local.code))
-            _wait(line, lambda: shell.ended is not None, shell, local)
+            here.wait(lambda: shell.ended is not None, shell, local)
         finally:
             local.end()
-    return _judged(shell)
+    _judge(shell)
 
 
-def _receive(line: Line, copy: Copy, shell: TypedShell, program: str, show: Callable[[str], object]) -> int:
-    mark, kind, code = secrets.token_hex(8), "", ""
+def _receive(here: _Here, copy: Copy, shell: TypedShell) -> None:
+    line, mark, kind, code = here.line, secrets.token_hex(8), "", ""
     shell.type(parcel.give_out(copy, mark))
     give_up_s = line.seams.clock() + _CODE_S
     while not code and shell.ended is None and line.seams.clock() < give_up_s:
         text = shell.line(_LOOK_S) or ""
         kind = text.removeprefix(f"{mark}-") if text.startswith(f"{mark}-") else kind
         give_up_s = give_up_s if kind else line.seams.clock() + _CODE_S  # a large tar takes its time
-        code = found[0] if kind and (found := _CODE.search(text)) else ""
+        code = found[0] if kind and _ANNOUNCED in text and (found := _CODE.search(text)) else ""
     if not code:
-        _judged(shell)
+        _judge(shell)
         raise _failed("runpodctl on the pod gave no code", shell.last)
     stage = parcel.stage_here(copy)
     stage.mkdir(parents=True, exist_ok=True)
-    local = Local([program, "receive", code], stage, line.environ, show)
+    line.seams.sleep(here.arrives_s)
+    local = here.start(stage, "receive", code)
     try:
-        _wait(line, lambda: local.process.poll() is not None, shell, local)
+        here.wait(lambda: local.process.poll() is not None, shell, local)
     finally:
         local.end()
+    if any(_TOO_EARLY in text for text in local.last):
+        raise _TooEarly
     if local.process.returncode != 0:
         raise _failed("runpodctl here could not receive", local.last)
     for name in parcel.unpacked(copy, stage, is_tar=kind == parcel.TAR_KIND):
         line.seams.say(f"left out, as it leads out of the folder: {name}")
     _tidied(line, copy, shell)
-    return 0
 
 
-def _wait(line: Line, is_done: Callable[[], bool], shell: TypedShell, local: Local) -> None:
-    """Until it is done. Raises Cut where the pod is gone or both sides have been silent for ten minutes."""
-    while not is_done():
-        shell.line(_LOOK_S)
-        if line.seams.clock() - max(shell.heard_s, local.heard_s) > _SILENT_S:
-            raise Cut
-
-
-def _judged(shell: TypedShell) -> int:
-    """What became of the pod's half. Raises SshError."""
+def _judge(shell: TypedShell) -> None:
+    """What became of the pod's half. Raises SshError, _TooEarly."""
     if shell.ended == parcel.NO_PROGRAM:
         raise _no_program("the pod's image", "RunPod's own images have it; a volume's files need no pod: cp volume:…")
     if shell.ended == parcel.NOT_THERE:
         raise SshError(masked(shell.last[-1]), hint="relative paths count from the volume", reason="CopyFailed")
+    if shell.ended and any(_TOO_EARLY in text for text in shell.last):
+        raise _TooEarly
     if shell.ended:
         raise _failed(f"the pod's half of the copy failed with exit code {shell.ended}", shell.last)
-    return 0
 
 
 def _tidied(line: Line, copy: Copy, shell: TypedShell) -> None:
