@@ -37,10 +37,11 @@ def sketch(environ: Mapping[str, str], root: Path, now_s: float) -> Program:
         spec_digest=spec.digest,
         ledger_url=settings.ledger_url,
     )
-    tier = spec.compute.tiers[0]
+    tier, cloud = spec.compute.tiers[0], spec.compute.clouds[0]
     first = Candidate(
+        cloud=cloud,
         gpu=spec.compute.gpus[0],
-        data_center=next(iter(spec.compute.data_centers), "ANY") if CLOUDS[spec.compute.cloud].keeps(tier) else None,
+        data_center=next(iter(spec.compute.data_centers), "ANY") if CLOUDS[cloud].keeps(tier) else None,
         tier=tier,
         usd_per_hour=0.0,
         gpu_memory_gb=0,

@@ -37,6 +37,7 @@ def make_launch(settings: Settings, environ: Mapping[str, str]) -> Launch:
         kept_id: str | None = None,
     ) -> Program:
         _check_secrets(spec, environ)
+        spec, cloud = _placed(spec, candidate)
         env = pod_env(
             run,
             attempt=attempt,
@@ -46,7 +47,7 @@ def make_launch(settings: Settings, environ: Mapping[str, str]) -> Launch:
             stall_s=settings.stall_limit_s if spec.silence_s is None else spec.silence_s,
             environ=environ,
         )
-        env |= cloud_env(spec.compute.cloud, environ)
+        env |= cloud_env(cloud, environ)
         env |= {"PUSHTRAIN_TASK": spec.task, "PUSHTRAIN_USD_PER_HOUR": f"{hourly_usd(candidate, spec):.4f}"}
         env |= {"PUSHTRAIN_EXTRAS": ",".join(spec.extras)} if spec.extras else {}
         env |= {"PUSHTRAIN_PORTS": ",".join(spec.compute.ports)} if spec.compute.ports else {}
@@ -100,6 +101,7 @@ def stack_plan(
 
     A kept volume is not part of the stack: what the stack does not know, no destroy of it can delete. Before it is made
     (`kept_id` None) its name stands for it."""
+    spec, cloud = _placed(spec, candidate)
     size_gb, volume, keeps = spec.compute.volume.size_gb, None, spec.compute.volume.keep
     if candidate.data_center is not None and not keeps:
         volume = VolumeRequest(
@@ -113,7 +115,7 @@ def stack_plan(
         gpu_count=spec.compute.count,
         tier=candidate.tier,
         disk_gb=spec.compute.disk_gb,
-        args=start_args(spec.compute.cloud),
+        args=start_args(cloud),
         data_center=candidate.data_center,
         volume_id=(kept_id or spec.compute.volume.name) if keeps else None,
         persistent_gb=None if volume or keeps else size_gb,
@@ -123,9 +125,16 @@ def stack_plan(
         secret_env=(*spec.secrets, LEDGER_TOKEN),
         min_cuda_version=MIN_CUDA_VERSION,
         # Of machines with prices of their own none is taken that is dearer than what its deadline was counted with.
-        max_usd_per_hour=round(candidate.usd_per_hour + 1e-6, 6) if CLOUDS[spec.compute.cloud].has_own_prices else None,
+        max_usd_per_hour=round(candidate.usd_per_hour + 1e-6, 6) if CLOUDS[cloud].has_own_prices else None,
     )
-    return StackPlan(run_id=run.id, cloud=spec.compute.cloud, volume=volume, pod=pod)
+    return StackPlan(run_id=run.id, cloud=cloud, volume=volume, pod=pod)
+
+
+def _placed(spec: JobSpec, candidate: Candidate) -> tuple[JobSpec, str]:
+    """The spec at the candidate's cloud, one of those that it allows; of one that names a cloud that one."""
+    allowed = spec.compute.clouds
+    cloud = candidate.cloud if len(allowed) > 1 else allowed[0]
+    return spec.model_copy(update={"compute": spec.compute.at(cloud)}), cloud
 
 
 def _ports(spec: JobSpec) -> tuple[str, ...]:
@@ -135,4 +144,4 @@ def _ports(spec: JobSpec) -> tuple[str, ...]:
 
 def _has_ssh(spec: JobSpec) -> bool:
     """Asked for, and to be had: a cloud that opens no TCP port lets nobody in."""
-    return spec.compute.ssh and CLOUDS[spec.compute.cloud].has_tcp_ports
+    return spec.compute.ssh and all(CLOUDS[name].has_tcp_ports for name in spec.compute.clouds)

@@ -211,9 +211,10 @@ def keeps(cloud: str, tier: str) -> bool:
     return cloud in CLOUDS and CLOUDS[cloud].keeps(tier)
 
 
-def losing(cloud: str, tiers: Iterable[Tier]) -> list[Tier]:
-    """Those of `tiers` on which nothing outlives the pod."""
-    return [tier for tier in tiers if not CLOUDS[cloud].keeps(tier)]
+def losing(cloud: str | Iterable[str], tiers: Iterable[Tier]) -> list[Tier]:
+    """Those of `tiers` on which nothing outlives the pod, at one of several clouds at least."""
+    clouds = [cloud] if isinstance(cloud, str) else list(cloud)
+    return [tier for tier in tiers if not all(CLOUDS[name].keeps(tier) for name in clouds)]
 
 
 def machine(tier: str) -> str:

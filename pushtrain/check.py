@@ -135,16 +135,17 @@ def _unknown_gpus(file: SpecFile, spec: JobSpec, gpu_names: Collection[str]) -> 
             near = nearest(gpu, [name for name in gpu_names if not unusable(name)])
             meant = f"did you mean {' or '.join(repr(name) for name in near)}? " if near else ""
             hint = f"{meant}pushtrain/gpus.py has the known ids; at run time the cloud's live list decides"
-            title = CLOUDS[spec.compute.cloud].title
+            title = " or ".join(CLOUDS[name].title for name in spec.compute.clouds)
             message = f"compute.gpus[{index}]: {gpu!r} is not a GPU type of {title} that is known"
             yield Problem(where=file.where("compute", "gpus", index), message=message, hint=hint)
 
 
 def _lost_with_the_pod(file: SpecFile, spec: JobSpec) -> Iterator[Problem]:
     """What machines without a network volume mean, said before anything is rented."""
-    compute, can = spec.compute, CLOUDS[spec.compute.cloud]
-    if not (lost := losing(compute.cloud, compute.tiers)):
+    compute = spec.compute
+    if not (lost := losing(compute.clouds, compute.tiers)):
         return
+    can = next((CLOUDS[it] for it in compute.clouds if CLOUDS[it].volume_tiers), CLOUDS[compute.clouds[0]])
     where, named = file.where("compute", "tiers"), " and ".join(lost)
     if compute.data_centers:
         message = f"compute.tiers allows {named}, but its machines are in none of compute.data_centers"

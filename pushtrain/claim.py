@@ -9,15 +9,16 @@ from pushtrain.control import Control
 from pushtrain.desired import Desired, Job
 from pushtrain.errors import AlreadyClaimed, CloudError, LedgerUnavailable, NoCapacity, PushtrainError, SpecError
 from pushtrain.events import EventDraft, now_text
-from pushtrain.gpus import MIN_CUDA_VERSION
 from pushtrain.jsontext import json_bytes
-from pushtrain.placement import Candidate, CostEstimate, cap, ladder
+from pushtrain.placement import Candidate, CostEstimate, cap
 from pushtrain.policy.gate import admit
 from pushtrain.policy.outside import APPROVAL_MISSING, Refusal
 from pushtrain.refs import Look
 from pushtrain.run import Run
 from pushtrain.settings import Settings
+from pushtrain.several import candidates_at, clouds_for
 from pushtrain.spec import CommandSpec, JobSpec, SessionSpec, TrainingSpec
+from pushtrain.spec.compute import named_clouds
 from pushtrain.spec.file import parse
 from pushtrain.volumes.kept import kept_name
 
@@ -98,8 +99,7 @@ def candidates_for(control: Control, job: Job) -> list[Candidate]:
     for a template that the chosen provider does not take."""
     _check_template(control, job)
     try:
-        cloud, count = control.at(job.spec.compute.cloud).cloud, job.spec.compute.count
-        return ladder(job.spec, cloud.offers(count, MIN_CUDA_VERSION), known_gpus=cloud.gpu_names())
+        return candidates_at(control, job.spec, clouds_for(control, job.spec))
     except NoCapacity:
         return []
 
@@ -161,12 +161,21 @@ def _run_json(
         **({"kept_volume": kept_name(spec, run.ledger_url)} if spec.compute.volume.keep else {}),
         "budget": {"max_usd": spec.budget.max_usd, "max_hours": spec.budget.max_hours},
         "limits": spec.watched,
-        **({"cloud": spec.compute.cloud} if spec.compute.cloud != DEFAULT_CLOUD else {}),
+        **_at(control, spec, candidates),
         # What the first candidate would cost up to its limit, and what the run is expected to take there.
         "estimate": estimate and {"usd_per_hour": round(estimate.usd_per_hour, 6), **_rounded(estimate), **expected},
         **recorded,
     }
     return json_bytes(document)
+
+
+def _at(control: Control, spec: JobSpec, candidates: Sequence[Candidate]) -> dict[str, object]:
+    """The cloud, where it is not the one that a record without it means; of several all that the run may go to, and
+    where it is asked for first."""
+    allowed = spec.compute.clouds if len(named_clouds(spec.compute.cloud)) == 1 else clouds_for(control, spec)
+    first = candidates[0].cloud if candidates else allowed[0]
+    several = {"clouds": list(allowed)} if len(named_clouds(spec.compute.cloud)) > 1 else {}
+    return several | ({"cloud": first} if first != DEFAULT_CLOUD else {})
 
 
 def _inputs(spec: JobSpec) -> dict[str, object]:

@@ -6,7 +6,7 @@ looks again after its create, and both leave the same one.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from pushtrain.budget import Left
@@ -42,38 +42,42 @@ LEAST_USEFUL_S = 120.0
 GONE_WITHIN_S = 30.0
 
 
-def climb(
-    control: Control,
-    run: Run,
-    spec: JobSpec,
-    record: RunRecord,
-    *,
-    live: Live,
-    rest: Left,
-    attempt: int,
-) -> bool:
-    """True with a pod (its `provisioned` is written); False when no rung can be paid for any more.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Turn:
+    """One try to place an attempt: its number, what the budget still has, and the places to ask at the cloud that is
+    asked; None: the ladder as of now."""
 
-    `live` is what the cloud listed of the run before the ledger was read, `rest` what the budget still has. Raises
-    NoCapacity when nothing has capacity, SpecError for a GPU the cloud does not know, RequestRejected or
-    CloudAuthFailed when every rung, or one for all, said so, NoBalance, CloudUnavailable. What was made for a rung that
-    refused is gone again.
+    attempt: int
+    rest: Left
+    places: Sequence[Candidate] | None = None
+
+
+def climb(control: Control, run: Run, spec: JobSpec, record: RunRecord, turn: Turn, *, live: Live) -> bool:
+    """At the cloud that the control plane works at. True with a pod (its `provisioned` is written); False when no rung
+    can be paid for any more.
+
+    `live` is what the cloud listed of the run before the ledger was read. Raises NoCapacity when nothing has capacity,
+    SpecError for a GPU the cloud does not know, RequestRejected or CloudAuthFailed when every rung, or one for all,
+    said so, NoBalance, CloudUnavailable. What was made for a rung that refused is gone again.
     """
+    attempt, candidates = turn.attempt, turn.places
     make_way(control, run, attempt, live)
     kept = kept_volume(control.cloud, spec, control.settings.ledger_url, lambda: given_ids(control.ledger))
-    candidates: Sequence[Candidate] = ladder(
-        spec,
-        control.cloud.offers(spec.compute.count, MIN_CUDA_VERSION),
-        known_gpus=control.cloud.gpu_names(),
-        volume_data_center=kept.data_center if kept else pinned_data_center(record),
-    )
+    if candidates is None or kept:
+        candidates = ladder(
+            spec,
+            control.cloud.offers(spec.compute.count, MIN_CUDA_VERSION),
+            cloud=control.cloud.name,
+            known_gpus=control.cloud.gpu_names(),
+            volume_data_center=kept.data_center if kept else pinned_data_center(record),
+        )
     pinned = pinned_data_center(record) is not None
     if spec.compute.volume.keep:
         candidates = in_one_place(candidates)
     elif not pinned:
         candidates = _volume_first(control, run, record, candidates, live)
     now_s = control.clock()
-    fresh = [Rung.of(spec, candidate, rest, now_s) for candidate in candidates]
+    fresh = [Rung.of(spec, candidate, turn.rest, now_s) for candidate in candidates]
     rungs = recorded_rungs(control, run, record, fresh, attempt=attempt)
     refusals: list[CloudError] = []
     for candidate, rung in zip(candidates, rungs, strict=True):
@@ -84,7 +88,7 @@ def climb(
             return True
         refusals.append(refusal)
     if refusals:
-        raise _worst(refusals)
+        raise worst(refusals)
     return False
 
 
@@ -164,6 +168,7 @@ def record_pod(
         "volume_id": outputs.get("volume_id") or "",
         **asdict(rung),
         "engine": control.engine.name,
+        **({"cloud": control.cloud.name} if record.run.get("clouds") else {}),
     }
     data |= {"kept_volume_id": kept_id} if (kept_id := outputs.get("kept_volume_id")) else {}
     message = f"{rung.place} at ${rung.usd_per_hour:.3f}/h with storage"
@@ -260,7 +265,7 @@ def _recorded_rung(control: Control, run: Run, attempt: int, pod: Pod, live: Liv
     return rung_of(control, rungs_in(planned[-1]), pod, volume_of(run, live)) if planned else None
 
 
-def _worst(refusals: Sequence[CloudError]) -> CloudError:
+def worst(refusals: Sequence[CloudError]) -> CloudError:
     """What to say when no rung took the pod: capacity comes back by itself, anything else only if all said so.
 
     RunPod has no code for 'no capacity': a 400 whose text nobody knows is the next candidate's turn, and when every

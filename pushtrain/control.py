@@ -69,7 +69,7 @@ class Control:
     """When this process last looked for capacity, by run id: within a minute nothing changes."""
     waiting_s: dict[str, float] = field(default_factory=dict)
     """Since when a run has been waiting for a place, by run id, for those that this process tried to place."""
-    sold_out: dict[tuple[str, str | None, str, int], SoldOut] = field(default_factory=dict)
+    sold_out: dict[tuple[str, str, str | None, str, int], SoldOut] = field(default_factory=dict)
     """The places that said that they have no capacity, to whichever run."""
 
     looked_s: dict[str, float] = field(default_factory=dict)
@@ -83,6 +83,9 @@ class Control:
     outside: Outside = field(default_factory=Outside)
     """What the policy asks of the Hub and of GitHub."""
 
+    whole: Cloud | None = None
+    """Of a control plane at one cloud: all of them."""
+
     may_rent: bool = True
     """False: what is at its end is ended, what nobody owns is swept, and nothing is claimed or created."""
 
@@ -92,7 +95,13 @@ class Control:
     def at(self, place: str | RunRecord) -> "Control":
         """The same control plane where it works at one cloud, by name or that of a run; all it remembers is shared.
         Raises CloudAuthFailed where that cloud's key is not set."""
-        return replace(self, cloud=member(self.cloud, place if isinstance(place, str) else cloud_of(place)))
+        name = place if isinstance(place, str) else cloud_of(place)
+        return replace(self, cloud=member(self.everywhere, name), whole=self.everywhere)
+
+    @property
+    def everywhere(self) -> Cloud:
+        """All clouds that there is a key for, also where this one works at one of them."""
+        return self.whole or self.cloud
 
     @property
     def console(self) -> str:

@@ -11,7 +11,12 @@ from pushtrain.ledger import RunRecord
 
 
 def cloud_of(record: RunRecord) -> str:
-    """Name of the cloud that a run is on."""
+    """Name of the cloud that a run is on: of one that may go to several where its pod was, else where it was asked for
+    last."""
+    for state in ("provisioned", "provisioning"):
+        for event in reversed(record.events):
+            if event.state == state and event.data.get("cloud"):
+                return str(event.data["cloud"])
     return str(record.run.get("cloud") or DEFAULT_CLOUD)
 
 

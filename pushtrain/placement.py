@@ -1,6 +1,6 @@
 """Where a run may go, in which order, and what it may cost there at most. Pure: offers in, candidates out."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -36,7 +36,8 @@ class Candidate:
     @property
     def place(self) -> str:
         """For people."""
-        return f"{self.gpu} {where(self.data_center, self.tier)}"
+        at = "" if self.cloud == DEFAULT_CLOUD else f" at {CLOUDS[self.cloud].title}"
+        return f"{self.gpu} {where(self.data_center, self.tier)}{at}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +71,7 @@ def ladder(
     `known_gpus` (all ids the cloud knows), for one not among them; NoCapacity, saying which condition removed what,
     when nothing is left.
     """
-    cloud = cloud or spec.compute.cloud
+    cloud = cloud or spec.compute.clouds[0]
     check_gpus(spec, known_gpus, cloud)
     removed: list[str] = []
     left = offers
@@ -83,6 +84,37 @@ def ladder(
         why = f"of {len(offers)} offers, {', then '.join(removed)}" if removed else "the cloud offers nothing at all"
         raise NoCapacity(f"no place for {spec.name}: {why}", hint=_wider(spec, cloud))
     return sorted((candidate_of(offer, spec, cloud) for offer in left), key=lambda candidate: _rank(candidate, spec))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Offered:
+    """What one cloud offers, with every GPU type id that it knows, None where nobody asked."""
+
+    cloud: str
+    offers: list[Offer]
+    known_gpus: Collection[str] | None
+
+
+def ladder_over(spec: JobSpec, offered: Sequence[Offered], *, volume_data_center: str | None = None) -> list[Candidate]:
+    """Candidates at several clouds in one order, that of `ladder`: tier, GPU, then price whoever asks it.
+
+    A cloud that has none is left out. Raises as `ladder` where none is left: SpecError where each cloud says that.
+    """
+    found: list[Candidate] = []
+    refused: list[NoCapacity | SpecError] = []
+    for one in offered:
+        try:
+            found += ladder(
+                spec, one.offers, cloud=one.cloud, known_gpus=one.known_gpus, volume_data_center=volume_data_center
+            )
+        except (NoCapacity, SpecError) as nothing:
+            refused.append(nothing)
+    if found:
+        return sorted(found, key=lambda candidate: _rank(candidate, spec))
+    if len(refused) == 1 or (refused and all(isinstance(it, SpecError) for it in refused)):
+        raise refused[0]
+    said = [f"{CLOUDS[one.cloud].title}: {why}" for one, why in zip(offered, refused, strict=True)]
+    raise NoCapacity("; ".join(said) or "no cloud was asked", hint="name more GPU types, tiers or clouds, or wait")
 
 
 def check_gpus(spec: JobSpec, known_gpus: Collection[str] | None = None, cloud: str = DEFAULT_CLOUD) -> None:
@@ -184,7 +216,7 @@ def _wider(spec: JobSpec, cloud: str) -> str:
 
 def candidate_of(offer: Offer, spec: JobSpec, cloud: str | None = None) -> Candidate:
     """What an offer of a cloud, the spec's own where none is named, is for a spec, whatever its stock."""
-    cloud = cloud or spec.compute.cloud
+    cloud = cloud or spec.compute.clouds[0]
     kept = keeps(cloud, offer.tier)
     kinds = offer.volume_kinds if kept else ()
     return Candidate(
@@ -199,7 +231,7 @@ def candidate_of(offer: Offer, spec: JobSpec, cloud: str | None = None) -> Candi
     )
 
 
-def _rank(candidate: Candidate, spec: JobSpec) -> tuple[int, int, bool, float, int, str]:
+def _rank(candidate: Candidate, spec: JobSpec) -> tuple[int, int, bool, float, int, str, str]:
     """A place that is low in stock is a trap: the volume pins every later attempt to it."""
     compute = spec.compute
     return (
@@ -209,4 +241,5 @@ def _rank(candidate: Candidate, spec: JobSpec) -> tuple[int, int, bool, float, i
         round(hourly_usd(candidate, spec), 6),
         _STOCK_ORDER[candidate.stock],
         candidate.data_center or "",
+        candidate.cloud,
     )

@@ -2,7 +2,7 @@
 taken over."""
 
 from pushtrain.budget import late_hours, left
-from pushtrain.climb import LEAST_USEFUL_S, climb, end_unnamed, record_pod, volume_of
+from pushtrain.climb import LEAST_USEFUL_S, Turn, end_unnamed, record_pod, volume_of
 from pushtrain.cloud import Live
 from pushtrain.control import Control
 from pushtrain.errors import CloudAuthFailed, CloudError, NoBalance, NoCapacity, RequestRejected, SpecError
@@ -11,6 +11,7 @@ from pushtrain.ledger import RunRecord
 from pushtrain.receipt import billed
 from pushtrain.run import Run
 from pushtrain.rungs import rung_of, rungs_in
+from pushtrain.several import climb_clouds
 from pushtrain.spec import JobSpec
 
 
@@ -27,7 +28,7 @@ def provision(control: Control, run: Run, spec: JobSpec, record: RunRecord, *, l
     if rest.hours * 3600 < LEAST_USEFUL_S or rest.usd <= 0:
         return _budget_spent(control, run, attempt)
     try:
-        if climb(control, run, spec, record, live=live, rest=rest, attempt=attempt):
+        if climb_clouds(control, run, spec, record, Turn(attempt=attempt, rest=rest), live=live):
             return True  # whoever asked looks again: another reconcile may have closed the run meanwhile
         return _budget_spent(control, run, attempt)
     except NoCapacity as nothing:

@@ -30,6 +30,7 @@ from pushtrain.receipt import settle
 from pushtrain.redact import redact
 from pushtrain.rented import note
 from pushtrain.run import RESOURCE_PREFIX, RUN_ID, Run
+from pushtrain.several import look_again, owners_at
 from pushtrain.signs import last_step_s, look
 from pushtrain.source import Source
 from pushtrain.spec.file import loads
@@ -92,13 +93,14 @@ def tick(control: Control, *, only: str | None = None, may_claim: bool = True) -
         if live:
             control.say(f"nobody can tell whose they are, so they are left alone: {names(live)}")
         raise
-    shares = _shares(live)
+    shares = {name: _shares(listed) for name, listed in there.by_cloud.items()}
     for record in records.values():
         if only is None and record.is_over:
             _settle(control, record, report)
         if record.is_over or (only and record.run.get("job") != only):
             continue
-        outcome = None if _is_away(control, record, there) else _guarded(control, record, wanted, shares, report)
+        share = shares.get(cloud_of(record), {})
+        outcome = None if _is_away(control, record, there) else _guarded(control, record, wanted, share, report)
         if outcome:
             report.closed[record.run_id] = outcome
         else:
@@ -106,7 +108,7 @@ def tick(control: Control, *, only: str | None = None, may_claim: bool = True) -
     report.waiting = {run_id: control.waiting_s[run_id] for run_id in report.active if run_id in control.waiting_s}
     owners = [run_id for run_id, record in records.items() if not record.is_over] + [*unreadable]
     for name, listed in there.by_cloud.items() if only is None else ():
-        _sweep(control.at(name), unowned(control, listed, owners), report)
+        _sweep(control.at(name), unowned(control, listed, owners_at(name, owners, records)), report)
         _look_for_spare(control, listed, report)
     for run in [run for run_id, run in control.stacks.items() if run_id not in owners]:
         _forget(control, run, report)
@@ -197,6 +199,7 @@ def _guarded(
 def _advance(control: Control, run: Run, record: RunRecord, wanted: Desired, live: Live) -> str | None:
     """Carry out steps until the run has to wait (None) or is closed (its outcome). `live` is what is listed of it."""
     while True:
+        control = control.at(record)
         if not record.is_over and adopt(control, run, record, live):
             record = control.ledger.read(record.run_id)
         step = _next(control, run, record, wanted, live)
@@ -214,8 +217,7 @@ def _advance(control: Control, run: Run, record: RunRecord, wanted: Desired, liv
             control.ledger.append(run.id, events=[said])
         elif not _try_to_provision(control, run, record, live, step):
             return None
-        live = control.cloud.find(run.resource_prefix + "-")
-        record = control.ledger.read(record.run_id)
+        live, record = look_again(control, run, record)
 
 
 def _next(control: Control, run: Run, record: RunRecord, wanted: Desired, live: Live) -> Step:

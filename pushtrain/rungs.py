@@ -92,16 +92,23 @@ def recorded_rungs(control: Control, run: Run, record: RunRecord, fresh: Sequenc
     """`fresh`, or what was recorded of the same places and is still good; in the ledger when this returns."""
     now_s = control.clock()
     mine = [event for event in record.events if event.attempt == attempt and event.state == "provisioning"]
-    known = {rung.key: rung for rung in (rungs_in(mine[-1]) if mine else ())}
+    is_here = bool(mine) and mine[-1].data.get("cloud") == _said_cloud(control, record)
+    known = {rung.key: rung for rung in (rungs_in(mine[-1]) if is_here else ())}
     if all(rung.key in known and _still_good(known[rung.key], rung, now_s) for rung in fresh):
         return [known[rung.key] for rung in fresh]
     shown = ", ".join(f"{rung.place} (${rung.usd_per_hour:.2f}/h)" for rung in fresh[:3])
     message = f"{len(fresh)} candidates: {shown}"
-    data = {"rungs": [asdict(rung) for rung in fresh]}
+    data: dict[str, Any] = {"rungs": [asdict(rung) for rung in fresh]}
+    data |= {"cloud": cloud} if (cloud := _said_cloud(control, record)) else {}
     draft = EventDraft(state="provisioning", writer="control", attempt=attempt, message=message, data=data)
     control.ledger.append(run.id, events=[draft])
     control.say(f"{run.id}: provisioning, {message}")
     return list(fresh)
+
+
+def _said_cloud(control: Control, record: RunRecord) -> str | None:
+    """What events say of the cloud: nothing where the run can be at one alone."""
+    return control.cloud.name if record.run.get("clouds") else None
 
 
 def _still_good(old: Rung, new: Rung, now_s: float) -> bool:

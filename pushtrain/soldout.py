@@ -29,5 +29,5 @@ def remember(control: Control, spec: JobSpec, candidate: Candidate, refusal: Clo
         control.sold_out[key] = SoldOut(control.clock(), for_s, candidate.stock)
 
 
-def _key(spec: JobSpec, candidate: Candidate) -> tuple[str, str | None, str, int]:
-    return candidate.gpu, candidate.data_center, candidate.tier, spec.compute.count
+def _key(spec: JobSpec, candidate: Candidate) -> tuple[str, str, str | None, str, int]:
+    return candidate.cloud, candidate.gpu, candidate.data_center, candidate.tier, spec.compute.count

@@ -9,14 +9,14 @@ from pydantic import ValidationError
 from infra.clouds import CLIENTS, connect, connect_all
 from infra.simulator.others import OTHERS
 from infra.start import _ENDS
-from pushtrain.capabilities import CLOUDS, DEFAULT_CLOUD, losing, table, unmet
+from pushtrain.capabilities import CLOUDS, DEFAULT_CLOUD, CloudName, losing, table, unmet
 from pushtrain.errors import CloudAuthFailed, RequestRejected, SpecError
 from pushtrain.fleet import Fleet, member
 from pushtrain.pod.place import PLACES
 from pushtrain.pod.terminate import _WAYS
 from pushtrain.prices import storage_usd_per_month
 from pushtrain.redact import SECRET_NAMES
-from pushtrain.spec.compute import Compute
+from pushtrain.spec.compute import Compute, named_clouds
 
 PAGE = Path(__file__).parent.parent / "docs" / "clouds.md"
 BOTH = {"RUNPOD_API_KEY": "rpa_0123456789abcdef", "VAST_API_KEY": "0123456789abcdef"}
@@ -40,7 +40,8 @@ def test_each_cloud_has_a_client_of_that_name_and_steps_to_a_first_run() -> None
 
 
 def test_what_a_spec_may_name_is_what_has_data() -> None:
-    assert list(get_args(Compute.model_fields["cloud"].annotation)) == list(CLOUDS)
+    assert list(get_args(CloudName)) == list(CLOUDS)
+    assert named_clouds("any") == list(CLOUDS) and named_clouds("vast") == ["vast"]
     with pytest.raises(SpecError):
         connect("cumulus", KEYS)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from rich.console import RenderableType
 from typer.testing import CliRunner
 
 from infra.simulator.server import RunningSimulator
@@ -20,7 +21,9 @@ from pushtrain.compare.table import drawn, markdown, shown
 from pushtrain.events import Event, now_text
 from pushtrain.ledger import RunRecord
 from pushtrain.plan import plan_specs
-from pushtrain.plan.document import place_document
+from pushtrain.plan.document import place_document, plan_document
+from pushtrain.plan.markdown import plan_markdown
+from pushtrain.plan.text import drawn as plan_drawn
 from pushtrain.prices.snapshot import PRICED
 from pushtrain.terminal import out
 
@@ -181,3 +184,39 @@ def test_readme_has_the_table_of_the_three_real_jobs() -> None:
         found = re.search(rf"\*\*`{job}`\*\*.*?\n\n((?:\|.*\n)+)", readme)
         assert found, f"README has no table of {job}"
         assert found[1].splitlines() == wanted, f"the table of {job} should be\n" + "\n".join(wanted)
+
+
+def test_of_several_clouds_a_plan_shows_the_three_best_in_a_terminal_a_comment_and_json(tmp_path: Path) -> None:
+    text = (PROJECT / "jobs" / "qwen3-8b-qlora.yaml").read_text()
+    gpus = "gpus: [NVIDIA A40, NVIDIA H100 80GB HBM3, NVIDIA L40S]"
+    text = re.sub(r"gpus: \[.*\]", f"{gpus}\n  tiers: [SECURE, COMMUNITY]", text)
+    text = re.sub(r"cloud: runpod", "cloud: [runpod, vast]", text)
+    path = tmp_path / "jobs" / "qwen3-8b-qlora.yaml"
+    path.parent.mkdir()
+    path.write_text(text)
+    plans, problems = plan_specs([path], tmp_path, OFFLINE)
+    (plan,) = plans.plans
+    assert not problems and plans.prices.startswith("RunPod: of 2026-") and "; Vast.ai: of 2026-" in plans.prices
+    assert [(place.cloud, place.gpu) for place in plan.places[:2]] == [
+        ("runpod", "NVIDIA A40"),
+        ("runpod", "NVIDIA H100 80GB HBM3"),
+    ], "the order of the ladder is the spec's"
+    best = [(place.cloud, place.gpu, place.tier) for place in plan.best]
+    assert best == [
+        ("runpod", "NVIDIA L40S", "COMMUNITY"),
+        ("vast", "NVIDIA H100 80GB HBM3", "COMMUNITY"),
+        ("runpod", "NVIDIA A40", "SECURE"),
+    ]
+    expected = [place.money.expected_usd for place in plan.best if place.money]
+    assert expected == sorted(expected)
+    assert [it["cloud"] for it in plan_document(plan)["best"]] == ["runpod", "vast", "runpod"]
+    for shown_in in (plan_markdown(plan), _drawn(plan_drawn(plans))):
+        assert "cheapest, 2" in shown_in and "Vast.ai, 1 × NVIDIA H100 80GB HBM3, community" in shown_in
+    alone, _ = plan_specs([PROJECT / "jobs" / "qwen3-8b-qlora.yaml"], PROJECT, OFFLINE)
+    assert alone.plans[0].best == () and "cheapest" not in plan_markdown(alone.plans[0])
+
+
+def _drawn(what: RenderableType) -> str:
+    with out.capture() as kept:
+        out.print(what)
+    return " ".join(kept.get().split())

@@ -419,7 +419,7 @@ def test_the_preview_is_what_the_pulumi_program_declares(root: Path, tmp_path: P
     for tiers in (["SECURE"], ["COMMUNITY"]):
         spec = load(job(root, compute={"tiers": tiers, "gpus": ["NVIDIA GeForce RTX 4090"]}), root)
         sources = open_sources(root, OFFLINE)
-        candidate = ladder(spec, sources.offers(spec).offers)[0]
+        candidate = ladder(spec, sources.offers(spec)[0].offers)[0]
         run = Run(job=spec.name, commit="c" * 40, spec_digest=spec.digest, ledger_url="file:///ledger")
         wanted = program(stack_plan(run, spec, candidate, attempt=1, env={}), {})
         preview = EmbeddedEngine(tmp_path / "stacks").preview("run-x", wanted)
@@ -469,7 +469,7 @@ def test_a_claims_expectation_is_learned_from_when_the_run_is_over(root: Path, r
     Repo.init(remote, bare=True).close()
     ledger = Ledger(f"file://{remote}", cache_dir=tmp_path / "cache", environ=git_environ(tmp_path))
     spec = load(job(root), root)
-    candidate = ladder(spec, open_sources(root, OFFLINE).offers(spec).offers)[0]
+    candidate = ladder(spec, open_sources(root, OFFLINE).offers(spec)[0].offers)[0]
     expect = Expectations(root, OFFLINE, ledger, print)
     first = expect(spec, [candidate])
     assert first["gpu"] == "NVIDIA A40" and first["kind"] == "qlora" and first["expected_usd"] > 0

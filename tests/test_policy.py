@@ -144,11 +144,33 @@ def test_who_gets_in_what_is_given_and_what_stays_can_each_be_said_no_to() -> No
     assert [it.rule for it in broken("version: 1\nsecrets: []\nsession: false\n", command)] == ["secrets"]
 
 
+ONLY_VAST = "version: 1\nclouds: [vast]\ntrust_remote_code: true\n"
+
+
+@pytest.mark.parametrize(
+    ("cloud", "where", "value"),
+    [
+        ("", "7:3", "runpod"),
+        ("  cloud: runpod\n", "7:10", "runpod"),
+        ("  cloud: [vast, runpod]\n", "7:17", "runpod"),
+        ("  cloud: any\n", "7:10", "any"),
+        ("  cloud: vast\n", None, ""),
+        ("  cloud: [vast]\n", None, ""),
+    ],
+)
+def test_a_job_goes_to_no_cloud_that_the_policy_does_not_name(cloud: str, where: str | None, value: str) -> None:
+    found = broken(ONLY_VAST, SPEC.replace("compute:\n", f"compute:\n{cloud}"))
+    expected = [] if where is None else [("clouds", f"jobs/job.yaml:{where}", value)]
+    assert [(it.rule, it.where, it.value) for it in found] == expected
+    assert all("pushtrain-policy.yaml:2:1: clouds" in it.problem.message for it in found)
+    assert broken("version: 1\nclouds: [runpod, vast, lambda]\ntrust_remote_code: true\n", SPEC) == []
+
+
 def test_every_rule_can_be_broken() -> None:
     """A rule that nothing breaks would be a promise that is not kept."""
     rules = {it.rule for it in broken(POLICY, licence=lambda *_: None, month_usd=0)}
     rules |= {it.rule for it in broken(POLICY, COMMAND)} | {"approval", "version", "max_usd_per_month"}
-    rules |= {it.rule for it in broken(CLOSED, SESSION)}
+    rules |= {it.rule for it in broken(CLOSED, SESSION)} | {it.rule for it in broken(ONLY_VAST)}
     assert rules >= set(Policy.model_fields)
 
 

@@ -2,9 +2,9 @@
 
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
-from pushtrain.capabilities import DEFAULT_CLOUD
+from pushtrain.fleet import cloud_of
 from pushtrain.ledger import RunRecord
 
 
@@ -12,19 +12,14 @@ def boots_s(records: Iterable[RunRecord]) -> dict[str, list[float]]:
     """Seconds by cloud, one for each attempt whose pod said that it boots."""
     found: dict[str, list[float]] = defaultdict(list)
     for record in records:
-        asked: Mapping[int, tuple[float, str]] = {
-            event.attempt: (event.epoch_s, str(event.data.get("cloud") or record.run.get("cloud") or DEFAULT_CLOUD))
-            for event in record.events
-            if event.state == "provisioned"
-        }
+        asked = {event.attempt: event.epoch_s for event in record.events if event.state == "provisioned"}
         heard: dict[int, float] = {}
         for event in record.events:
             if event.state == "booting" and event.attempt in asked:
                 heard.setdefault(event.attempt, event.epoch_s)
         for attempt, epoch_s in heard.items():
-            began_s, cloud = asked[attempt]
-            if epoch_s >= began_s:
-                found[cloud].append(epoch_s - began_s)
+            if epoch_s >= asked[attempt]:
+                found[cloud_of(record)].append(epoch_s - asked[attempt])
     return dict(found)
 
 

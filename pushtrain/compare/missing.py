@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 
-from pushtrain.capabilities import CLOUDS, unmet
+from pushtrain.capabilities import CLOUDS
 from pushtrain.cloud import Tier
 from pushtrain.spec import JobSpec
+from pushtrain.spec.compute import named_clouds
 
 # Bills of a cloud that are in no figure here, since nobody can tell them before.
 BESIDES = {"vast": "traffic is billed besides"}
@@ -25,21 +26,14 @@ def _of_the_spec(spec: JobSpec, cloud: str, gpu: str, tier: Tier) -> Iterator[st
     compute = spec.compute
     if cloud not in CLOUDS:
         yield NO_CLIENT
-    elif cloud != compute.cloud:
+    elif cloud not in named_clouds(compute.cloud):
         yield f"needs cloud: {cloud}"
     if gpu not in compute.gpus:
         yield "not in compute.gpus"
     if tier not in compute.tiers:
         yield "not in compute.tiers"
     if cloud in CLOUDS:
-        yield from unmet(
-            cloud,
-            keeps_volume=compute.volume.keep,
-            tiers=[tier],
-            data_centers=bool(compute.data_centers),
-            template=compute.template is not None,
-            ports=compute.ports,
-        )
+        yield from compute.model_copy(update={"tiers": [tier]}).lacks(cloud)
 
 
 def _of_the_cloud(cloud: str, tier: Tier) -> Iterator[str]:

@@ -147,7 +147,7 @@ def plan_of(spec: JobSpec, sources: Sources, base: Base | None) -> Plan:
 
 def _clouds(made: Sequence[Plan]) -> list[str]:
     """Whose prices the plans go by; those of a spec that names none where there is no plan."""
-    return list(dict.fromkeys(plan.spec.compute.cloud for plan in made)) or [DEFAULT_CLOUD]
+    return list(dict.fromkeys(cloud for plan in made for cloud in plan.spec.compute.clouds)) or [DEFAULT_CLOUD]
 
 
 def _counted_on(factor: float) -> str:

@@ -136,13 +136,13 @@ def _larger_card(
     assert model.shape is not None
     training = Training.of(spec, model.shape, dataset, model.stored_bytes)
     found: dict[str, tuple[float, Suggestion]] = {}
-    for offer in sources.offers(spec).offers:
+    for cloud, offer in [(one.cloud, offer) for one in sources.offers(spec) for offer in one.offers]:
         fits = training.memory.verdict(usable_gb(offer.gpu, offer.gpu_memory_gb) * GIB) == "fits"
         if not fits or offer.tier not in spec.compute.tiers or unusable(offer.gpu, bf16=spec.computes_in_bf16):
             continue
         if offer.max_count < spec.compute.count:
             continue
-        hourly = hourly_usd(candidate_of(offer, spec), spec)
+        hourly = hourly_usd(candidate_of(offer, spec, cloud), spec)
         hours, _, _, _ = expectation(spec, offer.gpu, training, sources)
         usd = money(hours, hourly, spec.budget.max_usd).expected_usd if hours else None
         suggestion = Suggestion(

@@ -14,7 +14,7 @@ from pushtrain.estimate.shape import ModelShape
 from pushtrain.estimate.speed import kind_of, speed
 from pushtrain.estimate.tokens import Dataset, Work, bounded_work, work
 from pushtrain.gpus import memory_gb
-from pushtrain.placement import Candidate, candidate_of, cap, hourly_usd, ladder
+from pushtrain.placement import Candidate, candidate_of, cap, hourly_usd, ladder_over
 from pushtrain.plan.market import Offers
 from pushtrain.plan.model import Money, Place, Plan, Resource
 from pushtrain.plan.sources import Kept, Sources
@@ -54,7 +54,7 @@ def bare_plan(spec: JobSpec, path: str, sources: Sources, training: Training | N
     kept = sources.kept(spec) if spec.compute.volume.keep else None
     candidates, notes = _candidates(spec, offered, kept)
     notes += [kept.note] if kept else []
-    places = tuple(_places(spec, candidates, offered, training, sources))
+    places = tuple(_places(spec, candidates, training, sources))
     if any(candidate.volume_kind == "HIGH_PERFORMANCE" for candidate in candidates):
         notes.append(HIGH_PERFORMANCE_NOTE)
     return Plan(
@@ -74,7 +74,9 @@ def resources(spec: JobSpec, candidate: Candidate | None) -> tuple[Resource, ...
     """What a Pulumi preview of the first attempt shows: the stack is new, so everything is created."""
     compute = spec.compute
     where = f"in {candidate.data_center}" if candidate and candidate.data_center not in (None, "ANY") else ""
-    is_local = not CLOUDS[compute.cloud].keeps(candidate.tier if candidate else compute.tiers[0])
+    where = f"{where} at {CLOUDS[candidate.cloud].title}" if candidate and len(compute.clouds) > 1 else where
+    cloud = candidate.cloud if candidate else compute.clouds[0]
+    is_local = not CLOUDS[cloud].keeps(candidate.tier if candidate else compute.tiers[0])
     gpu = candidate.gpu if candidate else compute.gpus[0]
     own = f", {compute.volume.size_gb} GB of its own disk" if is_local else ""
     ports = f", open to the internet: {', '.join(compute.ports)}" if compute.ports else ""
@@ -90,31 +92,31 @@ def resources(spec: JobSpec, candidate: Candidate | None) -> tuple[Resource, ...
     return (created,) if is_local or compute.volume.keep else (volume, created)
 
 
-def _candidates(spec: JobSpec, offered: Offers, kept: Kept | None) -> tuple[list[Candidate], list[str]]:
+def _candidates(spec: JobSpec, offered: Sequence[Offers], kept: Kept | None) -> tuple[list[Candidate], list[str]]:
     """A kept volume that is there pins the run to its data center."""
-    if offered.failure:
-        return [], [offered.failure]
-    if kept is not None and kept.misfits:
-        return [], []
+    said = [one.failure for one in offered if one.failure]
+    asked = [one for one in offered if not one.failure]
+    if (kept is not None and kept.misfits) or not asked:
+        return [], said
     pinned = kept.data_center if kept else None
     try:
-        return ladder(spec, offered.offers, known_gpus=offered.known_gpus, volume_data_center=pinned), []
+        return ladder_over(spec, [one.offered for one in asked], volume_data_center=pinned), said
     except NoCapacity as nothing:
-        why = f"{nothing.reason}: {nothing}" if offered.is_live else "the snapshot has no price for any of its GPUs"
-        return [], [why]
+        without = [one.cloud for one in asked if not one.is_live]
+        keys = " and ".join(CLOUDS[cloud].key_name for cloud in without)
+        why = f"the snapshot has no price for any of its GPUs: with {keys} set they are asked live"
+        return [], [*said, f"{nothing.reason}: {nothing}" if not without else why]
     except PushtrainError as problem:
-        return [], [f"{problem.reason}: {problem}"]
+        return [], [*said, f"{problem.reason}: {problem}"]
 
 
-def _places(
-    spec: JobSpec, candidates: Sequence[Candidate], offered: Offers, training: Training | None, sources: Sources
-) -> list[Place]:
-    """The first candidate of each GPU and tier, then the GPUs of the spec that nobody has a price for."""
-    groups: dict[tuple[str, str], list[Candidate]] = {}
+def _places(spec: JobSpec, candidates: Sequence[Candidate], training: Training | None, sources: Sources) -> list[Place]:
+    """The first candidate of each cloud, GPU and tier, then the GPUs of the spec that nobody has a price for."""
+    groups: dict[tuple[str, str, str], list[Candidate]] = {}
     for candidate in candidates:
-        groups.setdefault((candidate.gpu, candidate.tier), []).append(candidate)
+        groups.setdefault((candidate.gpu, candidate.tier, candidate.cloud), []).append(candidate)
     found = [place_of(spec, group, training, sources) for group in groups.values()]
-    priced = {gpu for gpu, _ in groups}
+    priced = {gpu for gpu, _, _ in groups}
     return found + [_unpriced(spec, gpu, training, sources) for gpu in spec.compute.gpus if gpu not in priced]
 
 
@@ -157,7 +159,7 @@ def money(expected: Hours, hourly_usd: float, cap_usd: float) -> Money:
 def _unpriced(spec: JobSpec, gpu: str, training: Training | None, sources: Sources) -> Place:
     sold = memory_gb(gpu) or 0
     return Place(
-        cloud=spec.compute.cloud,
+        cloud=spec.compute.clouds[0],
         gpu=gpu,
         count=spec.compute.count,
         tier=spec.compute.tiers[0],

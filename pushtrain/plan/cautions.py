@@ -54,7 +54,7 @@ def _of_any(plan: Plan) -> Iterator[Caution]:
         )
     if isinstance(spec, TrainingSpec | CommandSpec) and spec.publish is not None and not spec.publish.private:
         yield Caution(reason="PublishedOpenly", message=f"{spec.publish.repo} is created for everybody to see")
-    if lost := losing(spec.compute.cloud, spec.compute.tiers):
+    if lost := losing(spec.compute.clouds, spec.compute.tiers):
         goes_on = "goes on from what was pushed" if isinstance(spec, SessionSpec) else "starts from step 0"
         goes_on = "goes on from the checkpoint on the Hub" if spec.keeps_on_hub else goes_on
         message = f"on a {machine(lost[0])} nothing survives a lost pod: the next attempt {goes_on}"

@@ -42,6 +42,7 @@ def plan_document(plan: Plan) -> dict[str, Any]:
         "memory": _memory(plan),
         "work": None if plan.work is None else asdict(plan.work),
         "places": [place_document(place) for place in plan.places],
+        "best": [place_document(place) for place in plan.best],
         "resources": [asdict(it) for it in plan.resources],
         "revisions": [asdict(it) for it in plan.revisions],
         "cautions": [asdict(it) for it in plan.cautions],

@@ -67,6 +67,7 @@ def rows_of(plan: Plan) -> list[tuple[str, str]]:
     if first is not None and first.hours is not None and first.money is not None:
         rows.append(("hours", words.band(first.hours.total, "h")))
         rows.append(("dollars", words.dollars(first.money)))
+    rows += [(f"cheapest, {number}", words.offer(place)) for number, place in enumerate(plan.best, 1)]
     budget = plan.spec.budget
     rows.append(("never more than", f"${budget.max_usd:g} and {budget.max_hours:g} h, storage and retries included"))
     rows.append(("after a lost pod", words.after_a_lost_pod(plan)))

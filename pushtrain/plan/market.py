@@ -10,6 +10,7 @@ from pushtrain.capabilities import CLOUDS, DEFAULT_CLOUD
 from pushtrain.cloud import Offer, Tier
 from pushtrain.errors import PushtrainError
 from pushtrain.gpus import MIN_CUDA_VERSION
+from pushtrain.placement import Offered
 from pushtrain.prices.snapshot import OLD_DAYS, PRICED, TITLES, Snapshot, packaged
 
 
@@ -22,6 +23,10 @@ class Offers:
     known_gpus: Sequence[str] | None
     is_live: bool
     failure: str = ""
+
+    @property
+    def offered(self) -> Offered:
+        return Offered(cloud=self.cloud, offers=self.offers, known_gpus=self.known_gpus)
 
 
 @dataclass(kw_only=True)

@@ -137,9 +137,22 @@ class Plan:
         return self.status != "deleted" and not self.spec.suspend
 
     @property
+    def best(self) -> tuple[Place, ...]:
+        """Of a spec that allows several clouds the three cheapest places it can run on: by expected dollars, else by
+        dollars an hour. Empty for a spec that names one."""
+        if len(self.spec.compute.clouds) < 2:
+            return ()
+        priced = [place for place in self.places if place.usd_per_hour is not None and place.verdict != "too large"]
+        return tuple(sorted(priced, key=_dearness)[:3])
+
+    @property
     def first(self) -> Place | None:
         """The place that is asked first of those it can run on."""
         return next((place for place in self.places if place.verdict != "too large"), None)
+
+
+def _dearness(place: Place) -> tuple[bool, float]:
+    return place.money is None, place.money.expected_usd if place.money else place.usd_per_hour or 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,9 +47,11 @@ class Sources:
     _records: list[RunRecord] | None = None
     past_trouble: str = ""
 
-    def offers(self, spec: JobSpec) -> Offers:
-        """What is rentable for a spec: asked live with a key, else as on the day of the snapshot."""
-        return self.market.offers(spec.compute.cloud, spec.compute.count, spec.compute.data_centers)
+    def offers(self, spec: JobSpec) -> list[Offers]:
+        """What is rentable for a spec at each cloud that it allows: asked live with a key, else as on the day of the
+        snapshot."""
+        compute = spec.compute
+        return [self.market.offers(cloud, compute.count, compute.data_centers) for cloud in compute.clouds]
 
     def kept(self, spec: JobSpec) -> Kept:
         """What is known of the kept volume of a spec: where it is, and a note for the reviewer."""
@@ -60,11 +62,12 @@ class Sources:
         month = f"${usd_per_month(volume.size_gb, None):.2f} a month or more"
         apart = "shared by jobs, not in this run's budget, and kept until `pushtrain volumes delete`"
         unknown = f"the volume {volume.name} is kept ({volume.size_gb} GB, {month}): {apart}; made by its first run"
-        if not self.market.is_live(spec.compute.cloud):
+        cloud = spec.compute.clouds[0]
+        if not self.market.is_live(cloud):
             return Kept(data_center=None, note=f"{unknown}. Whether it is there already was not asked")
         try:
             ledger_url = load_settings(self.root, self.environ).ledger_url
-            found = kept_volume(connect(spec.compute.cloud, self.environ), spec, ledger_url)
+            found = kept_volume(connect(cloud, self.environ), spec, ledger_url)
         except PushtrainError as failure:
             misfits = isinstance(failure, SpecError)
             return Kept(data_center=None, note=f"{failure.reason}: {failure}", misfits=misfits)

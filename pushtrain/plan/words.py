@@ -1,8 +1,9 @@
 """A plan's figures as short words, the same in a terminal and in a comment."""
 
-from pushtrain.capabilities import losing, machine
+from pushtrain.capabilities import DEFAULT_CLOUD, losing, machine
 from pushtrain.estimate.hours import Band
 from pushtrain.plan.model import Money, Place, Plan, Plans, Suggestion
+from pushtrain.prices.snapshot import TITLES
 from pushtrain.spec import JobSpec, SessionSpec
 
 STATUS = {"new": "new", "changed": "changed", "unchanged": "unchanged", "deleted": "deleted", "planned": ""}
@@ -69,13 +70,23 @@ def fit(place: Place) -> str:
 
 
 def where(place: Place) -> str:
-    """Tier, and the data centers in the order they are asked."""
+    """Cloud, where that is not the one that is meant without a word, tier, and the data centers in the order they are
+    asked."""
+    at = "" if place.cloud == DEFAULT_CLOUD else f"{TITLES[place.cloud]}, "
     if place.tier == "COMMUNITY":
-        return "community"
+        return f"{at}community"
     shown = ", ".join(place.data_centers[:3]) + (
         f" and {len(place.data_centers) - 3} more" if place.data_centers[3:] else ""
     )
-    return f"secure, {shown}" if shown else "secure"
+    return f"{at}secure, {shown}" if shown else f"{at}secure"
+
+
+def offer(place: Place) -> str:
+    """A place as one of several that a reviewer may compare."""
+    usd = dollars(place.money) if place.money else f"at most ${place.cap_usd or 0:.2f}"
+    took = f", {place.hours.total.expected:.1f} h" if place.hours else ""
+    what = f"{TITLES[place.cloud]}, {place.count} × {place.gpu}, {place.tier.lower()}"
+    return f"{what}: {usd}{took}, {price(place)}; {place.stock}"
 
 
 def band(value: Band, unit: str) -> str:
@@ -140,7 +151,7 @@ def after_a_lost_pod(plan: Plan) -> str:
     goes_on, anew = "the next attempt goes on from the last checkpoint", "the next attempt starts from step 0"
     if plan.spec.task == "command":
         goes_on, anew = "the command starts again on the same volume", "the command starts again on an empty disk"
-    if not (lost := losing(plan.spec.compute.cloud, tiers)):
+    if not (lost := losing(plan.spec.compute.clouds, tiers)):
         return goes_on
     if plan.spec.keeps_on_hub:
         return f"{goes_on}, which is also on the Hub"

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
+from pushtrain.capabilities import CloudName
 from pushtrain.cloud import Tier
 from pushtrain.spec.command import Secret
 from pushtrain.spec.names import HubId, Part
@@ -41,6 +42,8 @@ class Policy(Part):
     """Cost of the runs closed in this calendar month (UTC), caps of the active ones and of the new one, together."""
     max_hours: Annotated[float, Field(gt=0, le=720)] | None = None
     """Highest `budget.max_hours` of a job."""
+    clouds: Annotated[list[CloudName], Field(min_length=1)] | None = None
+    """Clouds that `compute.cloud` may name, e.g. runpod; `any` is refused where it could be another one."""
     gpus: Annotated[list[Pattern], Field(min_length=1)] | None = None
     """GPU types that may be named, e.g. NVIDIA A40 or NVIDIA RTX *."""
     max_gpus: Annotated[int, Field(ge=1, le=8)] | None = None

@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pushtrain.capabilities import losing
 from pushtrain.policy.file import PolicyFile
 from pushtrain.policy.model import Policy
 from pushtrain.spec import CommandSpec, JobSpec, SessionSpec, TrainingSpec
+from pushtrain.spec.compute import Compute
 from pushtrain.spec.file import SpecFile
 from pushtrain.spec.yaml_tree import Problem, shorten
 
@@ -113,6 +114,7 @@ def _budget(policy: Policy, spec: JobSpec, known: Known) -> Iterator[_Broken]:
 
 def _compute(policy: Policy, spec: JobSpec) -> Iterator[_Broken]:
     compute = spec.compute
+    yield from _clouds(policy, compute)
     yield from _listed("gpus", ("compute", "gpus"), compute.gpus, policy.gpus)
     if policy.max_gpus is not None and compute.count > policy.max_gpus:
         message = f"compute.count is {compute.count}, and a pod may have at most {policy.max_gpus} GPUs"
@@ -120,7 +122,7 @@ def _compute(policy: Policy, spec: JobSpec) -> Iterator[_Broken]:
     yield from _listed("data_centers", ("compute", "data_centers"), compute.data_centers, policy.data_centers)
     if policy.data_centers is not None:
         allowed = _said(policy.data_centers)
-        if lost := losing(compute.cloud, compute.tiers):
+        if lost := losing(compute.clouds, compute.tiers):
             named = " and ".join(lost)
             message = f"compute.tiers has {named}, whose machines are in no data center of {allowed}"
             yield _Broken(rule="data_centers", path=("compute", "tiers"), value=named, message=message)
@@ -138,6 +140,21 @@ def _compute(policy: Policy, spec: JobSpec) -> Iterator[_Broken]:
         yield _Broken(rule="images", path=("compute", key), value=value, message=message, hint=hint)
     elif policy.images is not None and not matches(compute.image, policy.images):
         yield _not_allowed("images", ("compute", "image"), compute.image, policy.images)
+
+
+def _clouds(policy: Policy, compute: Compute) -> Iterator[_Broken]:
+    if policy.clouds is None:
+        return
+    hint = f"cloud: [{', '.join(policy.clouds)}] lets it go to any of these" if len(policy.clouds) > 1 else None
+    for index, cloud in enumerate(compute.clouds):
+        if cloud in policy.clouds:
+            continue
+        if compute.cloud == "any":
+            message = f"compute.cloud is any, and only {_said(policy.clouds)} may be used"
+            yield _Broken(rule="clouds", path=("compute", "cloud"), value="any", message=message, hint=hint)
+            return
+        path = ("compute", "cloud", index) if isinstance(compute.cloud, list) else ("compute", "cloud")
+        yield replace(_not_allowed("clouds", path, cloud, policy.clouds), hint=hint)
 
 
 def _access(policy: Policy, spec: JobSpec) -> Iterator[_Broken]:

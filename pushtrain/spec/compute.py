@@ -1,7 +1,7 @@
 """`compute`, `budget` and `limits` of a spec: what is rented, and for how long at most."""
 
-from collections.abc import Iterator
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
@@ -63,8 +63,8 @@ class NetworkVolume(Part):
 class Compute(Part):
     """What is rented."""
 
-    cloud: CloudName = "runpod"
-    """Who rents it out; docs/clouds.md has what each gives."""
+    cloud: CloudName | Literal["any"] | Annotated[list[CloudName], Field(min_length=1, max_length=8)] = "runpod"
+    """Who rents it out: one, several in a list, of which the cheapest place is asked first, or any; docs/clouds.md."""
     gpus: Annotated[list[GpuName], Field(min_length=1)]
     """GPU type ids in order of preference, e.g. NVIDIA A40."""
     count: Annotated[int, Field(ge=1, le=8)] = 1
@@ -88,20 +88,31 @@ class Compute(Part):
 
     @property
     def asked_image(self) -> str | None:
-        """The image a pod is asked for; None where the template's is to be used, or the cloud takes none."""
-        theirs = self.template is not None or CLOUDS[self.cloud].framework
+        """The image a pod is asked for; None where the template's is to be used, or a cloud takes none."""
+        theirs = self.template is not None or any(CLOUDS[name].framework for name in self.clouds)
         return None if theirs and "image" not in self.model_fields_set else self.image
 
     @property
     def image_in_words(self) -> str:
-        can = CLOUDS[self.cloud]
-        whose = f"{can.title}' framework {can.framework}" if can.framework else f"template {self.template}"
+        can = next((CLOUDS[name] for name in self.clouds if CLOUDS[name].framework), None)
+        whose = f"{can.title}' framework {can.framework}" if can else f"template {self.template}"
         return self.asked_image or f"the image of {whose}"
 
-    @model_validator(mode="after")
-    def _asks_for_what_the_cloud_has(self) -> "Compute":
+    @property
+    def clouds(self) -> tuple[str, ...]:
+        """The clouds that it may be placed at; for `any` those that have what it asks for."""
+        if self.cloud == "any":
+            return tuple(name for name in CLOUDS if not self.lacks(name))
+        return tuple(named_clouds(self.cloud))
+
+    def at(self, cloud: str) -> "Compute":
+        """The same at one of its clouds."""
+        return self.model_copy(update={"cloud": cloud})
+
+    def lacks(self, cloud: str) -> list[str]:
+        """What it asks for that a cloud does not have, each as a sentence without its end."""
         missing = unmet(
-            self.cloud,
+            cloud,
             tiers=self.tiers,
             keeps_volume=self.volume.keep,
             data_centers=bool(self.data_centers),
@@ -109,13 +120,22 @@ class Compute(Part):
             ports=self.ports,
             ssh=self.ssh and "ssh" in self.model_fields_set,
         )
-        if said := "; ".join([*missing, *self._unmade()]):
-            raise ValueError(said)
+        image = "image" in self.model_fields_set
+        return [*missing, *unmade(cloud, tiers=self.tiers, size_gb=self.volume.size_gb, image=image)]
+
+    @model_validator(mode="after")
+    def _asks_for_what_the_cloud_has(self) -> "Compute":
+        said = [found for name in named_clouds(self.cloud) if (found := self.lacks(name))]
+        if said and (self.cloud != "any" or len(said) == len(CLOUDS)):
+            raise ValueError("; ".join(line for found in said for line in found))
         return self
 
-    def _unmade(self) -> Iterator[str]:
-        named = "image" in self.model_fields_set
-        return unmade(self.cloud, tiers=self.tiers, size_gb=self.volume.size_gb, image=named)
+    @field_validator("cloud")
+    @classmethod
+    def _each_cloud_once(cls, cloud: str | list[str]) -> str | list[str]:
+        if isinstance(cloud, list) and len(set(cloud)) < len(cloud):
+            raise ValueError("names a cloud twice")
+        return cloud
 
     @field_validator("ports")
     @classmethod
@@ -127,10 +147,13 @@ class Compute(Part):
     @field_validator("data_centers")
     @classmethod
     def _places_of_this_cloud(cls, places: list[str], info: ValidationInfo) -> list[str]:
-        can = CLOUDS[info.data.get("cloud", DEFAULT_CLOUD)]
+        with_places = [can for name in named_clouds(info.data.get("cloud", DEFAULT_CLOUD)) if (can := CLOUDS[name])]
+        with_places = [can for can in with_places if can.has_data_centers]
         for place in places:
-            if can.has_data_centers and place.isupper() != can.data_center_example.isupper():
-                raise ValueError(f"{place!r} is none of {can.title}'s, which look like {can.data_center_example}")
+            if with_places and all(place.isupper() != can.data_center_example.isupper() for can in with_places):
+                look = " or ".join(can.data_center_example for can in with_places)
+                whose = " or ".join(f"{can.title}'s" for can in with_places)
+                raise ValueError(f"{place!r} is none of {whose}, which look like {look}")
         return places
 
     @field_validator("tiers")
@@ -139,6 +162,13 @@ class Compute(Part):
         if len(set(tiers)) < len(tiers):
             raise ValueError("names a tier twice")
         return tiers
+
+
+def named_clouds(cloud: str | Sequence[str]) -> list[str]:
+    """The clouds that a value of `compute.cloud` names."""
+    if cloud == "any":
+        return list(CLOUDS)
+    return [cloud] if isinstance(cloud, str) else list(cloud)
 
 
 MOST_HOURS = 720

@@ -1,0 +1,96 @@
+"""A job that may go to one of several clouds: which it is at, and in which order they are asked.
+
+A run is at one cloud at any moment, the one that its newest climb was at (`pushtrain.fleet.cloud_of`), which stands in
+the ledger before anything is asked for there. Before its first pod it goes on to the next cloud where one has no room;
+from its first pod on it stays where that pod was, where its volume and its bill are. What a climb that was cut short
+left at another cloud no run owns: it is swept.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
+
+from pushtrain.climb import Turn, climb, worst
+from pushtrain.cloud import Live
+from pushtrain.control import Control
+from pushtrain.errors import CloudAuthFailed, CloudError, NoBalance, NoCapacity, RequestRejected
+from pushtrain.fleet import cloud_of, members
+from pushtrain.gpus import MIN_CUDA_VERSION
+from pushtrain.ledger import RunRecord
+from pushtrain.placement import Candidate, Offered, ladder_over
+from pushtrain.run import Run
+from pushtrain.soldout import sold_out
+from pushtrain.spec import JobSpec
+
+
+def clouds_for(control: Control, spec: JobSpec) -> list[str]:
+    """The clouds that a spec allows and that there is a key for. Raises CloudAuthFailed where there is none."""
+    here = members(control.everywhere)
+    found = [name for name in spec.compute.clouds if name in here]
+    if not found:
+        control.at(spec.compute.clouds[0])
+    return found
+
+
+def candidates_at(control: Control, spec: JobSpec, names: Sequence[str]) -> list[Candidate]:
+    """The ladder over these clouds. One that does not answer is left out where another does.
+
+    Raises NoCapacity, SpecError for a GPU that none of them knows, CloudError where none answers.
+    """
+    offered, away = list[Offered](), list[CloudError]()
+    for name in names:
+        cloud = control.at(name).cloud
+        try:
+            offers = cloud.offers(spec.compute.count, MIN_CUDA_VERSION)
+            offered.append(Offered(cloud=name, offers=offers, known_gpus=cloud.gpu_names()))
+        except CloudError as failure:
+            if len(names) > 1:
+                control.say(f"{spec.name}: {name} is not asked: {failure.reason}: {failure}")
+            away.append(failure)
+    if not offered:
+        raise away[0]
+    return ladder_over(spec, offered)
+
+
+def look_again(control: Control, run: Run, record: RunRecord) -> tuple[Live, RunRecord]:
+    """What the run's cloud lists of it, then what the ledger says: a run that went on to another cloud meanwhile is
+    looked for there."""
+    if record.run.get("clouds"):
+        record = control.ledger.read(record.run_id)
+    live = control.at(record).cloud.find(run.resource_prefix + "-")
+    return live, control.ledger.read(record.run_id)
+
+
+def owners_at(cloud: str, owners: Iterable[str], records: Mapping[str, RunRecord]) -> list[str]:
+    """The runs that what is listed at a cloud may belong to. What is listed of a run at another cloud than it is on is
+    of a climb that was cut short, or a twin."""
+    return [run_id for run_id in owners if run_id not in records or cloud_of(records[run_id]) == cloud]
+
+
+def climb_clouds(control: Control, run: Run, spec: JobSpec, record: RunRecord, turn: Turn, *, live: Live) -> bool:
+    """`climb` over every cloud that the run may go to, the cheapest place first; as `climb` where there is but one.
+
+    `live` is what is listed of the run where it is. Raises what the last of them said that matters most; at once
+    CloudUnavailable in the middle of a climb, when something may have been made.
+    """
+    names = [name for name in record.run.get("clouds") or () if name in members(control.everywhere)]
+    is_placed = any(event.state == "provisioned" for event in record.events)
+    if is_placed or not record.run.get("clouds"):
+        return climb(control, run, spec, record, turn, live=live)
+    refusals = list[CloudError]()
+    for name, group in groupby(candidates_at(control, spec, names), key=lambda candidate: candidate.cloud):
+        here, places = control.at(name), list(group)
+        told = [said for candidate in places if (said := sold_out(here, spec, candidate)) is not None]
+        if len(told) == len(places):
+            refusals += told
+            continue
+        now = control.ledger.read(run.id)
+        listed = live if name == cloud_of(record) else here.cloud.find(run.resource_prefix + "-")
+        try:
+            if climb(here, run, spec, now, replace(turn, places=places), live=listed):
+                return True
+        except (NoCapacity, NoBalance, CloudAuthFailed, RequestRejected) as refusal:
+            refusals.append(refusal)
+    if refusals:
+        raise worst(refusals)
+    return False

@@ -1,0 +1,241 @@
+"""A job that may go to several clouds: where it is asked first, that it moves while nothing is rented, and never after.
+
+The second cloud is another account behind the same client, with the name and the capabilities of Vast.ai.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from climb_world import World
+from runpod_memory import MemoryRunPod
+
+from infra.clouds.runpod import RunPod
+from infra.clouds.wire import Limits
+from infra.engine_embedded import EmbeddedEngine
+from infra.simulator.catalog import Stock
+from infra.simulator.state import PodOrder
+from pushtrain.cloud import Cloud
+from pushtrain.control import Control
+from pushtrain.errors import CloudAuthFailed, CloudUnavailable
+from pushtrain.fleet import Fleet, cloud_of
+
+BOTH = "cloud: [runpod, vast]"
+SOLD_OUT = (400, "There are no longer any instances available with the requested specifications.")
+
+
+@dataclass(kw_only=True)
+class Two(World):
+    """Two clouds and their clients. Each has one GPU type in one place, RunPod's at $0.40 an hour."""
+
+    vast: MemoryRunPod = field(default_factory=MemoryRunPod)
+
+    def both(self) -> Control:
+        control = self.control()
+        named = RunPod(
+            "key", environ={}, limits=Limits(jitter=lambda: 0.0), sleep=self.sleep, clock=self.now_s,
+            transport=self.vast,
+        )  # fmt: skip
+        named.name = "vast"
+        clouds: dict[str, Cloud] = {"runpod": control.cloud, "vast": named}
+        stacks = self.folder / f"machine{self.machines}" / "stacks"
+        return replace(control, cloud=Fleet(clouds), engine=EmbeddedEngine(stacks, lambda name: clouds[name]))
+
+    def sleep(self, seconds: float) -> None:
+        super().sleep(seconds)
+        self.vast.now_s = self.runpod.now_s
+
+    def price(self, usd: float, stock: Stock = "HIGH", *, of: MemoryRunPod) -> None:
+        catalog = of.account.catalog
+        gpu = replace(catalog.gpus["NVIDIA A40"], secure_usd=usd, community_usd=None, stock={"EU-SE-1": stock})
+        of.account.catalog = replace(catalog, gpus={gpu.id: gpu})
+
+    def alive(self) -> dict[str, list[str]]:
+        clouds = {"runpod": self.runpod, "vast": self.vast}
+        return {name: [pod.name[-2:] for pod in it.account.live_pods()] for name, it in clouds.items()}
+
+    def refuses(self, which: MemoryRunPod) -> list[str]:
+        """Says that it is sold out to every pod; the list grows by what was asked for."""
+        asked: list[str] = []
+
+        def refuse(path: str, body: Any) -> tuple[int, str] | None:
+            if path != "/v2/pods":
+                return None
+            asked.append(str(body["name"]))
+            return SOLD_OUT
+
+        which.refuse = refuse
+        return asked
+
+    def clouds_said(self, *states: str) -> list[tuple[str, object]]:
+        return [(it.state, it.data.get("cloud")) for it in self.record().events if it.state in states]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Two:
+    made = Two(folder=tmp_path)
+    made.vast.now_s = made.runpod.now_s
+    made.price(0.40, of=made.runpod)
+    made.price(0.30, of=made.vast)
+    return made
+
+
+def nothing_is_left(world: Two) -> bool:
+    return not any(it.account.live_pods() or it.account.live_volumes() for it in (world.runpod, world.vast))
+
+
+def test_the_cheapest_of_the_clouds_is_asked_first_and_the_ledger_says_which(world: Two) -> None:
+    world.job(more=BOTH)
+    assert world.tick(world.both()).failures == []
+    assert world.alive() == {"runpod": [], "vast": ["a1"]}
+    run = world.record().run
+    assert (run["clouds"], run["cloud"]) == (["runpod", "vast"], "vast")
+    assert [it["cloud"] for it in run["candidates"]] == ["vast", "runpod"]
+    assert world.clouds_said("provisioning", "provisioned") == [("provisioning", "vast"), ("provisioned", "vast")]
+
+
+def test_with_storage_the_other_may_be_the_cheaper_one(world: Two) -> None:
+    """A pod of a cloud without volumes pays for its own disk, at that cloud's price: here 50 GB at $0.30."""
+    world.price(0.39, of=world.vast)
+    world.job(more=BOTH)
+    world.tick(world.both())
+    assert world.alive() == {"runpod": ["a1"], "vast": []}
+
+
+def test_where_one_cloud_has_no_room_the_next_is_asked_in_the_same_tick_and_nothing_is_left(world: Two) -> None:
+    asked = world.refuses(world.vast)
+    world.job(more=BOTH)
+    control = world.both()
+    assert world.tick(control).failures == [] and len(asked) == 1
+    assert world.alive() == {"runpod": ["a1"], "vast": []} and not world.vast.account.live_volumes()
+    assert world.clouds_said("provisioning", "provisioned") == [
+        ("provisioning", "vast"),
+        ("provisioning", "runpod"),
+        ("provisioned", "runpod"),
+    ]
+    assert cloud_of(world.record()) == "runpod"
+    # A reconcile elsewhere, that knows nothing but ledger and clouds, looks after it where it is.
+    world.sleep(60)
+    assert world.tick(world.both()).failures == [] and world.alive() == {"runpod": ["a1"], "vast": []}
+    assert world.record().last.state == "provisioned"
+
+
+def test_where_none_has_room_it_waits_and_its_branch_does_not_fill(world: Two) -> None:
+    has_room = world.runpod.refuse
+    asked = [world.refuses(world.vast), world.refuses(world.runpod)]
+    world.job(more=BOTH)
+    control = world.both()
+    world.tick(control)
+    assert world.record().last.state == "waiting" and all(len(it) == 1 for it in asked)
+    assert "Vast" not in world.record().last.message and nothing_is_left(world)
+    first = len(world.record().events)
+    for _ in range(30):
+        world.sleep(61)
+        world.tick(control)
+    assert nothing_is_left(world)
+    assert len(world.record().events) - first < 30, "three events for each time that both were asked"
+    world.runpod.refuse = has_room
+    for _ in range(6):
+        world.sleep(61)
+        world.tick(control)
+    assert world.alive() == {"runpod": ["a1"], "vast": []}
+
+
+def test_from_its_first_pod_on_a_run_stays_where_it_is(world: Two) -> None:
+    world.price(0.50, of=world.vast)
+    world.job(more=BOTH)
+    control = world.both()
+    world.tick(control)
+    assert world.alive() == {"runpod": ["a1"], "vast": []}
+    world.price(0.10, of=world.vast)
+    for pod in world.runpod.account.live_pods():
+        world.runpod.account.terminate_pod(pod.id, world.runpod.now_s)
+    for _ in range(3):
+        world.sleep(61)
+        world.tick(control)
+    assert world.alive() == {"runpod": ["a2"], "vast": []}, "its volume is there"
+
+
+def test_what_a_climb_left_at_another_cloud_is_swept_and_its_own_is_not(world: Two) -> None:
+    world.job(more=BOTH)
+    world.tick(world.both())
+    run = world.run()
+    world.runpod.account.create_pod(
+        PodOrder(name=run.pod_name(1), image="x", gpu="NVIDIA A40", data_centers=("EU-SE-1",)), world.runpod.now_s
+    )
+    assert world.alive() == {"runpod": ["a1"], "vast": ["a1"]}
+    report = world.tick(world.both())
+    assert report.failures == [] and len(report.swept) == 1
+    assert world.alive() == {"runpod": [], "vast": ["a1"]}
+
+
+def test_a_pod_whose_creator_died_is_found_at_the_cloud_that_was_asked(world: Two) -> None:
+    world.job(more=BOTH)
+    control = world.both()
+
+    def die(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    control.engine = _Dies(control.engine, die)  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        world.tick(control)
+    assert world.record().last.state == "provisioning" and world.alive() == {"runpod": [], "vast": ["a1"]}
+    assert world.tick(world.both()).failures == []
+    assert world.record().last.state == "provisioned" and world.alive() == {"runpod": [], "vast": ["a1"]}
+
+
+@dataclass
+class _Dies:
+    """The engine, whose process dies after `up`."""
+
+    inner: Any
+    die: Callable[..., None]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def up(self, *arguments: Any, **named: Any) -> Any:
+        self.inner.up(*arguments, **named)
+        self.die()
+
+
+def test_any_is_every_cloud_that_has_what_is_asked_for_and_a_key(world: Two) -> None:
+    world.job("open", more="cloud: any")
+    world.tick(world.both())
+    assert world.record("open").run["clouds"] == ["runpod", "vast"]
+    world.job("alone", more="cloud: any")
+    world.tick(world.control())
+    assert world.record("alone").run["clouds"] == ["runpod"], "the only key there was at the claim"
+    world.job("placed", more="cloud: any, data_centers: [EU-SE-1]")
+    world.tick(world.both())
+    assert world.record("placed").run["clouds"] == ["runpod"], "the other sells machines by no data center"
+
+
+def test_a_cloud_that_is_away_is_not_waited_for_and_a_key_that_nobody_has_is_said(world: Two) -> None:
+    world.vast.refuse = lambda path, body: (503, "away")
+    down = world.both()
+    vast = down.at("vast").cloud
+
+    def away(*_: object) -> Any:
+        raise CloudUnavailable("Vast.ai is away")
+
+    vast.offers = away  # type: ignore[method-assign]
+    world.job(more=BOTH)
+    assert world.tick(down).failures == []
+    assert world.alive() == {"runpod": ["a1"], "vast": []}
+    assert any("vast is not asked" in line for line in world.said)
+    world.job("nowhere", more="cloud: [vast, lambda]")
+    (failure,) = world.tick(world.control()).failures
+    assert isinstance(failure, CloudAuthFailed)
+
+
+def test_the_record_of_a_run_at_one_cloud_is_what_it_always_was(world: Two) -> None:
+    world.job()
+    world.tick(world.both())
+    assert not {"cloud", "clouds"} & set(world.record().run)
+    assert world.clouds_said("provisioning", "provisioned") == [("provisioning", None), ("provisioned", None)]
+    world.job("there", more="cloud: vast")
+    world.tick(world.both())
+    assert world.record("there").run["cloud"] == "vast" and "clouds" not in world.record("there").run
