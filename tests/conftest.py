@@ -45,6 +45,7 @@ LONG = frozenset(
         "whole_crash",
         "whole_lambda",
         "whole_limits",
+        "whole_jarvis",
         "whole_vast",
         "whole_live",
         "whole_session",

@@ -1,0 +1,68 @@
+"""A whole run at JarvisLabs: a file system for all attempts, machines that only the control plane can end, and nothing
+left of either, nor of their start scripts."""
+
+import json
+from pathlib import Path
+
+import pytest
+from whole import World, end
+
+from infra.clouds import connect
+from pushtrain.cloud import PodRequest
+from pushtrain.run import ledger_prefix
+
+pytest_plugins = ("whole",)
+NAME = "jarvislabs"
+
+
+@pytest.fixture
+def there(world: World) -> World:
+    """A world with the key of JarvisLabs besides."""
+    world.env |= world.simulator.env(NAME)
+    return world
+
+
+def scripts(world: World) -> list[str]:
+    """Names of the start scripts that the account has now."""
+    return list(json.loads((world.simulator.state_dir / NAME / "scripts" / "names.json").read_text()).values())
+
+
+def test_a_run_by_one_word_goes_on_after_a_lost_machine_and_leaves_nothing(there: World) -> None:
+    orphan = connect(NAME, there.env).create_pod(
+        PodRequest(
+            name=f"{ledger_prefix(there.control().settings.ledger_url)}nobodys-with-a-long-name-0-0-a1",
+            image=None,
+            gpu="NVIDIA L4",
+            gpu_count=1,
+            tier="SECURE",
+            disk_gb=10,
+            args="sleep 600",
+        )
+    )
+    there.orders(steps=40, step_s=0.2)
+    there.write_job(gpus="NVIDIA A40, NVIDIA RTX A6000")
+    spec = Path(there.repository / "jobs/job.yaml")
+    spec.write_text(spec.read_text().replace("compute: {", f"compute: {{cloud: {NAME}, "))
+    there.push()
+    first = there.until(lambda record: _steps(there, record.run_id) > 0)
+    assert first.run["resource_prefix"] + "-a1" in scripts(there)
+    there.simulator.fault("lost_pod", seconds=1, pod_name="*-a1")
+    record = there.until(lambda record: record.is_over)
+    assert end(record) == ("succeeded", "")
+    assert [(event.attempt, event.reason) for event in record.events if event.state == "lost"] == [(1, "PodLost")]
+    resumed = [event.data["resumed_from_step"] for event in record.events if event.state == "training"]
+    assert resumed[0] == 0 and resumed[-1] > 0
+    placed = [event.data for event in record.events if event.state == "provisioned"]
+    assert {it["data_center"] for it in placed} == {"india-noida-01"} and len({it["volume_id"] for it in placed}) == 1
+    receipt = record.receipt or {}
+    assert receipt["pods"] == sorted(str(it["pod_id"]) for it in placed) and len(receipt["volumes"]) == 1
+    assert (receipt["billed_source"], receipt["billed_is_final"]) == ("time × price", True)
+    assert 0 < receipt["cost_usd"] < receipt["cap_usd"]
+    assert connect(NAME, there.env).read_pod(orphan.id) is None
+    assert scripts(there) == []
+    there.assert_nothing_left()
+
+
+def _steps(world: World, run_id: str) -> int:
+    saved = world.simulator.state_dir.glob(f"{NAME}/volumes/*/runs/{run_id}/step")
+    return max((int(path.read_text() or 0) for path in saved), default=0)
