@@ -44,6 +44,7 @@ LONG = frozenset(
         "whole_command",
         "whole_crash",
         "whole_lambda",
+        "whole_modal",
         "whole_limits",
         "whole_jarvis",
         "whole_vast",

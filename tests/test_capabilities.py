@@ -114,5 +114,6 @@ def test_what_modal_does_not_have_is_an_error_of_the_spec_and_its_volumes_cost_w
     assert said == ["data_centers", "template", "ports", "ports", "ssh"] and losing("modal", ["SECURE"]) == []
     with pytest.raises(ValidationError, match="Modal"):
         Compute.model_validate({"cloud": "modal", "gpus": ["NVIDIA L4"], "ssh": True})
+    assert Compute.model_validate({"cloud": "modal", "gpus": ["NVIDIA L4"]}).ssh, "the default asks, and gets nothing"
     assert storage_usd_per_month("STANDARD", 100, "modal") == pytest.approx(9.0)
     assert storage_usd_per_month("STANDARD", 100) == pytest.approx(7.0)

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
 # Dollars an hour on RunPod's secure cloud, 2026-08-27.
 USD_PER_HOUR = {"NVIDIA A40": 0.44, "NVIDIA RTX A6000": 0.53, "NVIDIA GeForce RTX 4090": 0.74}
-USD_PER_HOUR |= {"NVIDIA H100 80GB HBM3": 2.99}
+USD_PER_HOUR |= {"NVIDIA H100 80GB HBM3": 2.99, "NVIDIA L4": 0.43}
 NAMES = [
     *(
         "demo",

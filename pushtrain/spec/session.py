@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
+from pushtrain.capabilities import CLOUDS
 from pushtrain.spec.base import NO_STEPS, JobSpec
 from pushtrain.spec.command import Secret, Word
 from pushtrain.spec.names import Part
@@ -53,6 +54,8 @@ class SessionSpec(JobSpec):
     def _no_key_without_effect(self) -> "SessionSpec":
         if steps := self.limits.model_fields_set - {"placement_hours"}:
             raise ValueError(f"has limits.{min(steps)}, but a session has no steps: session.idle_minutes ends it")
+        if shut := [CLOUDS[name].title for name in self.compute.clouds if not CLOUDS[name].has_tcp_ports]:
+            raise ValueError(f"is a session, and nobody can log in at {' and '.join(shut)}: name other clouds")
         return self
 
     @property
