@@ -26,7 +26,7 @@ class Capabilities:
     type differ in price, or are priced anew at each create, and the client takes none above what the rung says. Without
     `has_sized_volumes` a volume is as large as what is on it, whatever was asked for; with them it has at least and at
     most `volume_gb`. `framework` is what a pod is made of where the cloud takes no image of one's own; empty: it takes
-    any.
+    any. `boots_s` is how much longer than a container a machine may take to the pod's first word.
     """
 
     title: str
@@ -55,6 +55,7 @@ class Capabilities:
     has_tcp_ports: bool = True
     framework: str = ""
     volume_gb: tuple[int, int] = (10, 4096)
+    boots_s: float = 0.0
 
     def keeps(self, tier: str) -> bool:
         """Whether what a pod of that tier wrote can outlive it."""
@@ -112,6 +113,8 @@ LAMBDA = Capabilities(
     # docs.lambda.ai/public-cloud/billing, August 2026: its example, by GiB in use and hour.
     volume_usd=0.20,
     has_sized_volumes=False,
+    # "Several minutes" (docs.lambda.ai), docker's NVIDIA part, and the image.
+    boots_s=1200.0,
 )
 
 # modal.com/pricing: a GiB stored a month; the first TiB of a workspace is free, which nobody here can see.

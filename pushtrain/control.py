@@ -113,4 +113,5 @@ class Control:
         return [self.at(name) for name in members(self.cloud)]
 
     def limits(self, record: RunRecord) -> Limits:
-        return limits_of(record.run.get("limits") or {}, self.settings)
+        boots_s = CLOUDS[cloud_of(record)].boots_s
+        return limits_of(record.run.get("limits") or {}, self.settings, boots_s=boots_s)

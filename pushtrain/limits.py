@@ -45,13 +45,14 @@ class Phase:
     knob: str
 
 
-def limits_of(asked: Mapping[str, float], settings: Settings) -> Limits:
-    """`asked` is `limits` of the job spec, as run.json has it since the claim; the rest is this control plane's."""
+def limits_of(asked: Mapping[str, float], settings: Settings, *, boots_s: float = 0.0) -> Limits:
+    """`asked` is `limits` of the job spec, as run.json has it since the claim; the rest is this control plane's.
+    `boots_s` is what the cloud's machines take before a container may start."""
     placement_s = float(asked.get("placement_hours", 24.0)) * 3600
     return Limits(
         placement_s=placement_s,
         placement_held_s=placement_s / 4,
-        boot_s=settings.boot_limit_s,
+        boot_s=settings.boot_limit_s + boots_s,
         environment_s=settings.environment_limit_s,
         first_step_s=float(asked.get("first_step_minutes", 60.0)) * 60,
         step_gap_s=float(asked.get("step_gap_minutes", 30.0)) * 60,

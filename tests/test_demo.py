@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 import pytest
 
 from infra.simulator import processes
+from pushtrain.capabilities import CLOUDS
 from pushtrain.gitcmd import git
 
 PROJECT = Path(__file__).parents[1]
@@ -104,18 +105,21 @@ def test_the_demo_trains_publishes_proves_and_leaves_nothing(folder: Path, tmp_p
 
 
 @pytest.mark.long
-@pytest.mark.timeout(400)
-def test_the_same_job_by_one_word_at_vast_leaves_nothing_either(folder: Path, tmp_path: Path) -> None:
-    demo = start_demo(folder, tmp_path, "--cloud", "vast")
-    out, _ = demo.communicate(timeout=390)
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("cloud", ["vast", "lambda"])
+def test_the_same_job_by_one_word_elsewhere_leaves_nothing_either(folder: Path, tmp_path: Path, cloud: str) -> None:
+    demo = start_demo(folder, tmp_path, "--cloud", cloud)
+    out, _ = demo.communicate(timeout=590)
     assert demo.returncode == 0 and "proof: pods 0, volumes 0" in out, out
     change = re.search(r"held-out loss\s*│ ([\d.]+) before, ([\d.]+) after", out)
     assert change is not None and float(change[2]) <= 0.8 * float(change[1]), out
     env, remote = demo_environment(folder), folder / "run" / "remote.git"
     (ref,) = git(["for-each-ref", "--format=%(refname)", "refs/heads/runs"], env=env, cwd=remote).stdout.split()
     receipt = json.loads(git(["show", f"{ref.decode()}:receipt.json"], env=env, cwd=remote).stdout)
-    assert receipt["outcome"] == "succeeded" and receipt["volumes"] == []
-    assert all(pod.isdigit() for pod in receipt["pods"]) and 0 < receipt["billed_usd"] < receipt["cap_usd"]
+    assert receipt["outcome"] == "succeeded" and bool(receipt["volumes"]) == bool(CLOUDS[cloud].volume_tiers)
+    ids = {"vast": r"\d+", "lambda": r"[0-9a-f]{32}"}
+    assert all(re.fullmatch(ids[cloud], pod) for pod in receipt["pods"])
+    assert 0 < receipt["billed_usd"] < receipt["cap_usd"]
     wait_until_nothing_lives(folder)
 
 

@@ -4,17 +4,20 @@ boot, and how often Lambda is asked. No process but bash's check of the script, 
 import base64
 import json
 import subprocess
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from infra.clouds import lambda_shapes as shapes
 from infra.clouds.lambda_answers import failure, is_absent, problem, text
-from infra.clouds.lambda_boot import PER_BOOT, script, user_data
+from infra.clouds.lambda_boot import DOCKER_FILE, PER_BOOT, script, user_data
 from infra.clouds.lambda_names import gpu_ids, sold_as
 from infra.clouds.lambda_pace import Pace
 from infra.clouds.runpod_answers import Answer
 from infra.simulator.lambda_catalog import instance_type
 from infra.start import start_args
+from pushtrain.capabilities import LAMBDA
 from pushtrain.cloud import PodRequest
 from pushtrain.errors import (
     CloudAuthFailed,
@@ -25,7 +28,12 @@ from pushtrain.errors import (
     RequestRejected,
 )
 from pushtrain.gpus import GPU_NAMES, memory_gb
+from pushtrain.limits import limits_of
+from pushtrain.placement import cap, ladder
+from pushtrain.settings import Settings
+from pushtrain.spec.file import loads
 
+PROJECT = Path(__file__).parents[1]
 NOW_S = 1_780_000_000.0
 ID = "0920582c7ff041399e34823a0be62549"
 INSTANCE = {
@@ -142,8 +150,9 @@ def test_a_launch_names_one_key_its_file_system_and_itself() -> None:
 def test_the_user_data_is_one_script_for_every_boot_and_no_value_is_in_a_command_line() -> None:
     secrets, keys = {"HF_TOKEN": "canary'; rm -rf /; '"}, ["ssh-ed25519 AAAA me", "ssh-ed25519 BBBB you"]
     head, _, body = user_data(REQUEST, secrets, keys, "1-0a").partition("\n")
-    (file,) = json.loads(body)["write_files"]
+    docker, file = json.loads(body)["write_files"]
     assert head == "#cloud-config" and (file["path"], file["permissions"]) == (PER_BOOT, "0700")
+    assert docker["path"] == DOCKER_FILE and json.loads(docker["content"])["exec-opts"]
     text = base64.b64decode(file["content"]).decode()
     assert text == script(REQUEST, secrets, keys, "1-0a")
     subprocess.run(["bash", "-n"], input=text, text=True, check=True, timeout=60)
@@ -169,7 +178,7 @@ def test_the_start_command_of_a_pod_survives_the_script() -> None:
     )
     text = script(request, {}, [], "1-0a")
     subprocess.run(["bash", "-n"], input=text, text=True, check=True, timeout=60)
-    assert start_args() in text and "systemctl" not in text and "mountpoint" not in text and "date +%s" not in text
+    assert start_args() in text and "systemctl stop" not in text and "mountpoint" not in text and "date +%s" not in text
 
 
 def test_requests_and_launches_keep_their_distance() -> None:
@@ -187,3 +196,24 @@ def test_only_ids_make_a_path_and_keys_have_names_of_their_own() -> None:
     assert (
         shapes.key_name("ssh-ed25519 AAAA me", ["me", "me-2"]) == "me-3" and shapes.key_name("ssh-rsa A", []) == "key"
     )
+
+
+def test_the_speedrun_on_eight_h100_moves_by_one_word() -> None:
+    text = (PROJECT / "jobs" / "nanochat-speedrun.yaml").read_text(encoding="utf-8")
+    moved = text.replace("cloud: runpod", "cloud: lambda")
+    assert moved != text
+    spec = loads(moved, "jobs/nanochat-speedrun.yaml")
+    kind = instance_type(spec.compute.gpus[0], spec.compute.count)
+    regions = [{"name": "us-south-2", "description": "North Texas, USA"}]
+    types = {kind["name"]: {"instance_type": kind, "regions_with_capacity_available": regions}}
+    (place,) = ladder(spec, shapes.offers(types, spec.compute.count), known_gpus=gpu_ids())
+    assert (kind["name"], place.gpu, place.data_center) == ("gpu_8x_h100_sxm5", "NVIDIA H100 80GB HBM3", "us-south-2")
+    assert place.usd_per_hour == pytest.approx(8 * 2.99) and place.cloud == "lambda"
+    assert 3.9 < cap(spec, place).deadline_hours <= 4.0
+
+
+def test_a_machine_gets_more_time_to_its_first_word_than_a_container() -> None:
+    here = Path()
+    settings = Settings(root=here, ledger_url="x", source_url="x", state_dir=here, ledger_token=None)
+    plain, machine = limits_of({}, settings), limits_of({}, settings, boots_s=LAMBDA.boots_s)
+    assert machine == replace(plain, boot_s=plain.boot_s + 1200.0)

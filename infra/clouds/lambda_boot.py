@@ -20,11 +20,16 @@ PER_BOOT = "/var/lib/cloud/scripts/per-boot/pushtrain"
 # Lambda's limit is 1 MB.
 MOST_BYTES = 1_000_000
 DEADLINE = "PUSHTRAIN_DEADLINE_EPOCH_S"
+# Lambda's image has docker, and what gives it GPUs has to be installed (dstack's client of Lambda). With systemd's
+# groups a container loses its GPUs when anything reloads systemd (NVIDIA/nvidia-container-toolkit#48).
+DOCKER_FILE, _DOCKER = "/etc/docker/daemon.json", {"exec-opts": ["native.cgroupdriver=cgroupfs"]}
 # The pod ends itself at its deadline; this is for one whose python, bash or volume hangs.
 _AFTER_DEADLINE_S = 300
 _PAUSE_S, _PATIENCE = 2, 300
 
+# As a unit of its own: cloud-init waits for its scripts, and may be what says that the machine is up.
 _HEAD = """#!/bin/bash
+[ "${1:-}" = pod ] || exec systemd-run --quiet --collect --unit=pushtrain "$0" pod
 off() { echo "pushtrain: powering off: $1"; while :; do poweroff || poweroff -f; sleep 10; done; }
 patient() {
   n=0
@@ -33,7 +38,14 @@ patient() {
 e=$(mktemp -d)
 """
 _TAIL = """
+export DEBIAN_FRONTEND=noninteractive
+command -v nvidia-ctk > /dev/null || {
+  patient apt-get update; patient apt-get install -y --no-install-recommends nvidia-container-toolkit
+}
+patient nvidia-ctk runtime configure --runtime=docker
+patient systemctl restart docker
 patient docker info
+patient docker pull %(image)s
 docker rm -f pushtrain > /dev/null 2>&1
 docker run --rm --name pushtrain --gpus all --ipc host --ulimit memlock=-1 --ulimit stack=67108864 \\
   -v %(mount)s:%(mount)s -v "$e:$e" %(options)s \\
@@ -48,8 +60,11 @@ def user_data(request: PodRequest, secrets: Mapping[str, str], public_keys: Sequ
     """`secrets` are the values of `request.secret_env` that are set; they are in the text, which only root of that
     machine can read. `launch` is this launch's own name. The content is base64, so that no value can break the YAML."""
     content = base64.b64encode(script(request, secrets, public_keys, launch).encode()).decode()
-    file = {"path": PER_BOOT, "owner": "root:root", "permissions": "0700", "encoding": "b64", "content": content}
-    return "#cloud-config\n" + json.dumps({"write_files": [file]}) + "\n"
+    files = [
+        {"path": DOCKER_FILE, "owner": "root:root", "permissions": "0644", "content": json.dumps(_DOCKER)},
+        {"path": PER_BOOT, "owner": "root:root", "permissions": "0700", "encoding": "b64", "content": content},
+    ]
+    return "#cloud-config\n" + json.dumps({"write_files": files}) + "\n"
 
 
 def script(request: PodRequest, secrets: Mapping[str, str], public_keys: Sequence[str], launch: str) -> str:

@@ -1,8 +1,8 @@
 """One machine of the simulated Lambda Cloud, as a process: `python lambda_machine.py`, with the machine's environment.
 
 It does what cloud-init does at a boot: runs the script that the user data puts among those for every boot, with
-stand-ins for what that script needs and this computer has not or must not use: docker, poweroff, systemctl, mountpoint.
-A machine that was powered off stays: it is listed and billed, and nothing runs on it, also after a reboot. Standard
+stand-ins for what that script needs and this computer has not or must not use: docker, poweroff, systemd and so on. A
+machine that was powered off stays: it is listed and billed, and nothing runs on it, also after a reboot. Standard
 library only.
 """
 
@@ -29,7 +29,7 @@ _FROM_MACHINE = (
 )
 _PER_BOOT = "/var/lib/cloud/scripts/per-boot/"
 _LOOK_S = 0.05
-_PROGRAMS = ("docker", "poweroff", "systemctl", "mountpoint")
+_PROGRAMS = ("docker", "poweroff", "systemctl", "mountpoint", "apt-get", "nvidia-ctk", "systemd-run")
 
 
 def boot() -> None:
@@ -86,6 +86,8 @@ def main() -> int:
         time.sleep(3600)  # as there, where nothing after it is reached
     if verb == "mountpoint":
         return 0 if arguments[-1:] == [os.environ["SIMULATED_MOUNT"]] else 32
+    if verb == "systemd-run":
+        subprocess.Popen([word for word in arguments if not word.startswith("--")], stdin=subprocess.DEVNULL)
     if verb == "boot":
         boot()
     return 0
@@ -96,10 +98,10 @@ def _scripts(user_data: str) -> list[str]:
     head, _, body = user_data.partition("\n")
     if head != "#cloud-config":
         raise ValueError("not #cloud-config")
-    files = json.loads(body)["write_files"]
+    files = [file for file in json.loads(body)["write_files"] if file["path"].startswith(_PER_BOOT)]
     if any(file.get("encoding") != "b64" or file.get("permissions") != "0700" for file in files):
         raise ValueError("a script that cannot run")
-    return [base64.b64decode(file["content"]).decode() for file in files if file["path"].startswith(_PER_BOOT)]
+    return [base64.b64decode(file["content"]).decode() for file in files]
 
 
 def _start(script: str) -> "subprocess.Popen[bytes]":
