@@ -107,6 +107,8 @@ def stack_plan(
         volume = VolumeRequest(
             name=run.volume_name, size_gb=size_gb, data_center=candidate.data_center, kind=candidate.volume_kind
         )
+    # Of machines with prices of their own none is taken that is dearer than what its deadline was counted with.
+    most = round(candidate.usd_per_hour + 1e-6, 6) if CLOUDS[cloud].has_own_prices else None
     pod = PodRequest(
         name=run.pod_name(attempt),
         image=spec.compute.asked_image,
@@ -124,8 +126,8 @@ def stack_plan(
         ssh=_has_ssh(spec),
         secret_env=(*spec.secrets, LEDGER_TOKEN),
         min_cuda_version=MIN_CUDA_VERSION,
-        # Of machines with prices of their own none is taken that is dearer than what its deadline was counted with.
-        max_usd_per_hour=round(candidate.usd_per_hour + 1e-6, 6) if CLOUDS[cloud].has_own_prices else None,
+        max_usd_per_hour=None if candidate.is_spot else most,
+        bid_usd_per_hour=candidate.usd_per_hour if candidate.is_spot else None,
     )
     return StackPlan(run_id=run.id, cloud=cloud, volume=volume, pod=pod)
 

@@ -162,4 +162,5 @@ def _pod_request(wanted: Properties) -> PodRequest:
         template=wanted.get("template"),
         ssh=bool(wanted.get("ssh")),
         max_usd_per_hour=wanted.get("max_usd_per_hour"),
+        bid_usd_per_hour=wanted.get("bid_usd_per_hour"),
     )

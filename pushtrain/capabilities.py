@@ -56,6 +56,7 @@ class Capabilities:
     framework: str = ""
     volume_gb: tuple[int, int] = (10, 4096)
     boots_s: float = 0.0
+    has_spot: bool = False
 
     def keeps(self, tier: str) -> bool:
         """Whether what a pod of that tier wrote can outlive it."""
@@ -76,7 +77,8 @@ VAST = Capabilities(
     volume_tiers=(),
     has_data_centers=False,
     has_volume_files=False,
-    spot="no: bids are not made",
+    spot="by bid, `compute.spot`",
+    has_spot=True,
     has_templates=False,
     has_http_proxy=False,
     has_ssh_keys=True,

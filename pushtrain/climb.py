@@ -34,6 +34,7 @@ from pushtrain.run import Run
 from pushtrain.rungs import Rung, recorded_rungs, rung_of, rungs_in
 from pushtrain.soldout import remember, sold_out
 from pushtrain.spec import JobSpec
+from pushtrain.spot import affordable
 from pushtrain.volumes.kept import given_ids, in_one_place, kept_volume, make_kept
 
 # Below this a pod could not even boot: nothing is rented for it.
@@ -76,6 +77,7 @@ def climb(control: Control, run: Run, spec: JobSpec, record: RunRecord, turn: Tu
         candidates = in_one_place(candidates)
     elif not pinned:
         candidates = _volume_first(control, run, record, candidates, live)
+    candidates = affordable(spec, record.events, candidates)
     now_s = control.clock()
     fresh = [Rung.of(spec, candidate, turn.rest, now_s) for candidate in candidates]
     rungs = recorded_rungs(control, run, record, fresh, attempt=attempt)

@@ -20,7 +20,8 @@ VolumeKind = Literal["STANDARD", "HIGH_PERFORMANCE"]
 class Offer:
     """One GPU type in one data center. `data_center` is None where the cloud does not say (community tier).
 
-    `volume_kinds` are the kinds of network volume that can be made there.
+    `volume_kinds` are the kinds of network volume that can be made there. `min_bid_usd_per_gpu_hour` is what has to be
+    bid at least where machines are also rented by bid, and may be taken away; None where they are not.
     """
 
     gpu: str
@@ -31,6 +32,7 @@ class Offer:
     stock: Stock
     volume_kinds: tuple[VolumeKind, ...]
     max_count: int
+    min_bid_usd_per_gpu_hour: float | None = None
 
     @property
     def has_network_volumes(self) -> bool:
@@ -75,7 +77,8 @@ class PodRequest:
     is gone with the pod; never both. A community pod takes no network volume. `template` is a template's id, resolved
     once, at the create: what the request says itself wins, and without an `image` the template's is used. With `ssh`
     the account's public keys reach the pod. Where machines have prices of their own, one whose GPUs cost more than
-    `max_usd_per_hour` is not taken."""
+    `max_usd_per_hour` is not taken. With `bid_usd_per_hour`, of all its GPUs, the machine is one that may be taken away
+    by who bids more."""
 
     name: str
     image: str | None
@@ -95,6 +98,7 @@ class PodRequest:
     template: str | None = None
     ssh: bool = False
     max_usd_per_hour: float | None = None
+    bid_usd_per_hour: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,7 +130,8 @@ class Pod:
     """A pod the cloud lists. `uptime_s` is None until the container really runs: RUNNING alone means nothing.
     `volume_id` is the network volume it mounts. `ssh_direct` is None until the container runs, and on a machine without
     a public address; `ssh_proxy` leads to a terminal and nothing else. The GPUs' figures, of the busiest and the
-    fullest one, and that of the pod's memory are None until the cloud tells them."""
+    fullest one, and that of the pod's memory are None until the cloud tells them. `is_spot`: it was rented by bid; None
+    where the cloud does not say."""
 
     id: str
     name: str
@@ -145,6 +150,7 @@ class Pod:
     gpu_percent: float | None = None
     gpu_memory_percent: float | None = None
     memory_percent: float | None = None
+    is_spot: bool | None = None
 
     @property
     def is_alive(self) -> bool:

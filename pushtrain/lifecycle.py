@@ -15,6 +15,7 @@ from pushtrain.events import POD_ENDS, POD_STATES, Event
 from pushtrain.ledger import RunRecord
 from pushtrain.limits import MOST_VAIN_RESTARTS, SECOND_LINE_S, Limits, Phase, phase, vain_restarts
 from pushtrain.signs import Signs, tail
+from pushtrain.spot import lost_machines
 
 Kind = Literal["provision", "watch", "look", "lost", "cancel", "destroy", "over"]
 Outcome = Literal["succeeded", "failed", "cancelled"]
@@ -26,6 +27,7 @@ _OUTCOMES: dict[str, Outcome] = {"finished": "succeeded", "failed": "failed", "c
 # Why a pod ended an attempt where another machine may do better. Everything else a pod says ends the run.
 _ELSEWHERE = ("EnvironmentTimeout", "StepGap", "Stalled")
 _GONE = "the pod is gone and did not say why"
+_TAKEN = "the machine was taken away: somebody bids more for it (compute.spot)"
 # What ends a pod in its first seconds, before anything of it can write to the ledger.
 _GONE_SILENT = (
     "the pod is gone without a single word: most often its image has no python3 or git, or it could not fetch the "
@@ -68,7 +70,7 @@ def next_step(
         return Step(kind="destroy", attempt=attempt, outcome=ending.data["outcome"], reason=ending.reason)
     mine = [event for event in events if event.attempt == attempt]
     by_hand = (it.attempt for it in events if it.state in ("retried", "extended"))
-    last_attempt = limits.max_attempts + max(by_hand, default=0)
+    last_attempt = limits.max_attempts + max(by_hand, default=0) + lost_machines(events)
     again = _worth_another(mine, may_be_another=attempt < last_attempt)
     ends = [event for event in events if event.state in _OUTCOMES and _counts(event, attempt) and event is not again]
     if ends and ends[0].state == "cancelled" and _closes(mine, pods, ends[0].epoch_s, now_s, limits):
@@ -138,9 +140,11 @@ def _running(
         message = "the run reached its deadline (max_hours or max_usd of the budget) before it was done"
         return Step(kind="destroy", attempt=attempt, outcome="failed", reason="DeadlineReached", message=message)
     if pod is None:
-        reason = "Preempted" if _last(mine, "preempted") else "PodLost"
+        is_spot = bool(provisioned.data.get("is_spot"))
+        reason = "Preempted" if _last(mine, "preempted") or is_spot else "PodLost"
         spoke = any(event.state in POD_STATES for event in mine)
-        return Step(kind="lost", attempt=attempt, reason=reason, message=_GONE if spoke else _GONE_SILENT)
+        message = _TAKEN if is_spot else _GONE if spoke else _GONE_SILENT
+        return Step(kind="lost", attempt=attempt, reason=reason, message=message)
     if (restarts := vain_restarts(mine)) >= MOST_VAIN_RESTARTS:
         message = f"the container was restarted {restarts} times and got no further{tail(signs)}"
         return Step(kind="lost" if signs else "look", attempt=attempt, reason="CrashLoop", message=message)

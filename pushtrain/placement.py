@@ -1,7 +1,7 @@
 """Where a run may go, in which order, and what it may cost there at most. Pure: offers in, candidates out."""
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pushtrain.capabilities import CLOUDS, DEFAULT_CLOUD, keeps, machine
@@ -12,6 +12,7 @@ from pushtrain.prices import storage_usd_per_month
 from pushtrain.spec import JobSpec
 
 HOURS_PER_MONTH = 730
+BY_BID = ", by bid"
 
 _STOCK_ORDER: dict[Stock, int] = {"HIGH": 0, "MEDIUM": 1, "LOW": 2, "NONE": 3}
 
@@ -21,7 +22,8 @@ class Candidate:
     """One place to try, at one cloud. `usd_per_hour` is the price of all its GPUs, without storage.
 
     Where the cloud has no network volumes (a community machine) there is no `data_center`, but a disk of the pod's own.
-    `volume_kind` is the network volume the run would get in that data center.
+    `volume_kind` is the network volume the run would get in that data center. With `is_spot` the price is what is bid;
+    `min_bid_usd` is what has to be bid at least, an hour for all its GPUs.
     """
 
     gpu: str
@@ -32,12 +34,14 @@ class Candidate:
     stock: Stock
     volume_kind: VolumeKind | None = None
     cloud: str = DEFAULT_CLOUD
+    min_bid_usd: float | None = None
+    is_spot: bool = False
 
     @property
     def place(self) -> str:
         """For people."""
         at = "" if self.cloud == DEFAULT_CLOUD else f" at {CLOUDS[self.cloud].title}"
-        return f"{self.gpu} {where(self.data_center, self.tier)}{at}"
+        return f"{self.gpu} {where(self.data_center, self.tier)}{at}{BY_BID if self.is_spot else ''}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,8 +68,9 @@ def ladder(
 ) -> list[Candidate]:
     """Candidates at one cloud, the spec's own where none is named, in the order to try them.
 
-    First what the user put in order, the tiers and then the GPUs; within one tier and GPU the places that are low in
-    stock come last, then the cheaper one is first (storage included), then the fuller one, then by id.
+    With `compute.spot` all that is to be had by bid comes before anything on demand. Then what the user put in order,
+    the tiers and then the GPUs; within one tier and GPU the places that are low in stock come last, then the cheaper
+    one is first (storage included), then the fuller one, then by id.
 
     An existing volume pins the run to `volume_data_center`. Raises SpecError for a GPU the trainer cannot use and, with
     `known_gpus` (all ids the cloud knows), for one not among them; NoCapacity, saying which condition removed what,
@@ -83,7 +88,8 @@ def ladder(
     if not left:
         why = f"of {len(offers)} offers, {', then '.join(removed)}" if removed else "the cloud offers nothing at all"
         raise NoCapacity(f"no place for {spec.name}: {why}", hint=_wider(spec, cloud))
-    return sorted((candidate_of(offer, spec, cloud) for offer in left), key=lambda candidate: _rank(candidate, spec))
+    found = [candidate_of(offer, spec, cloud) for offer in left]
+    return sorted([*_bids(spec, found), *found], key=lambda candidate: _rank(candidate, spec))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -227,14 +233,29 @@ def candidate_of(offer: Offer, spec: JobSpec, cloud: str | None = None) -> Candi
         usd_per_hour=offer.usd_per_gpu_hour * spec.compute.count,
         gpu_memory_gb=offer.gpu_memory_gb,
         stock=offer.stock,
+        min_bid_usd=None if (bid := offer.min_bid_usd_per_gpu_hour) is None else bid * spec.compute.count,
         volume_kind="STANDARD" if "STANDARD" in kinds else next(iter(kinds), None),
     )
 
 
-def _rank(candidate: Candidate, spec: JobSpec) -> tuple[int, int, bool, float, int, str, str]:
-    """A place that is low in stock is a trap: the volume pins every later attempt to it."""
+def _bids(spec: JobSpec, candidates: list[Candidate]) -> list[Candidate]:
+    """Those of the candidates, all on demand, that are also to be had for what the spec bids, at that price."""
+    spot = spec.compute.spot
+    if spot is None:
+        return []
+    priced = [(it, it.min_bid_usd, round(it.usd_per_hour * spot.max_share, 6)) for it in candidates]
+    return [
+        replace(it, usd_per_hour=bid_usd, is_spot=True)
+        for it, least_usd, bid_usd in priced
+        if least_usd is not None and least_usd <= bid_usd
+    ]
+
+
+def _rank(candidate: Candidate, spec: JobSpec) -> tuple[bool, int, int, bool, float, int, str, str]:
+    """Bids first. A place that is low in stock is a trap: the volume pins every later attempt to it."""
     compute = spec.compute
     return (
+        not candidate.is_spot,
         compute.tiers.index(candidate.tier),
         compute.gpus.index(candidate.gpu),
         candidate.stock == "LOW",

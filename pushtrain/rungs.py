@@ -10,7 +10,7 @@ from pushtrain.cloud import Pod, Tier, Volume
 from pushtrain.control import Control
 from pushtrain.events import Event, EventDraft
 from pushtrain.ledger import RunRecord
-from pushtrain.placement import Candidate, hourly_usd, volume_usd_per_hour, where
+from pushtrain.placement import BY_BID, Candidate, hourly_usd, volume_usd_per_hour, where
 from pushtrain.run import Run
 from pushtrain.spec import JobSpec
 
@@ -33,15 +33,16 @@ class Rung:
     volume_usd_per_hour: float
     deadline_epoch_s: float
     reserve_s: float
+    is_spot: bool = False
 
     @property
-    def key(self) -> tuple[str, str | None, str]:
-        return self.gpu, self.data_center, self.tier
+    def key(self) -> tuple[str, str | None, str, bool]:
+        return self.gpu, self.data_center, self.tier, self.is_spot
 
     @property
     def place(self) -> str:
         """For people."""
-        return f"{self.gpu} {where(self.data_center, self.tier)}"
+        return f"{self.gpu} {where(self.data_center, self.tier)}{BY_BID if self.is_spot else ''}"
 
     @classmethod
     def of(cls, spec: JobSpec, candidate: Candidate, rest: Left, now_s: float) -> "Rung":
@@ -55,6 +56,7 @@ class Rung:
             volume_usd_per_hour=round(volume, 6),
             deadline_epoch_s=round(now_s + seconds, 3),
             reserve_s=round(reserve_s, 3),
+            is_spot=candidate.is_spot,
         )
 
 
@@ -82,6 +84,7 @@ def rung_of(control: Control, rungs: Sequence[Rung], pod: Pod | None, volume: Vo
             rung
             for rung in rungs
             if (rung.gpu, rung.tier) == (pod.gpu, pod.tier)
+            and pod.is_spot in (None, rung.is_spot)
             and (rung.data_center is None or place in (None, rung.data_center))
         ),
         None,

@@ -132,6 +132,8 @@ def test_a_candidate_costs_what_all_its_gpus_cost():
         "gpu_memory_gb": 48,
         "stock": "HIGH",
         "volume_kind": "STANDARD",
+        "min_bid_usd": None,
+        "is_spot": False,
     }
 
 

@@ -68,6 +68,23 @@ class TestVastOnTheSimulator(WithoutVolumes):
         states = [it["status"] for it in simulator.state()["pods"] if it["name"] == pod.name]
         assert sorted(states) == ["RUNNING", "TERMINATED", "TERMINATED"]
 
+    def test_a_bid_is_paid_as_bid_and_a_refused_one_leaves_nothing(
+        self, cloud: Vast, pod: PodRequest, prefix: str, simulator: RunningSimulator
+    ):
+        offer = next(it for it in cloud.offers() if (it.gpu, it.tier) == (pod.gpu, "SECURE"))
+        assert offer.min_bid_usd_per_gpu_hour is not None
+        least = offer.min_bid_usd_per_gpu_hour * pod.gpu_count
+        with pytest.raises(NoCapacity):
+            cloud.create_pod(replace(pod, bid_usd_per_hour=least - 0.01))
+        simulator.fault("refused_but_rented", times=1, operation="create_pod")
+        made = cloud.create_pod(replace(pod, bid_usd_per_hour=least + 0.01))
+        assert made.is_spot and least <= made.usd_per_hour < offer.usd_per_gpu_hour * pod.gpu_count
+        assert [it.id for it in cloud.find(prefix).pods] == [made.id]
+        simulator.fault("outbid", times=1, seconds=0, pod_id=made.id)
+        assert within(60, lambda: (seen := cloud.read_pod(made.id)) is not None and not seen.is_alive)
+        again = cloud.create_pod(pod)
+        assert again.id != made.id and again.is_spot is False and cloud.read_pod(made.id) is None
+
     def test_an_offer_that_vanished_is_not_the_end_of_the_others(
         self, cloud: Vast, pod: PodRequest, simulator: RunningSimulator
     ):

@@ -75,6 +75,25 @@ def test_a_lost_instance_is_followed_by_an_attempt_from_step_0(both: World) -> N
     both.assert_nothing_left()
 
 
+def test_a_bid_lost_in_the_middle_of_training_is_followed_by_an_attempt_on_demand(both: World) -> None:
+    both.orders(steps=20, step_s=0.1)
+    at_vast(both)
+    spec = Path(both.repository / "jobs/job.yaml")
+    text = spec.read_text().replace("compute: {", "compute: {spot: {max_share: 0.8, interruptions: 1}, ")
+    spec.write_text(text.replace("publish: {", "publish: {hub_strategy: checkpoint, "))
+    both.push()
+    both.until(lambda record: record.last.state == "training")
+    both.simulator.fault("outbid", seconds=1, pod_name="*-a1")
+    record = both.until(lambda record: record.is_over)
+    assert end(record) == ("succeeded", "")
+    first, second = (event.data for event in record.events if event.state == "provisioned")
+    assert (first["is_spot"], second["is_spot"]) == (True, False)
+    assert first["usd_per_hour"] < second["usd_per_hour"]
+    lost = [(event.attempt, event.reason) for event in record.events if event.state == "lost"]
+    assert lost == [(1, "Preempted")] and (record.receipt or {})["attempts"] == 2
+    both.assert_nothing_left()
+
+
 def test_without_the_key_of_its_cloud_a_run_is_left_alone_and_said(both: World) -> None:
     both.orders(steps=100, step_s=0.1)
     at_vast(both)

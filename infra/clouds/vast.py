@@ -137,6 +137,7 @@ class Vast:
                 return self._settled(request, str(contract), machine)
             if contract:
                 self.terminate(str(contract))  # refused, and rented all the same: stopped, and billed for its disk
+                taken = answer.said
             elif is_taken(answer):
                 taken = answer.said
             elif not (answer.ok and not refused(answer)) and not answer.ambiguous:

@@ -60,6 +60,8 @@ def search_for(request: PodRequest) -> dict[str, Any]:
         body["direct_port_count"] = {"gte": len(request.ports)}
     if request.max_usd_per_hour is not None:
         body["dph_base"] = {"lte": request.max_usd_per_hour}
+    if request.bid_usd_per_hour is not None:
+        body |= {"type": "bid", "min_bid": {"lte": request.bid_usd_per_hour}}
     return body
 
 
@@ -81,6 +83,7 @@ def create_body(request: PodRequest, secrets: Mapping[str, str], public_keys: Se
         "env": env,
         "cancel_unavail": True,
         "target_state": "running",
+        **({} if request.bid_usd_per_hour is None else {"price": request.bid_usd_per_hour}),
     }
 
 
@@ -100,6 +103,7 @@ def offers(machines: Sequence[Any], tier: Tier) -> list[Offer]:
             stock=next(stock for least, stock in _STOCK if len(found) >= least),
             volume_kinds=(),
             max_count=max(int(it["num_gpus"]) for it in found),
+            min_bid_usd_per_gpu_hour=min((_bid(it) for it in found if it.get("min_bid")), default=None),
         )
         for (gpu, gb), found in by_type.items()
     ]
@@ -113,6 +117,7 @@ def matching(machines: Sequence[Any], request: PodRequest) -> list[Any]:
         if (sold_as(str(it["gpu_name"]), float(it["gpu_ram"])) or ("", 0))[0] == request.gpu
         and int(it["num_gpus"]) == request.gpu_count
         and (request.max_usd_per_hour is None or float(it["dph_base"]) <= request.max_usd_per_hour)
+        and (request.bid_usd_per_hour is None or float(it["min_bid"]) <= request.bid_usd_per_hour)
     ]
     return sorted(found, key=lambda it: (float(it["dph_total"]), int(it["id"])))
 
@@ -135,12 +140,17 @@ def pod(raw: Any, now_s: float) -> Pod:
         tier="SECURE" if raw.get("hosting_type") == 1 else "COMMUNITY",
         ports=tuple(f"{number}/tcp" for number in _ports(raw)),
         ssh_direct=_ssh(raw) if status == "RUNNING" else None,
+        is_spot=raw.get("is_bid"),
     )
 
 
 def charged_usd(results: Sequence[Any], pod_id: str) -> float:
     """GPU, disk and traffic of one instance, whatever is left of it."""
     return sum(float(it["amount"]) for it in results if it["source"] == f"instance-{pod_id}")
+
+
+def _bid(machine: Any) -> float:
+    return float(machine["min_bid"]) / int(machine["num_gpus"])
 
 
 def _status(raw: Any) -> str:

@@ -193,6 +193,8 @@ class Service:
             uptime_s = -1.0 if running is None else self.clock() - running.started_at
             if self._strikes("lost_pod", pod, self.clock() - pod.created_at):
                 self._changed(self.account.terminate_pod(pod.id, self.clock()), grace_s=0.0)
+            elif pod.status == "RUNNING" and self._strikes("outbid", pod, self.clock() - pod.created_at):
+                self.stop_pod(pod.id)
             elif self._strikes("container_restart", pod, uptime_s) or self._strikes("crash_loop", pod, uptime_s):
                 self.machine.kill_container(pod.id)
             elif pod.status == "RUNNING" and self._jobs[pod.id].done() and not self._is_launched(pod):

@@ -37,6 +37,7 @@ class VastApi:
         self._service = service
         self._machines: Mapping[int, Machine] = {it.id: it for it in machines(service.account.catalog)}
         self._taken: dict[int, str] = {}
+        self._bids: set[str] = set()
         self._copies: dict[str, tuple[float, str]] = {}
 
     def routes(self, gate: VastGate) -> list[Route]:
@@ -85,6 +86,9 @@ class VastApi:
         machine, body = self._machines.get(_number(call.id)), await json_body(call.request)
         if machine is None or self._is_rented(machine.id):
             raise Refusal(404, "no_such_ask", f"error 404/3603: no_such_ask Instance type by id {call.id} not found")
+        bid = body.get("price")
+        if bid is not None and bid < machine.document(self._service.account.catalog, 0)["min_bid"]:
+            raise Refusal(400, "invalid_price", f"bid {bid} is below the minimum bid")
         try:
             pod = self._service.create_pod(_order(machine, body))
         except Refused as refused:
@@ -92,6 +96,9 @@ class VastApi:
                 raise Refusal(410, "no_such_ask", "the offer is no longer available") from refused
             raise Refusal(400, "invalid_args", refused.detail) from refused
         self._taken[machine.id] = pod.id
+        if bid is not None:
+            self._bids.add(pod.id)
+            pod.usd_per_gpu_hour = bid / pod.gpu_count
         if self._service.faults.take("refused_but_rented", **call.subject):
             self._service.stop_pod(pod.id)
             return JSONResponse({"success": False, "error": "bid_failed", "msg": "outbid", "new_contract": int(pod.id)})
@@ -201,6 +208,7 @@ class VastApi:
             "start_date": pod.created_at,
             "hosting_type": 1 if pod.tier == "SECURE" else 0,
             "image_uuid": pod.image,
+            "is_bid": pod.id in self._bids,
             "extra_env": [[key, value] for key, value in pod.env.items()] + [[_published(it), "1"] for it in pod.ports],
             "ports": mapped if running else {},
             "public_ipaddr": "127.0.0.1",

@@ -8,6 +8,7 @@ from pushtrain.estimate.tokens import packs
 from pushtrain.plan.hub import DatasetFacts, ModelFacts
 from pushtrain.plan.model import Caution, Place, Plan, Revision
 from pushtrain.spec import CommandSpec, JobSpec, SessionSpec, TrainingSpec
+from pushtrain.spec.compute import Spot
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 # Licences that let a fine-tuned model be used and passed on without asking; others are named, not judged.
@@ -41,6 +42,15 @@ def cautions(plan: Plan, model: ModelFacts | None, dataset: DatasetFacts | None)
     return tuple(found)
 
 
+def _of_bids(spot: Spot) -> str:
+    times = "once" if spot.interruptions == 1 else f"{spot.interruptions} times"
+    return (
+        f"bids {spot.max_share:.0%} of the on-demand price, and loses the machine to who bids more: each time what was "
+        f"trained since the last checkpoint, and a start. Lost {times}, the rest is on demand, which the estimate does "
+        "not count; the budget holds over all of it"
+    )
+
+
 def _of_any(plan: Plan) -> Iterator[Caution]:
     spec = plan.spec
     if spec.compute.template is not None:
@@ -59,6 +69,8 @@ def _of_any(plan: Plan) -> Iterator[Caution]:
         goes_on = "goes on from the checkpoint on the Hub" if spec.keeps_on_hub else goes_on
         message = f"on a {machine(lost[0])} nothing survives a lost pod: the next attempt {goes_on}"
         yield Caution(reason="CommunityMachine", message=message)
+    if spec.compute.spot is not None:
+        yield Caution(reason="Interruptible", message=_of_bids(spec.compute.spot))
     first = plan.first
     if first is not None and first.money is not None and first.hours is not None:
         yield from _of_the_budget(spec, first)

@@ -3,11 +3,12 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from pushtrain.capabilities import CLOUDS, losing
 from pushtrain.run import spec_digest
 from pushtrain.spec.compute import MOST_HOURS, Budget, Compute, Limits
-from pushtrain.spec.names import Part
+from pushtrain.spec.names import Part, WrongAt
 
 # Matched with fullmatch: `$` would let a newline through at the end.
 NAME = re.compile(r"^[a-z0-9][a-z0-9-]{0,40}$")
@@ -38,6 +39,23 @@ class JobSpec(Part):
         if not NAME.fullmatch(name):
             raise ValueError("must match ^[a-z0-9][a-z0-9-]{0,40}$: it becomes part of refs, pod names and URLs")
         return name
+
+    @model_validator(mode="after")
+    def _goes_on_after_an_interruption(self) -> "JobSpec":
+        """A machine that is taken away takes its disk with it."""
+        if self.compute.spot is None:
+            return self
+        clouds, path = self.compute.clouds, ("compute", "spot")
+        where = [name for name in clouds if CLOUDS[name].has_spot]
+        if not where:
+            titles = " or ".join(CLOUDS[name].title for name in clouds)
+            some = " or ".join(name for name, can in CLOUDS.items() if can.has_spot)
+            hint = f"compute.cloud: {some}, or no compute.spot"
+            raise WrongAt(f"is not to be had: no interruptible machines of {titles} are rented", path, hint)
+        if any(losing(name, self.compute.tiers) for name in where) and not self.keeps_on_hub:
+            hint = "publish.hub_strategy: checkpoint keeps a training's last checkpoint on the Hub"
+            raise WrongAt("needs checkpoints that survive the machine, which takes its disk with it", path, hint)
+        return self
 
     @property
     def digest(self) -> str:

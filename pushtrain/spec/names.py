@@ -33,6 +33,14 @@ CommitPath = Annotated[str, StringConstraints(min_length=1, max_length=500), Aft
 Positive = Annotated[int, Field(gt=0)]
 
 
+class WrongAt(ValueError):
+    """Two parts of a spec do not suit each other: where to point, from the validated part on, and what to do."""
+
+    def __init__(self, message: str, path: tuple[str, ...], hint: str) -> None:
+        super().__init__(message)
+        self.path, self.hint = path, hint
+
+
 class Part(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from pushtrain.spec import KINDS, JobSpec, kind_of, tasks_of
+from pushtrain.spec.names import WrongAt
 from pushtrain.spec.yaml_tree import Mark, Node, Problem, Tree, descend, shorten
 
 Path = tuple[str | int, ...]
@@ -72,7 +73,8 @@ class _Fault:
 
 
 def _fault(kind: type[BaseModel], root: Node, error: Mapping[str, Any]) -> _Fault:
-    loc: Path = tuple(error["loc"])
+    told = error.get("ctx", {}).get("error")
+    loc: Path = (*error["loc"], *(told.path if isinstance(told, WrongAt) else ()))
     fault = error["type"]
     node, path = descend(root, loc)
     if fault == "missing":
@@ -85,7 +87,9 @@ def _fault(kind: type[BaseModel], root: Node, error: Mapping[str, Any]) -> _Faul
         at=node.at,
         says=_says(fault, error) if path != ("task",) else f"must be {_either(_tasks())}",
         found=described(node) if fault != "value_error" or not isinstance(node.value, dict) else "",
-        hint=_value_hint(fault, node) or (_description(kind, path) if fault != "value_error" else None),
+        hint=(told.hint if isinstance(told, WrongAt) else None)
+        or _value_hint(fault, node)
+        or (_description(kind, path) if fault != "value_error" else None),
         of_union=len(loc) > len(path),
     )
 

@@ -4,6 +4,7 @@ A further cloud is one more `Rental`: its API over the virtual service, its clie
 """
 
 import re
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -142,9 +143,13 @@ def _vast_operation(method: str, path: str) -> str:
 
 
 def _at_vast(text: str) -> str:
-    """The same job by one word; what Vast does not have is left out."""
+    """The same job by one word; what Vast does not have is left out. A third of them bid."""
     text = re.sub(r"data_centers: \[.*?\], ", "", text.replace("compute: {", "compute: {cloud: vast, "))
-    return re.sub(r"volume: \{name: models, keep: true, ", "volume: {", text)
+    text = re.sub(r"volume: \{name: models, keep: true, ", "volume: {", text)
+    if zlib.crc32(text.encode()) % 3:
+        return text
+    text = text.replace("compute: {", "compute: {spot: {max_share: 0.8, interruptions: 1}, ")
+    return re.sub(r"publish: \{(.*)\}", r"publish: {\1, hub_strategy: checkpoint}", text)
 
 
 RENTALS: Mapping[str, Rental] = {
