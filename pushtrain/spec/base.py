@@ -52,7 +52,7 @@ class JobSpec(Part):
             some = " or ".join(name for name, can in CLOUDS.items() if can.has_spot)
             hint = f"compute.cloud: {some}, or no compute.spot"
             raise WrongAt(f"is not to be had: no interruptible machines of {titles} are rented", path, hint)
-        if any(losing(name, self.compute.tiers) for name in where) and not self.keeps_on_hub:
+        if losing(where, self.compute.tiers) and not self.keeps_on_hub:
             hint = "publish.hub_strategy: checkpoint keeps a training's last checkpoint on the Hub"
             raise WrongAt("needs checkpoints that survive the machine, which takes its disk with it", path, hint)
         return self
