@@ -93,6 +93,14 @@ def test_what_jarvislabs_does_not_have_is_an_error_of_the_spec() -> None:
     assert storage_usd_per_month("STANDARD", 10, "jarvislabs") == storage_usd_per_month("STANDARD", 50, "jarvislabs")
 
 
+def test_an_image_is_told_for_each_cloud_that_may_get_the_pod() -> None:
+    either = Compute.model_validate({"cloud": ["runpod", "jarvislabs"], "gpus": ["NVIDIA L4"]})
+    framework = "the image of JarvisLabs' framework pytorch"
+    assert either.asked_image is None and either.image_in_words == f"{either.image} or {framework}"
+    assert (either.at("runpod").asked_image, either.at("jarvislabs").asked_image) == (either.image, None)
+    assert either.at("jarvislabs").image_in_words == framework
+
+
 def test_one_key_is_one_client_and_both_are_a_fleet_that_knows_whose_id_it_is() -> None:
     runpod, vast = ({name: BOTH[name]} for name in BOTH)
     assert [connect_all(environ).name for environ in (runpod, vast, BOTH)] == ["runpod", "vast", "fleet"]

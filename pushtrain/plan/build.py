@@ -80,13 +80,14 @@ def resources(spec: JobSpec, candidate: Candidate | None) -> tuple[Resource, ...
     gpu = candidate.gpu if candidate else compute.gpus[0]
     own = f", {compute.volume.size_gb} GB of its own disk" if is_local else ""
     ports = f", open to the internet: {', '.join(compute.ports)}" if compute.ports else ""
-    pod = f"{compute.count} × {gpu} {where}, {compute.image_in_words}, {compute.disk_gb} GB disk{own}{ports}"
+    image, made_gb = compute.at(cloud).image_in_words, max(compute.volume.size_gb, CLOUDS[cloud].volume_gb[0])
+    pod = f"{compute.count} × {gpu} {where}, {image}, {compute.disk_gb} GB disk{own}{ports}"
     kind = f" {candidate.volume_kind.lower().replace('_', '-')}" if candidate and candidate.volume_kind else ""
     volume = Resource(
         action="create",
         kind="NetworkVolume",
         name="volume",
-        detail=f"{compute.volume.size_gb} GB{kind} {where}".strip(),
+        detail=f"{made_gb} GB{kind} {where}".strip(),
     )
     created = Resource(action="create", kind="Pod", name="pod", detail=" ".join(pod.split()).replace(" ,", ","))
     return (created,) if is_local or compute.volume.keep else (volume, created)

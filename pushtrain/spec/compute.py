@@ -105,9 +105,12 @@ class Compute(Part):
 
     @property
     def image_in_words(self) -> str:
-        can = next((CLOUDS[name] for name in self.clouds if CLOUDS[name].framework), None)
-        whose = f"{can.title}' framework {can.framework}" if can else f"template {self.template}"
-        return self.asked_image or f"the image of {whose}"
+        if self.asked_image is not None or self.template is not None:
+            return self.asked_image or f"the image of template {self.template}"
+        ours = any(not CLOUDS[name].framework for name in self.clouds)
+        theirs = [CLOUDS[name] for name in self.clouds if CLOUDS[name].framework]
+        framed = [f"the image of {can.title}' framework {can.framework}" for can in theirs]
+        return " or ".join([*([self.image] if ours else []), *framed])
 
     @property
     def clouds(self) -> tuple[str, ...]:
