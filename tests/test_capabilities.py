@@ -16,7 +16,9 @@ from pushtrain.pod.place import PLACES
 from pushtrain.pod.terminate import _WAYS
 from pushtrain.prices import storage_usd_per_month
 from pushtrain.redact import SECRET_NAMES
+from pushtrain.spec import JobSpec
 from pushtrain.spec.compute import Compute, named_clouds
+from pushtrain.spec.file import loads
 
 PAGE = Path(__file__).parent.parent / "docs" / "clouds.md"
 BOTH = {"RUNPOD_API_KEY": "rpa_0123456789abcdef", "VAST_API_KEY": "0123456789abcdef"}
@@ -122,6 +124,14 @@ def test_what_modal_does_not_have_is_an_error_of_the_spec_and_its_volumes_cost_w
     assert said == ["data_centers", "template", "ports", "ports", "ssh"] and losing("modal", ["SECURE"]) == []
     with pytest.raises(ValidationError, match="Modal"):
         Compute.model_validate({"cloud": "modal", "gpus": ["NVIDIA L4"], "ssh": True})
+    with pytest.raises(SpecError, match="nobody can log in at Modal"):
+        _session("modal")
+    assert _session("runpod").task == "session"
     assert Compute.model_validate({"cloud": "modal", "gpus": ["NVIDIA L4"]}).ssh, "the default asks, and gets nothing"
     assert storage_usd_per_month("STANDARD", 100, "modal") == pytest.approx(9.0)
     assert storage_usd_per_month("STANDARD", 100) == pytest.approx(7.0)
+
+
+def _session(cloud: str) -> JobSpec:
+    text = (PAGE.parents[1] / "jobs" / "dev-session.yaml").read_text(encoding="utf-8")
+    return loads(text.replace("cloud: runpod ", f"cloud: {cloud} "), "jobs/dev-session.yaml", check_name=False)

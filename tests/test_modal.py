@@ -179,3 +179,23 @@ except RequestRejected as refusal:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert "not installed" in done.stdout and "extra `modal`" in done.stdout, done
+
+
+def test_nobody_there_is_no_answer_in_time_and_sorted_so() -> None:
+    code = """
+import socket, time
+from infra.clouds.modal_cloud import Modal
+from infra.clouds.wire import Limits
+from pushtrain.errors import CloudUnavailable
+with socket.socket() as door:
+    door.bind(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{door.getsockname()[1]}"
+    cloud = Modal("as-canary", url, environ={"MODAL_TOKEN_ID": "ak-1"}, limits=Limits(read_s=3))
+    for call in (cloud.offers, lambda: cloud.find(""), lambda: cloud.terminate("sb-" + "A" * 22)):
+        try:
+            call()
+        except CloudUnavailable as refusal:
+            print(refusal, "/", refusal.hint)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=180)
+    assert done.stdout.count("run the same command again later") == 3 and "canary" not in done.stdout, done

@@ -13,6 +13,7 @@ from infra.clouds.modal_cloud import Modal
 from infra.clouds.modal_shapes import ANYWHERE, GRACE_S
 from infra.clouds.wire import Limits
 from infra.simulator.server import RunningSimulator
+from infra.start import boot_env, cloud_env, start_args
 from pushtrain.capabilities import MODAL
 from pushtrain.cloud import Cloud, PodRequest
 from pushtrain.errors import CloudAuthFailed, CloudUnavailable, NoBalance, NoCapacity, RequestRejected
@@ -120,6 +121,15 @@ class TestModalOnTheSimulator(CloudContract):
         assert within(PATIENCE_S, lambda: cloud.read_pod(made.id) is None) and not cloud.find(prefix)
         state = simulator.state
         assert within(PATIENCE_S, lambda: all(it["processes"] == [] for it in state()["pods"] if it["id"] == made.id))
+
+    @pytest.mark.parametrize("boot", [boot_env(), ""], ids=["the watchdog", "without python"])
+    def test_a_pod_that_cannot_begin_ends_itself(
+        self, cloud: Cloud, pod: PodRequest, prefix: str, simulator: RunningSimulator, boot: str
+    ):
+        env = cloud_env("modal", simulator.env("modal")) | {"PUSHTRAIN_BOOT": boot, "PUSHTRAIN_POD_TICK_S": "0.2"}
+        made = cloud.create_pod(replace(pod, args=start_args("modal"), env=env))
+        assert within(PATIENCE_S, lambda: cloud.read_pod(made.id) is None), list(cloud.logs(made.id))
+        assert not cloud.find(prefix)
 
     def test_secrets_reach_the_sandbox_and_no_text_of_ours(
         self, cloud: Cloud, pod: PodRequest, simulator: RunningSimulator

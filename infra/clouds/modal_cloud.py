@@ -194,7 +194,7 @@ class Modal:
 
         async def read(modal: Any, client: Any) -> list[modal_logs.Piece]:
             sandbox = await modal.Sandbox.from_id.aio(checked(pod_id), client=client)
-            now = datetime.fromtimestamp(self._wall() + 60, timezone.utc)
+            now = datetime.fromtimestamp(self._wall(), timezone.utc)
             entries = sandbox.logs.fetch.aio(since=modal_logs.since(last_event_id, now), until=now)
             return [modal_logs.Piece(it.timestamp, it.source, it.message) async for it in entries]
 

@@ -47,15 +47,15 @@ class ModalSdk:
         self._secrets: set[str] = {token_id, token_secret}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._starting = threading.Lock()
-        self._opened: tuple[Any, Any] | None = None
+        self._client: Any = None
 
     def close(self) -> None:
         with self._starting:
-            loop, self._loop, opened, self._opened = self._loop, None, self._opened, None
+            loop, self._loop, client, self._client = self._loop, None, self._client, None
         if loop is None:
             return
-        if opened is not None:
-            asyncio.run_coroutine_threadsafe(_closed(opened[1]), loop).result(_AFTER_S)
+        if client is not None:
+            asyncio.run_coroutine_threadsafe(_closed(client), loop).result(_AFTER_S)
         loop.call_soon_threadsafe(loop.stop)
 
     def keep_secret(self, values: Iterable[str]) -> None:
@@ -86,24 +86,24 @@ class ModalSdk:
             raise
 
     async def _bounded(self, work: Work[T], limit_s: float) -> T:
-        modal, client = await self._open()
+        modal = _imported("modal")
         expected = (modal.exception.Error, OSError, *_of_the_wire())
         try:
-            return await asyncio.wait_for(work(modal, client), limit_s)
+            return await asyncio.wait_for(self._done(modal, work), limit_s)
         except TimeoutError:
             raise Said("late", f"no answer in {limit_s:g} s") from None
         except expected as error:
             text = self.clean(" ".join(str(error).split()))[:_SAID_MAX]
             raise Said(why(error), f"{type(error).__name__}: {text}") from None
 
-    async def _open(self) -> tuple[Any, Any]:
-        if self._opened is None:
-            modal = _imported("modal")
+    async def _done(self, modal: Any, work: Work[T]) -> T:
+        """Connecting is part of the first call."""
+        if self._client is None:
             proto = _imported("modal_proto.api_pb2")
             client = _imported("modal.client").Client(self._url, proto.CLIENT_TYPE_CLIENT, self._credentials)
             await client.__aenter__()
-            self._opened = modal, client
-        return self._opened
+            self._client = client
+        return await work(modal, self._client)
 
     def _running(self) -> asyncio.AbstractEventLoop:
         with self._starting:
