@@ -22,8 +22,8 @@ from cloud_contract import CloudContract, Facts, Trouble, within  # noqa: E402
 
 pytest_plugins = ("simulator_fixtures",)
 
-# Whoever looks for a lost launch does not wait ten seconds for it here, nor twelve before the next one.
-LIMITS = LambdaLimits(look_pauses_s=(0.05, 0.1, 0.2), request_s=0.0, launch_s=0.1)
+# Whoever looks for a lost launch does not wait ten seconds for it here, and a second before the next one, not twelve.
+LIMITS = LambdaLimits(look_pauses_s=(0.05, 0.1, 0.2), request_s=0.0, launch_s=1.0)
 CANARY = "canary-7c1e5b"
 PATIENCE_S = 60.0
 

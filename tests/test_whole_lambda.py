@@ -15,6 +15,7 @@ from infra.clouds import connect
 from infra.clouds.lambda_pace import LambdaLimits
 from pushtrain import climb
 from pushtrain.cloud import PodRequest
+from pushtrain.limits import SECOND_LINE_S
 from pushtrain.reconcile import tick
 from pushtrain.run import ledger_prefix
 
@@ -33,9 +34,9 @@ def there(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
     return world
 
 
-def at_lambda(world: World, name: str = "job", *, max_usd: float = 1) -> None:
+def at_lambda(world: World, name: str = "job", *, max_usd: float = 1, more: str = "") -> None:
     """The job of any other whole run, with one word more, and a GPU that Lambda has."""
-    world.write_job(name, gpus="NVIDIA A40, NVIDIA RTX A6000", max_usd=max_usd)
+    world.write_job(name, gpus="NVIDIA A40, NVIDIA RTX A6000", max_usd=max_usd, more=more)
     spec = Path(world.repository / f"jobs/{name}.yaml")
     spec.write_text(spec.read_text().replace("compute: {", "compute: {cloud: lambda, "))
 
@@ -127,9 +128,7 @@ def test_reconcile_alone_keeps_the_cap_of_a_machine_on_which_nothing_moves(there
     there.push()
     record = there.until(lambda record: record.last.state == "training")
     (machine,) = machines(there)
-    for pid in machine["processes"]:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGSTOP)
+    freeze(machine)
     control, skew_s = there.control(), [0.0]
     control.clock = lambda: time.time() + skew_s[0]
     assert tick(control).active == [record.run_id]
@@ -139,3 +138,31 @@ def test_reconcile_alone_keeps_the_cap_of_a_machine_on_which_nothing_moves(there
     assert end(record) == ("failed", "DeadlineReached") and not machines(there)
     assert not [event for event in record.events if event.state == "failed"], "the pod said nothing"
     there.assert_nothing_left()
+
+
+def test_a_machine_that_says_nothing_more_is_replaced_after_its_limit_though_lambda_calls_it_active(
+    there: World,
+) -> None:
+    there.orders(steps=60, step_s=0.1)
+    at_lambda(there, more="limits: {step_gap_minutes: 5, first_step_minutes: 5}\n")
+    there.push()
+    there.until(lambda record: record.last.state == "training")
+    (machine,) = machines(there)
+    freeze(machine)
+    control, skew_s = there.control(), [300.0 + SECOND_LINE_S - 120.0]
+    control.clock = lambda: time.time() + skew_s[0]
+    assert tick(control).active and there.record("job").last.state == "training"
+    skew_s[0] += 600.0
+    tick(control)
+    (lost,) = (event for event in there.record("job").events if event.state == "lost")
+    assert lost.reason in ("StepGap", "FirstStepTimeout") and "as silent as the ledger" in lost.message, lost
+    record = there.until(lambda record: record.is_over)
+    assert end(record) == ("succeeded", "") and len(there.pods_made(record)) == 2
+    there.assert_nothing_left()
+
+
+def freeze(machine: dict[str, Any]) -> None:
+    """Every process of a machine stopped, as on one that hangs."""
+    for pid in machine["processes"]:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)

@@ -24,7 +24,9 @@ class LambdaReads:
         limits = self._http.limits
         self._http.sleep(self._pace.wait_s(self._http.clock(), launch=launch))
         patience_s = limits.read_s if repeatable else limits.create_s
-        return self._http.send(Call(method=method, path=path, body=body, timeout_s=patience_s, repeatable=repeatable))
+        call = Call(method=method, path=path, body=body, timeout_s=patience_s, repeatable=repeatable)
+        # A launch that came too soon waits for its own pace, not for the wire's.
+        return self._http.send(call, attempts=1 if launch else None)
 
     def types(self) -> dict[str, Any]:
         return dict(self._data("reading Lambda's instance types", f"{shapes.API}/instance-types"))

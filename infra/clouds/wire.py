@@ -166,10 +166,10 @@ class Wire:
             )
         )
 
-    def send(self, call: Call) -> Answer:
-        """The answer, after as many tries as the retry table of `runpod_answers` allows. Raises nothing."""
+    def send(self, call: Call, attempts: int | None = None) -> Answer:
+        """The answer, after `attempts` tries, or as many as the retry table of `runpod_answers` allows. Raises nothing."""
         answer = self._exchange(call)
-        for attempt in range(1, self.limits.attempts):
+        for attempt in range(1, attempts or self.limits.attempts):
             pause = self.pause_s(answer, attempt, call.repeatable)
             if pause is None:
                 break
