@@ -167,7 +167,7 @@ class Wire:
         )
 
     def send(self, call: Call, attempts: int | None = None) -> Answer:
-        """The answer, after `attempts` tries, or as many as the retry table of `runpod_answers` allows. Raises nothing."""
+        """The answer, after `attempts` tries, or those that the table of `runpod_answers` allows. Raises nothing."""
         answer = self._exchange(call)
         for attempt in range(1, attempts or self.limits.attempts):
             pause = self.pause_s(answer, attempt, call.repeatable)
