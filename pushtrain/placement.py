@@ -89,7 +89,7 @@ def ladder(
         why = f"of {len(offers)} offers, {', then '.join(removed)}" if removed else "the cloud offers nothing at all"
         raise NoCapacity(f"no place for {spec.name}: {why}", hint=_wider(spec, cloud))
     found = [candidate_of(offer, spec, cloud) for offer in left]
-    return sorted([*_bids(spec, found), *found], key=lambda candidate: _rank(candidate, spec))
+    return sorted([*bids(spec, found), *found], key=lambda candidate: _rank(candidate, spec))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -238,7 +238,7 @@ def candidate_of(offer: Offer, spec: JobSpec, cloud: str | None = None) -> Candi
     )
 
 
-def _bids(spec: JobSpec, candidates: list[Candidate]) -> list[Candidate]:
+def bids(spec: JobSpec, candidates: list[Candidate]) -> list[Candidate]:
     """Those of the candidates, all on demand, that are also to be had for what the spec bids, at that price."""
     spot = spec.compute.spot
     if spot is None:

@@ -72,6 +72,28 @@ def test_what_is_missing_comes_from_the_spec_then_from_the_cloud(qlora: Comparis
     assert cheap.missing[0] == "its budget ends it before"
 
 
+def test_where_a_spec_bids_its_bids_are_rows_of_their_own(simulator: RunningSimulator, tmp_path: Path) -> None:
+    text = (PROJECT / "jobs" / "qwen3-8b-qlora.yaml").read_text()
+    text = text.replace("cloud: runpod", "cloud: vast\n  spot: {max_share: 0.8}")
+    text = re.sub(r"publish: ?\n", "publish:\n  hub_strategy: checkpoint\n", text)
+    path = tmp_path / "jobs" / "qwen3-8b-qlora.yaml"
+    path.parent.mkdir()
+    path.write_text(text)
+    environ = OFFLINE | simulator.env("vast")
+    found, problems = compare(path, tmp_path, environ)
+    assert found is not None and not problems
+    spot = {row.place.gpu: row for row in found.rows if row.place.is_spot and row.place.tier == "SECURE"}
+    (on_demand,) = [
+        it for it in found.rows
+        if (it.cloud, it.place.gpu, it.place.tier, it.place.is_spot) == ("vast", "NVIDIA A40", "SECURE", False)
+    ]  # fmt: skip
+    bid = spot["NVIDIA A40"]
+    assert bid.goes_there and (bid.place.usd_per_hour or 0) < (on_demand.place.usd_per_hour or 0)
+    plans, _ = plan_specs([path], tmp_path, environ)
+    (first, *_) = plans.plans[0].places
+    assert first.is_spot and first == bid.place and "by bid" in plan_markdown(plans.plans[0])
+
+
 def test_a_command_is_compared_on_the_gpus_that_it_names_by_dollars_an_hour() -> None:
     found = compared("nanochat-speedrun")
     assert {row.place.gpu for row in found.rows} == {"NVIDIA H100 80GB HBM3"} and found.memory is None

@@ -1,6 +1,7 @@
 """The dated snapshot of prices: read strictly, refreshed in a readable form, a repository's own before ours."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,7 +64,9 @@ def test_a_snapshot_comes_back_as_it_was_written_one_offer_a_line(tmp_path: Path
     found = of_repository(tmp_path)
     assert (found.offers, found.asked, found.where) == ((OFFER,), ASKED, FILE)
     assert sum("NVIDIA A40" in line for line in text.splitlines()) == 1
-    assert of_repository(tmp_path / "nowhere").where != FILE
+    assert of_repository(tmp_path / "nowhere").where != FILE and "min_bid" not in text
+    by_bid = replace(OFFER, min_bid_usd_per_gpu_hour=0.2)
+    assert parse(document([by_bid], ASKED, "x").encode(), "x").offers == (by_bid,)
     twice = document([OFFER, OFFER], ASKED, "x", "vast", [(2,), (1,)])
     assert parse(twice.encode(), "x", "vast").counts == ((1,), (2,)), "in one order"
     (tmp_path / file_of("vast")).write_text(twice)

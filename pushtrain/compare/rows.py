@@ -9,7 +9,7 @@ from pushtrain.compare.boots import boots_s, median_s
 from pushtrain.compare.missing import goes_there, missing
 from pushtrain.estimate.memory import MemoryEstimate
 from pushtrain.gpus import unusable
-from pushtrain.placement import Candidate, candidate_of, hourly_usd
+from pushtrain.placement import Candidate, bids, candidate_of, hourly_usd
 from pushtrain.plan.build import Training, place_of
 from pushtrain.plan.model import Place
 from pushtrain.plan.sources import Sources
@@ -112,11 +112,12 @@ def _has_data_centers(cloud: str) -> bool:
 
 
 def _groups(spec: JobSpec, cloud: str, offers: Sequence[Offer]) -> Iterator[list[Candidate]]:
-    """Candidates of one GPU and tier, the cheapest first."""
-    groups: dict[tuple[str, str], list[Candidate]] = {}
-    for offer in offers:
-        if not keeps(cloud, offer.tier) or offer.has_network_volumes:
-            groups.setdefault((offer.gpu, offer.tier), []).append(candidate_of(offer, spec, cloud))
+    """Candidates of one GPU and tier, by bid, where the spec bids, and on demand, the cheapest first."""
+    placeable = [it for it in offers if not keeps(cloud, it.tier) or it.has_network_volumes]
+    candidates = [candidate_of(offer, spec, cloud) for offer in placeable]
+    groups: dict[tuple[str, str, bool], list[Candidate]] = {}
+    for candidate in [*bids(spec, candidates), *candidates]:
+        groups.setdefault((candidate.gpu, candidate.tier, candidate.is_spot), []).append(candidate)
     for found in groups.values():
         yield sorted(found, key=lambda it: (hourly_usd(it, spec), it.data_center or ""))
 

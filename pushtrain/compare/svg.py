@@ -5,6 +5,7 @@ from xml.sax.saxutils import escape
 
 from pushtrain.compare.rows import Comparison, Row
 from pushtrain.compare.table import shown
+from pushtrain.plan import words
 from pushtrain.prices.snapshot import TITLES
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 860, 480, 64, 210, 44, 52
@@ -59,7 +60,7 @@ def _plot(found: Comparison, lines: list[tuple[Row, _Points]]) -> str:
         colour = _COLOURS.get(row.cloud, "#555")
         path = " ".join(f"{x(hours):.1f},{y(usd):.1f}" for hours, usd in points)
         hours, usd = points[1]
-        label = f"{row.title}, {row.place.count} × {row.place.gpu}, {row.place.tier.lower()}: {hours:.1f} h, ${usd:.2f}"
+        label = f"{row.title}, {row.place.count} × {row.place.gpu}, {words.where(row.place)}: {hours:.1f} h, ${usd:.2f}"
         parts.append(f'<polyline fill="none" stroke="{colour}" stroke-width="1.5" opacity="0.45" points="{path}"/>')
         dot = f'<circle cx="{x(hours):.1f}" cy="{y(usd):.1f}" r="4.5" fill="{colour}"'
         hollow = "" if row.goes_there else ' fill-opacity="0.35"'

@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pushtrain.compare.rows import Comparison, Row
+from pushtrain.placement import BY_BID
 from pushtrain.plan import words
 from pushtrain.prices.snapshot import TITLES
 
@@ -38,7 +39,14 @@ def markdown(found: Comparison, most: int) -> list[str]:
         place = row.place
         day = place.stock.rpartition(" ")[2]
         usd = words.dollars(place.money) if place.money else f"at most ${place.cap_usd or 0:.2f}"
-        cells = (row.title, f"{place.count} × {place.gpu}, {place.tier.lower()}", _hourly(row), _hours(row), usd, day)
+        cells = (
+            row.title,
+            f"{place.count} × {place.gpu}, {place.tier.lower()}{BY_BID if place.is_spot else ''}",
+            _hourly(row),
+            _hours(row),
+            usd,
+            day,
+        )
         lines.append(f"| {' | '.join([*cells, '; '.join(row.missing) or '–'])} |")
     return lines
 

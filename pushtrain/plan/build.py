@@ -112,12 +112,14 @@ def _candidates(spec: JobSpec, offered: Sequence[Offers], kept: Kept | None) -> 
 
 
 def _places(spec: JobSpec, candidates: Sequence[Candidate], training: Training | None, sources: Sources) -> list[Place]:
-    """The first candidate of each cloud, GPU and tier, then the GPUs of the spec that nobody has a price for."""
-    groups: dict[tuple[str, str, str], list[Candidate]] = {}
+    """The first candidate of each cloud, GPU and tier, by bid and on demand, then the GPUs of the spec that nobody has
+    a price for."""
+    groups: dict[tuple[str, str, str, bool], list[Candidate]] = {}
     for candidate in candidates:
-        groups.setdefault((candidate.gpu, candidate.tier, candidate.cloud), []).append(candidate)
+        key = (candidate.gpu, candidate.tier, candidate.cloud, candidate.is_spot)
+        groups.setdefault(key, []).append(candidate)
     found = [place_of(spec, group, training, sources) for group in groups.values()]
-    priced = {gpu for gpu, _, _ in groups}
+    priced = {candidate.gpu for candidate in candidates}
     return found + [_unpriced(spec, gpu, training, sources) for gpu in spec.compute.gpus if gpu not in priced]
 
 
@@ -144,6 +146,7 @@ def place_of(spec: JobSpec, group: Sequence[Candidate], training: Training | Non
         cap_usd=limits.cap_usd,
         correction=corrected,
         basis=basis,
+        is_spot=first.is_spot,
     )
 
 

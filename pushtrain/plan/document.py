@@ -71,6 +71,7 @@ def place_document(place: Place) -> dict[str, Any]:
         "gpu": place.gpu,
         "count": place.count,
         "tier": place.tier,
+        "is_spot": place.is_spot,
         "data_centers": list(place.data_centers),
         "stock": place.stock,
         "memory_gb": place.sold_as_gb,

@@ -34,8 +34,8 @@ class Money:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Place:
-    """One GPU type in one tier of one cloud, in the order they are asked. `data_centers` in order, empty where nobody
-    knows them.
+    """One GPU type in one tier of one cloud, by bid or on demand, in the order they are asked. `data_centers` in
+    order, empty where nobody knows them.
 
     `verdict` is None where the memory is not estimated, `hours` and `money` where the time is not, `usd_per_hour` (with
     storage), `deadline_hours` (when the budget ends) and `cap_usd` (what it has cost by then) where nobody knows a
@@ -59,6 +59,7 @@ class Place:
     cap_usd: float | None
     correction: str = ""
     basis: str = ""
+    is_spot: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,6 +2,7 @@
 
 from pushtrain.capabilities import DEFAULT_CLOUD, losing, machine
 from pushtrain.estimate.hours import Band
+from pushtrain.placement import BY_BID
 from pushtrain.plan.model import Money, Place, Plan, Plans, Suggestion
 from pushtrain.prices.snapshot import TITLES
 from pushtrain.spec import JobSpec, SessionSpec
@@ -73,19 +74,20 @@ def where(place: Place) -> str:
     """Cloud, where that is not the one that is meant without a word, tier, and the data centers in the order they are
     asked."""
     at = "" if place.cloud == DEFAULT_CLOUD else f"{TITLES[place.cloud]}, "
+    bid = BY_BID if place.is_spot else ""
     if place.tier == "COMMUNITY":
-        return f"{at}community"
+        return f"{at}community{bid}"
     shown = ", ".join(place.data_centers[:3]) + (
         f" and {len(place.data_centers) - 3} more" if place.data_centers[3:] else ""
     )
-    return f"{at}secure, {shown}" if shown else f"{at}secure"
+    return f"{at}secure{bid}, {shown}" if shown else f"{at}secure{bid}"
 
 
 def offer(place: Place) -> str:
     """A place as one of several that a reviewer may compare."""
     usd = dollars(place.money) if place.money else f"at most ${place.cap_usd or 0:.2f}"
     took = f", {place.hours.total.expected:.1f} h" if place.hours else ""
-    what = f"{TITLES[place.cloud]}, {place.count} × {place.gpu}, {place.tier.lower()}"
+    what = f"{TITLES[place.cloud]}, {place.count} × {place.gpu}, {place.tier.lower()}{BY_BID if place.is_spot else ''}"
     return f"{what}: {usd}{took}, {price(place)}; {place.stock}"
 
 

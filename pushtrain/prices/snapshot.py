@@ -87,6 +87,7 @@ class _Offer(BaseModel):
     volume_kinds: list[VolumeKind]
     max_count: Annotated[int, Field(ge=0, le=1000)]
     counts: Annotated[list[Annotated[int, Field(ge=1, le=1000)]], Field(min_length=1, max_length=100)] | None = None
+    min_bid_usd_per_gpu_hour: Annotated[float, Field(gt=0, le=1000)] | None = None
     seen: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")] | None = None
 
 
@@ -150,10 +151,14 @@ def document(
     pairs = sorted(
         zip(offers, sold_in, strict=True), key=lambda it: (it[0].gpu, it[0].tier, it[0].data_center or "", tuple(it[1]))
     )
-    rows = [asdict(offer) | ({"counts": list(sold)} if sold else {}) for offer, sold in pairs]
+    rows = [_written(offer) | ({"counts": list(sold)} if sold else {}) for offer, sold in pairs]
     lines = ",\n".join("  " + json.dumps(row) for row in rows)
     head = json.dumps({"format": 1, "cloud": cloud, "asked": asked, "source": source}, indent=1)
     return f'{head[:-2]},\n "offers": [\n{lines}\n ]\n}}\n'
+
+
+def _written(offer: Offer) -> dict[str, object]:
+    return {name: value for name, value in asdict(offer).items() if (name, value) != ("min_bid_usd_per_gpu_hour", None)}
 
 
 def _offer(found: _Offer) -> Offer:
@@ -166,6 +171,7 @@ def _offer(found: _Offer) -> Offer:
         stock=found.stock or "MEDIUM",
         volume_kinds=tuple(found.volume_kinds),
         max_count=found.max_count,
+        min_bid_usd_per_gpu_hour=found.min_bid_usd_per_gpu_hour,
     )
 
 
