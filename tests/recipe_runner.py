@@ -51,7 +51,7 @@ class Terminal:
     cwd: Path
     env: dict[str, str]
     before: Callable[[str], None] = lambda line: None
-    timeout_s: float = 60.0
+    timeout_s: float = 180.0
     said: str = ""
     others: "list[subprocess.Popen[str]]" = field(default_factory=list)
 

@@ -32,13 +32,14 @@ def world(tmp_path: Path) -> Iterator[World]:
         made.close()
 
 
+@pytest.mark.timeout(900)  # some twenty commands, each a start of pushtrain, and the ends of two runs
 def test_the_page_works_as_it_is_written(world: World, tmp_path: Path) -> None:
     def before(line: str) -> None:
         if line.startswith("pushtrain attach"):
-            world.until(lambda record: record.last.state == "training")
+            world.until(lambda record: record.last.state == "training", timeout_s=150)
         if line.startswith("pushtrain ssh dev -- 'ls"):
             guests = [world.start_cli("ssh", "dev", "--", "sleep 3") for _ in range(2)]
-            codes = [guest.wait(60) for guest in guests]  # what was started in tmux takes two seconds
+            codes = [guest.wait(150) for guest in guests]  # what was started in tmux takes two seconds
             assert codes == [0, 0]
 
     terminal = Terminal(world.repository, terminal_env(tmp_path, world.env), before=before)

@@ -165,12 +165,18 @@ def test_a_start_command_that_ends_leaves_its_exit_code_and_a_shell(tmp_path: Pa
 
 
 def test_exit_session_is_one_command_on_the_path_of_whoever_is_logged_in(tmp_path: Path) -> None:
-    first = tmp_path / "bin"
-    first.mkdir()
-    environ = {"RUNPOD_API_BASE_URL": "http://127.0.0.1:1", "PATH": f"{first}:{os.environ['PATH']}"}
+    others, mine = tmp_path / "pyenv" / "bin", tmp_path / "pod" / "bin"
+    for path in (others, mine):
+        path.mkdir(parents=True)
+    environ = {
+        "RUNPOD_API_BASE_URL": "http://127.0.0.1:1",
+        "PATH": f"{others}:{mine}:{os.environ['PATH']}",
+        "HOME": str(mine.parent / "home"),
+    }
     folder = tmux.make_bin(environ)
     try:
-        subprocess.run(["exit-session"], env=environ, check=True, timeout=150, capture_output=True)
+        assert not list(others.iterdir()), "a folder that other pods have, too"
+        subprocess.run([mine / "exit-session"], env=environ, check=True, timeout=150, capture_output=True)
         assert (folder.parent / "closing").exists()
     finally:
         shutil.rmtree(folder.parent)

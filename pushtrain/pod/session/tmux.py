@@ -50,12 +50,20 @@ def make_bin(environ: Mapping[str, str]) -> Path:
     words = "the session ends: its work is pushed, then the pod goes"
     script.write_text(f"#!/bin/sh\n: > {shlex.quote(str(folder.parent / 'closing'))}\necho '{words}'\n")
     script.chmod(0o755)
-    # Whoever comes by ssh has another PATH than tmux; where pods share a machine, its first folder is the pod's own.
-    everywhere = Path("/usr/local/bin" if is_rented(environ) else environ.get("PATH", "").split(":")[0]) / script.name
-    if os.access(everywhere.parent, os.W_OK):
-        everywhere.unlink(missing_ok=True)
-        everywhere.symlink_to(script)
+    # Whoever comes by ssh has another PATH than tmux.
+    everywhere = Path("/usr/local/bin") if is_rented(environ) else _own_programs(environ)
+    if everywhere is not None and os.access(everywhere, os.W_OK):
+        (everywhere / script.name).unlink(missing_ok=True)
+        (everywhere / script.name).symlink_to(script)
     return folder
+
+
+def _own_programs(environ: Mapping[str, str]) -> Path | None:
+    """Where pods share a machine: the folder of PATH that lies beside the pod's own home. The first one will not do: it
+    is pyenv's where python is pyenv's, and all pods have that one."""
+    beside = Path(environ.get("HOME") or "/").parent
+    folders = [Path(it) for it in environ.get("PATH", "").split(":") if it]
+    return next((it for it in folders if it.parent == beside and beside != Path("/")), None)
 
 
 def find_tmux(desk: Desk, environ: Mapping[str, str]) -> bool:
