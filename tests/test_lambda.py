@@ -30,6 +30,7 @@ from pushtrain.errors import (
 from pushtrain.gpus import GPU_NAMES, memory_gb
 from pushtrain.limits import limits_of
 from pushtrain.placement import cap, ladder
+from pushtrain.prices import storage_said, storage_usd_per_month
 from pushtrain.settings import Settings
 from pushtrain.spec.file import loads
 
@@ -217,3 +218,14 @@ def test_a_machine_gets_more_time_to_its_first_word_than_a_container() -> None:
     settings = Settings(root=here, ledger_url="x", source_url="x", state_dir=here, ledger_token=None)
     plain, machine = limits_of({}, settings), limits_of({}, settings, boots_s=LAMBDA.boots_s)
     assert machine == replace(plain, boot_s=plain.boot_s + 1200.0)
+
+
+def test_a_plan_counts_storage_as_lambda_does() -> None:
+    assert storage_said(["lambda"]) == (
+        "storage at Lambda Cloud a GB and month: network volume $0.20, the machine's disk is in its price"
+    )
+    assert (storage_usd_per_month("STANDARD", 200, "lambda"), storage_usd_per_month("DISK", 60, "lambda")) == (
+        40.0,
+        0.0,
+    )
+    assert storage_said(["runpod", "lambda"]).startswith("storage a GB and month: network volume $0.07")

@@ -29,7 +29,7 @@ from pushtrain.plan.words import without_model
 from pushtrain.policy.file import PolicyFile, policy_at
 from pushtrain.policy.known import ASKED, known_before
 from pushtrain.policy.rules import violations
-from pushtrain.prices import STORAGE_LINE
+from pushtrain.prices import storage_said
 from pushtrain.spec import JobSpec, TrainingSpec
 from pushtrain.spec.file import read, spec_error
 from pushtrain.spec.told import told
@@ -65,7 +65,7 @@ def plan_specs(
         plans=(*kept, *gone),
         problems=tuple(problems),
         prices=sources.market.said(_clouds(kept)),
-        storage=STORAGE_LINE,
+        storage=storage_said(_clouds(kept)),
         unchanged=len(made) - len(kept),
         warnings=tuple(notes),
     )

@@ -1,8 +1,9 @@
 """RunPod's list prices of storage; those of GPUs come live with every offer. Where in doubt, on the dear side."""
 
+from collections.abc import Iterable
 from typing import Literal
 
-from pushtrain.capabilities import CLOUDS
+from pushtrain.capabilities import CLOUDS, DEFAULT_CLOUD
 from pushtrain.cloud import VolumeKind
 
 # USD per GB and month. Network volumes, first TB and above: docs.runpod.io/storage/network-volumes (the TB is counted
@@ -21,6 +22,19 @@ STORAGE_LINE = (
     f"storage a GB and month: network volume ${VOLUME_USD:.2f} (${VOLUME_USD_ABOVE:.2f} above 1 TB), high-performance "
     f"${HIGH_PERFORMANCE_USD:.2f}, disk of a running pod ${DISK_USD:.2f}; RunPod's pages of August 2026"
 )
+
+
+def storage_said(clouds: Iterable[str]) -> str:
+    """What storage is counted at, for people."""
+    return "; ".join(STORAGE_LINE if cloud == DEFAULT_CLOUD else _said_of(cloud) for cloud in clouds if cloud in CLOUDS)
+
+
+def _said_of(cloud: str) -> str:
+    can = CLOUDS[cloud]
+    volume = VOLUME_USD if can.volume_usd is None else can.volume_usd
+    said = [f"network volume ${volume:.2f}"] if can.volume_tiers else []
+    said.append(f"disk of a pod ${can.own_disk_usd:.2f}" if can.own_disk_usd else "the machine's disk is in its price")
+    return f"storage at {can.title} a GB and month: {', '.join(said)}"
 
 
 def storage_usd_per_month(kind: VolumeKind | Literal["DISK"], size_gb: int, cloud: str = "runpod") -> float:
