@@ -163,6 +163,9 @@ def test_offers_are_by_region_with_what_is_free_for_so_many_gpus() -> None:
         {**ROWS[0], "workload_type": "vm"},
     ]
     assert shapes.offers([*strange, {**ROWS[0], "gpu_type": "GTX1080"}], 1) == []
+    assert {
+        it.gpu_memory_gb for vram in ("24", "24 GB", 24, None) for it in shapes.offers([{**ROWS[0], "vram": vram}], 1)
+    } == {24}
 
 
 def test_a_number_that_is_not_told_is_none_free() -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from infra.clouds import jarvis_shapes as shapes
 from infra.clouds.adoption import keep_oldest, look_again
-from infra.clouds.jarvis_answers import BASE_URL, SPEAKS, failure, is_absent
+from infra.clouds.jarvis_answers import BASE_URL, SPEAKS, failure, is_absent, is_clear
 from infra.clouds.jarvis_hosts import Hosts
 from infra.clouds.jarvis_names import HOSTS, gpu_ids
 from infra.clouds.jarvis_reads import READING_OFFERS, Reads
@@ -127,9 +127,13 @@ class JarvisLabs:
             answer = self._hosts.send("POST", path, region=row["region"], body=body, timeout_s=limits.create_s)
             number = _number(answer)
             if number is not None:
-                return self._settled(request, number, row)
-            # Also after a refusal: what was refused may be there all the same, and billed.
-            pauses_s = limits.look_pauses_s if answer.ok or answer.ambiguous else (0.0,)
+                try:
+                    return self._settled(request, number, row, doing)
+                except NoCapacity:
+                    self._scripts.remove(lambda name: name == request.name)
+                    raise
+            # What was refused in words nobody knows may be there all the same, and billed.
+            pauses_s = (0.0,) if is_clear(answer) else self._reads.patience_s
             if (found := look_again(pauses_s, self._hosts.sleep, adopted)) is not None:
                 return found
             if not (answer.ok or answer.ambiguous):
@@ -250,9 +254,9 @@ class JarvisLabs:
             )
         return numbers[0]
 
-    def _settled(self, request: PodRequest, number: int, row: Any) -> Pod:
-        """What was made, once more by its name; a list that is behind leaves what was asked for."""
-        raw = self._reads.instance(number)
+    def _settled(self, request: PodRequest, number: int, row: Any, doing: str) -> Pod:
+        """What was made, once more by its name; a list that stays behind leaves what was asked for."""
+        raw = self._reads.appeared(number, str(row["region"]), doing)
         made = Pod(
             id=f"jl-{number}",
             name=request.name,

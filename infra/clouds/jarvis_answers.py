@@ -95,6 +95,15 @@ def is_full(answer: Answer) -> bool:
     return not answer.ok and not answer.ambiguous and answer.status != 422 and bool(_CAPACITY.search(answer.said))
 
 
+def says_full(said: str) -> bool:
+    return bool(_CAPACITY.search(said))
+
+
+def is_clear(answer: Answer) -> bool:
+    """A refusal whose reason is known, so that nothing was made."""
+    return not answer.ok and (answer.status in (401, 402, 403, 404, 422, 429) or is_full(answer))
+
+
 def failure(answer: Answer, doing: str) -> CloudError:
     """The error an answer that is not `ok` means; `doing` says what was asked, with names and ids, no secrets."""
     message, status = f"{doing}: {answer.said}", answer.status

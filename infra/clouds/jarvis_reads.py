@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from infra.clouds import jarvis_shapes as shapes
-from infra.clouds.jarvis_answers import SPEAKS, failure, flag, is_absent
+from infra.clouds.jarvis_answers import SPEAKS, failure, flag, is_absent, says_full
 from infra.clouds.jarvis_hosts import Hosts
 from infra.clouds.jarvis_names import FILE_SYSTEM_CHARS, INSTANCE_CHARS, sold_as, whole
 from infra.clouds.jarvis_scripts import Scripts
-from infra.clouds.runpod_answers import expected_shape
+from infra.clouds.runpod_answers import Answer, expected_shape
 from pushtrain.cloud import Pod, Volume
 from pushtrain.errors import CloudError, CloudUnavailable, RequestRejected
 
@@ -35,7 +35,8 @@ class Reads:
             self._check_currency()
             meta = self._get(READING_OFFERS, "/misc/server_meta")
             with expected_shape(READING_OFFERS, SPEAKS.cloud):
-                self._kept = (now_s + _FRESH_S, list(meta["server_meta"]))
+                rows = [it for it in meta["server_meta"] if it.get("gpu_type") and it.get("region")]
+                self._kept = (now_s + _FRESH_S, rows)
         return self._kept[1]
 
     def instances(self) -> list[Any]:
@@ -56,6 +57,30 @@ class Reads:
             raise failure(answer, doing)
         with expected_shape(doing, SPEAKS.cloud):
             return answer.json["instance"] or None
+
+    @property
+    def patience_s(self) -> tuple[float, ...]:
+        """Waits between looks for an instance that may be in no list before it runs."""
+        pause_s = self._hosts.limits.look_pauses_s[-1]
+        return (pause_s,) * max(1, round(self._hosts.limits.create_s / pause_s))
+
+    def appeared(self, number: int, region: str, doing: str) -> Any | None:
+        """An instance that was just made, as soon as it is listed; None where that takes too long.
+
+        Its status is told before it is listed. One that failed is destroyed: NoCapacity or CloudUnavailable.
+        """
+        for pause_s in (0.0, *self.patience_s):
+            self._hosts.sleep(pause_s)
+            if (raw := self.instance(number)) is not None:
+                return raw
+            query = {"machine_id": str(number)}
+            answer = self._hosts.send("GET", "/misc/status", region=region, query=query)
+            told = answer.json if answer.ok and isinstance(answer.json, dict) else {}
+            if str(told.get("status")).lower() == "failed":
+                self._hosts.end(region, "/misc/destroy", query)
+                said = f"JarvisLabs could not start it: {told.get('error') or 'no reason given'}"
+                raise failure(Answer(status=409 if says_full(said) else None, said=said, json={}), doing)
+        return None
 
     def pods(self) -> list[Pod]:
         return self.as_pods(self.instances())

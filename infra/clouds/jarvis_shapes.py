@@ -60,8 +60,7 @@ def offers(rows: Sequence[Any], gpu_count: int) -> list[Offer]:
     """One for each GPU type and region whose host is known."""
     found = []
     for row in rows:
-        sold = sold_as(str(row["gpu_type"]), float(row.get("vram") or 0))
-        usd = price_usd(row)
+        sold, usd = sold_as(str(row["gpu_type"]), _memory_gb(row)), price_usd(row)
         if sold is None or usd is None or row["region"] not in HOSTS or not _is_for_containers(row):
             continue
         there = free(row) if most(row) >= gpu_count else 0
@@ -180,7 +179,13 @@ def _status(raw: Any) -> str:
 
 
 def _gpu(row: Any) -> str:
-    return (sold_as(str(row["gpu_type"]), float(row.get("vram") or 0)) or ("", 0))[0]
+    return (sold_as(str(row["gpu_type"]), _memory_gb(row)) or ("", 0))[0]
+
+
+def _memory_gb(row: Any) -> float:
+    """0 where it is not told; with or without its unit."""
+    found = re.match(r"\s*(\d+(\.\d+)?)", str(row.get("vram") or ""))
+    return float(found[1]) if found else 0.0
 
 
 def _is_for_containers(row: Any) -> bool:

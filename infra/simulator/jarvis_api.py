@@ -32,6 +32,7 @@ class JarvisApi:
         self._service = service
         self._scripts = ScriptStore(service.settings.state_dir / "scripts")
         self._files = FileSystems(service)
+        self._listed: set[str] = set()
 
     def routes(self, gate: JarvisGate) -> list[Route]:
         def route(method: str, path: str, operation: str, handler: Callable[[Call], Any]) -> Route:
@@ -41,6 +42,7 @@ class JarvisApi:
             route("GET", "/misc/", "get_account", self._currency),
             route("GET", "/misc/server_meta", "list_gpus", self._server_meta),
             route("GET", "/misc/frameworks", "list_templates", self._frameworks),
+            route("GET", "/misc/status", "get_pod_status", self._status),
             route("GET", "/users/fetch", "list_pods", self._list),
             route("GET", "/users/fetch/{id}", "get_pod", self._get),
             route("POST", "/templates/{id}/create", "create_pod", self._create),
@@ -87,14 +89,22 @@ class JarvisApi:
         return JSONResponse({"frameworks": [{"id": name, "title": title} for name, title in FRAMEWORKS.items()]})
 
     async def _list(self, call: Call) -> Response:
-        shown = [self._document(pod) for pod in self._service.account.live_pods()]
+        shown = [self._document(pod) for pod in self._service.account.live_pods() if self._is_listed(pod)]
         return JSONResponse({"success": "true", "instances": shown})
 
     async def _get(self, call: Call) -> Response:
         pod = self._service.account.pods.get(call.id)
-        if pod is None or pod.status == "TERMINATED":
+        if pod is None or pod.status == "TERMINATED" or not self._is_listed(pod):
             return JSONResponse({"success": False, "message": "Instance not found"})
         return JSONResponse({"success": True, "instance": self._document(pod)})
+
+    async def _status(self, call: Call) -> Response:
+        """Of what was just made, too, which no list has before it runs."""
+        pod = self._mine(call.request.query_params.get("machine_id", ""), call.request)
+        if pod.never_starts:
+            return JSONResponse({"status": "Failed", "error": "No free GPUs on the node", "code": 7})
+        status = "Running" if self._service.running(pod) else "Creating"
+        return JSONResponse({"status": status, "error": "None", "code": None})
 
     async def _create(self, call: Call) -> Response:
         body = await json_body(call.request)
@@ -198,6 +208,12 @@ class JarvisApi:
         if pod is None or pod.status == "TERMINATED" or pod.data_center != region_of(request):
             raise Refusal("Instance not found", 404)
         return pod
+
+    def _is_listed(self, pod: Pod) -> bool:
+        """From its first start on."""
+        if pod.status == "EXITED" or self._service.running(pod):
+            self._listed.add(pod.id)
+        return pod.id in self._listed
 
     def _script(self, number: str | None) -> int:
         if number is None or not number.isdigit() or int(number) not in self._scripts.all():
