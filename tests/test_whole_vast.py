@@ -116,3 +116,20 @@ def test_a_plan_has_live_prices_or_says_which_key_would_bring_them(both: World) 
     shown = both.cli("plan", "jobs/job.yaml", HF_HUB_OFFLINE="1")
     assert "NVIDIA A40" in shown.stdout and "starts from step 0" in shown.stdout, shown
     assert "VAST_API_KEY set" in both.cli("plan", "jobs/job.yaml", HF_HUB_OFFLINE="1", VAST_API_KEY="").stdout
+
+
+def test_a_run_that_may_go_to_both_goes_to_the_cheaper_one_and_leaves_nothing_at_either(both: World) -> None:
+    both.orders(steps=3, step_s=0.05)
+    both.write_job("job")
+    spec = Path(both.repository / "jobs/job.yaml")
+    spec.write_text(spec.read_text().replace("compute: {", "compute: {cloud: [vast, runpod], "))
+    both.push()
+    record = both.until(lambda record: record.is_over)
+    assert end(record) == ("succeeded", "") and record.run["clouds"] == ["vast", "runpod"]
+    (placed,) = (event for event in record.events if event.state == "provisioned")
+    (pod,) = both.pods_made(record)
+    assert placed.data["cloud"] == record.run["candidates"][0]["cloud"]
+    assert pod["id"].isdigit() == (placed.data["cloud"] == "vast")
+    shown = both.cli("plan", "jobs/job.yaml", HF_HUB_OFFLINE="1").stdout
+    assert "RunPod: live from RunPod's catalogue; Vast.ai: live" in shown or "Vast.ai: live" in shown
+    both.assert_nothing_left()

@@ -8,7 +8,7 @@ from pushtrain.compare.table import shown
 from pushtrain.plan import words
 from pushtrain.prices.snapshot import TITLES
 
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 860, 480, 64, 210, 44, 52
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 940, 480, 64, 290, 44, 52
 _COLOURS = {"runpod": "#6b3fd4", "vast": "#2c6fbb", "lambda": "#b8860b", "jarvislabs": "#c0392b", "modal": "#2e8b57"}
 _TICKS = 5
 
