@@ -18,7 +18,9 @@ def clouds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RunningSim
         holder[0].stop(stop_pods=True)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_every_promise_holds_with_real_processes(seed: int, clouds: list[RunningSimulator], tmp_path: Path) -> None:
-    broken, _, clouds[0] = play(seed, tmp_path, clouds[0])
-    assert not broken, f"python -m faults.real --first {seed} --n 1\n" + "\n".join(broken)
+@pytest.mark.parametrize(("cloud", "seed"), [*(("runpod", seed) for seed in range(4)), ("modal", 103)])
+def test_every_promise_holds_with_real_processes(
+    cloud: str, seed: int, clouds: list[RunningSimulator], tmp_path: Path
+) -> None:
+    broken, _, clouds[0] = play(seed, tmp_path, clouds[0], cloud)
+    assert not broken, f"python -m faults.real --cloud {cloud} --first {seed} --n 1\n" + "\n".join(broken)

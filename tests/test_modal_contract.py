@@ -1,6 +1,8 @@
 """The cloud contract over Modal's client, its real SDK and the simulator, and what is Modal's own: names that are
 unique there, a queue in the place of 'no capacity', a sandbox that ends with its command and at its own deadline."""
 
+import gc
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -181,3 +183,13 @@ class TestModalOnTheSimulator(CloudContract):
             with pytest.raises(CloudAuthFailed, match="Token validation"):
                 call()
         stranger.close()
+
+    def test_a_client_that_nobody_holds_takes_its_thread_with_it(self, simulator: RunningSimulator):
+        def threads() -> int:
+            return sum(thread.name == "modal" for thread in threading.enumerate())
+
+        before = threads()
+        for _ in range(3):
+            modal(simulator).offers()
+        gc.collect()
+        assert within(PATIENCE_S, lambda: threads() <= before)

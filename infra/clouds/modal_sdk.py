@@ -9,6 +9,7 @@ import concurrent.futures
 import importlib
 import re
 import threading
+import weakref
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -33,7 +34,8 @@ _AFTER_S = 30.0
 
 
 class ModalSdk:
-    """One workspace. `close` when done. Nothing is imported, and no thread begins, before the first call."""
+    """One workspace. `close` when done, or let it go out of scope. Nothing is imported, and no thread begins, before
+    the first call."""
 
     def __init__(self, token_id: str, token_secret: str, server_url: str, limits: Limits) -> None:
         """Raises CloudAuthFailed for a token no header can carry, RequestRejected for a URL that would expose it."""
@@ -47,16 +49,15 @@ class ModalSdk:
         self._secrets: set[str] = {token_id, token_secret}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._starting = threading.Lock()
-        self._client: Any = None
+        self._clients: list[Any] = []
 
     def close(self) -> None:
         with self._starting:
-            loop, self._loop, client, self._client = self._loop, None, self._client, None
-        if loop is None:
-            return
-        if client is not None:
-            asyncio.run_coroutine_threadsafe(_closed(client), loop).result(_AFTER_S)
-        loop.call_soon_threadsafe(loop.stop)
+            loop, self._loop, clients, self._clients = self._loop, None, self._clients, []
+        if loop is not None:
+            self._ending.detach()
+            asyncio.run_coroutine_threadsafe(_closed(clients), loop).result(_AFTER_S)
+            loop.call_soon_threadsafe(loop.stop)
 
     def keep_secret(self, values: Iterable[str]) -> None:
         self._secrets |= set(values)
@@ -98,18 +99,20 @@ class ModalSdk:
 
     async def _done(self, modal: Any, work: Work[T]) -> T:
         """Connecting is part of the first call."""
-        if self._client is None:
+        if not self._clients:
             proto = _imported("modal_proto.api_pb2")
             client = _imported("modal.client").Client(self._url, proto.CLIENT_TYPE_CLIENT, self._credentials)
             await client.__aenter__()
-            self._client = client
-        return await work(modal, self._client)
+            self._clients.append(client)
+        return await work(modal, self._clients[0])
 
     def _running(self) -> asyncio.AbstractEventLoop:
         with self._starting:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 threading.Thread(target=_run, args=(self._loop,), name="modal", daemon=True).start()
+                self._ending = weakref.finalize(self, _forgotten, self._loop, self._clients)
+                self._ending.atexit = False
             return self._loop
 
 
@@ -119,8 +122,16 @@ def _run(loop: asyncio.AbstractEventLoop) -> None:
     loop.close()
 
 
-async def _closed(client: Any) -> None:
-    await client.__aexit__(None, None, None)
+async def _closed(clients: list[Any]) -> None:
+    for client in clients:
+        await client.__aexit__(None, None, None)
+
+
+def _forgotten(loop: asyncio.AbstractEventLoop, clients: list[Any]) -> None:
+    """Nobody holds it any more: its connection and its thread end by themselves."""
+    if not loop.is_closed():
+        ending = asyncio.run_coroutine_threadsafe(_closed(clients), loop)
+        ending.add_done_callback(lambda _: loop.stop())
 
 
 def _of_the_wire() -> tuple[type[Exception], ...]:

@@ -21,6 +21,7 @@ from typing import Any
 from whole import World, make_world, simulator_config
 
 from infra.simulator.server import RunningSimulator, start
+from pushtrain.capabilities import CLOUDS, DEFAULT_CLOUD
 from pushtrain.events import broken_links
 from pushtrain.run import ledger_prefix
 
@@ -42,6 +43,8 @@ BOARD: Mapping[str, Mapping[str, Any]] = {
     "lost pod": {"kind": "lost_pod", "seconds": 0.0, "pod_name": "MARK*"},
     "container restart": {"kind": "container_restart", "seconds": 0.0, "pod_name": "MARK*"},
 }
+# Where a create waits minutes for a machine: longer than a schedule lasts.
+QUEUES = ("modal",)
 PROCESSES = {"trainer SIGKILL": "-m trainer", "agent SIGKILL": "pushtrain.pod.agent", "watchdog SIGKILL": "/tmp/tmp."}
 OTHERS = ("simulator restarted", "two reconciles", "suspended", "state lost", "ledger away")
 
@@ -53,10 +56,20 @@ class Real:
     seed: int
     world: World
     mark: str
+    cloud: str = DEFAULT_CLOUD
     following: Any = None
     blows: list[tuple[float, str]] = field(default_factory=list)
     struck: Counter[str] = field(default_factory=Counter)
     others: list[Any] = field(default_factory=list)
+
+    def write_job(self, more: str = "") -> None:
+        """The same job at the cloud of this schedule, by one word."""
+        if self.cloud == DEFAULT_CLOUD:
+            self.world.write_job(max_hours=0.2, max_usd=1, more=more)
+            return
+        self.world.write_job(max_hours=0.2, max_usd=1, gpus="NVIDIA A40, NVIDIA RTX A6000, NVIDIA L4", more=more)
+        path = self.world.repository / "jobs" / "job.yaml"
+        path.write_text(path.read_text().replace("compute: {", f"compute: {{cloud: {self.cloud}, "))
 
     def follow(self, **env: str) -> Any:
         return self.world.start_cli("reconcile", "--follow", "--max-minutes", "1", **env)
@@ -70,14 +83,18 @@ def draw(seed: int) -> list[tuple[float, str]]:
     return sorted((round(BLOWS_S * rng.random() ** 1.5, 2), kind) for kind in kinds)
 
 
-def play(seed: int, folder: Path, simulator: RunningSimulator) -> tuple[list[str], Counter[str], RunningSimulator]:
-    """Broken promises, what struck, and the simulator, which may be another process by now."""
+def play(
+    seed: int, folder: Path, simulator: RunningSimulator, cloud: str = DEFAULT_CLOUD
+) -> tuple[list[str], Counter[str], RunningSimulator]:
+    """Broken promises, what struck, and the simulator, which may be another process by now. At another cloud RunPod's
+    key is there besides."""
     world = make_world(folder, steps=STEPS, step_s=STEP_S, simulator=simulator)
     world.env["PUSHTRAIN_BOOT_LIMIT_S"] = "20"
-    world.write_job(max_hours=0.2, max_usd=1)
-    world.push()
+    world.env |= simulator.env(cloud)
     mark = ledger_prefix(world.control().settings.ledger_url)
-    real = Real(seed=seed, world=world, mark=mark, blows=draw(seed))
+    real = Real(seed=seed, world=world, mark=mark, cloud=cloud, blows=draw(seed))
+    real.write_job()
+    world.push()
     began_s = time.monotonic()
     real.following = real.follow()
     try:
@@ -101,6 +118,8 @@ def strike(real: Real, kind: str) -> bool:
     """False when there is nothing it could befall at this moment."""
     if kind.startswith("control "):
         return _kill_control(real, kind)
+    if kind == "no capacity" and real.cloud in QUEUES:
+        return False
     if kind in BOARD:
         fault = {name: f"{real.mark}*" if value == "MARK*" else value for name, value in BOARD[kind].items()}
         real.world.simulator.fault(fault.pop("kind"), **fault)
@@ -147,7 +166,7 @@ def _second_reconcile(real: Real) -> bool:
 
 
 def _suspend(real: Real) -> bool:
-    real.world.write_job(max_hours=0.2, max_usd=1, more="suspend: true\n")
+    real.write_job(more="suspend: true\n")
     real.world.push()
     return True
 
@@ -249,6 +268,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="faults.real", description="Fault schedules with real processes.")
     parser.add_argument("--n", type=int, default=50)
     parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--cloud", choices=CLOUDS, default=DEFAULT_CLOUD)
     options = parser.parse_args()
     began_s, struck, failed = time.monotonic(), Counter[str](), 0
     with tempfile.TemporaryDirectory(prefix="pushtrain-real-") as text, contextlib.ExitStack() as stack:
@@ -256,7 +276,7 @@ def main() -> int:
         simulator = stack.enter_context(neighbourhood(folder / "cloud"))
         for seed in range(options.first, options.first + options.n):
             at_s = time.monotonic()
-            broken, its, simulator = play(seed, _made(folder / str(seed)), simulator)
+            broken, its, simulator = play(seed, _made(folder / str(seed)), simulator, options.cloud)
             struck += its
             failed += bool(broken)
             took = f"{time.monotonic() - at_s:5.1f} s"
