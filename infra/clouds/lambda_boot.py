@@ -88,7 +88,7 @@ def script(request: PodRequest, secrets: Mapping[str, str], public_keys: Sequenc
     exports = [f"export {name}={shlex.quote(value)}" for name, value in sorted(env.items())]
     exports.append(f'export {END_FILE}="$e/end"')
     # Port 22 of the machine is the one that Lambda's firewall lets in, so the pod's sshd takes it over from the host's.
-    lines = ["systemctl stop ssh.socket ssh.service"] if "22" in ports else []
+    lines = ["systemctl stop ssh.socket; systemctl stop ssh.service"] if "22" in ports else []
     lines += [f"patient mountpoint -q {words['mount']}"] if request.volume_id is not None else []
     return _HEAD % words + "\n".join([*exports, *lines]) + _TAIL % words
 
