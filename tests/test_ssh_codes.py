@@ -26,6 +26,7 @@ from pushtrain.ssh.session import open_line
 from pushtrain.ssh.typed import Cut, typed_shell
 
 pytest_plugins = ("whole",)
+pytestmark = pytest.mark.timeout(600)
 CODE = re.compile(r"\d{4}(-[a-z]+){3}-0")
 STRANGE = 'it\'s a "strange" $(name) ümlaut ?[1];&|\\ -x.txt'
 PATIENCE_S = 150.0

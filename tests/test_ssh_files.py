@@ -18,7 +18,11 @@ from pushtrain.ssh.places import read_places
 from pushtrain.ssh.session import Line, open_line, run_client
 
 pytest_plugins = ("whole", "ssh_world")
-pytestmark = [needs_clients, pytest.mark.skipif(shutil.which("rsync") is None, reason="rsync is not installed here")]
+pytestmark = [
+    needs_clients,
+    pytest.mark.skipif(shutil.which("rsync") is None, reason="rsync is not installed here"),
+    pytest.mark.timeout(600),
+]
 STRANGE = 'it\'s a "strange" $(name) ümlaut *?[1];&|\\ -x.txt'
 
 

@@ -26,6 +26,7 @@ from pushtrain.ssh.session import open_line
 from pushtrain.ssh.tunnel import Tunnel
 
 pytest_plugins = ("whole", "ssh_world")
+pytestmark = pytest.mark.timeout(600)
 
 
 def test_ports_as_a_person_writes_them() -> None:

@@ -152,6 +152,7 @@ def test_by_hand_is_recorded_with_its_actor_and_the_next_reconcile_is_dispatched
     world.assert_no_secret()
 
 
+@pytest.mark.timeout(600)
 def test_a_retry_by_hand_is_claimed_for_whoever_asked_and_the_dispatched_reconcile_brings_it_home(scene: Scene) -> None:
     world = scene.world
     world.orders(steps=4, step_s=0.02, fail_at=2)

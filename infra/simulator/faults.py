@@ -26,7 +26,6 @@ Kind = Literal[
     "no_public_ip",
     "no_sshd",
     "slow_sshd",
-    "no_runpodctl",
     "volume_full",
     "transfer_cut",
     "refused_but_rented",
@@ -43,9 +42,8 @@ class Fault:
     `times`: how often it still strikes; None: until it is switched off. `match`: subject → pattern with `*`, all of
     which must fit; subjects are operation, gpu, data_center, pod_id, pod_name, volume_id, volume_name. `seconds`: how
     long for slow, what Retry-After says for http_429, the pod's least age for lost_pod and outbid, and the container's
-    least uptime for container_restart and crash_loop, how much later sshd starts for slow_sshd. no_public_ip, no_sshd,
-    slow_sshd and no_runpodctl strike a pod's start: no address from outside, an image without sshd, an sshd that takes
-    its time, an image without runpodctl.
+    least uptime for container_restart and crash_loop, how much later sshd starts for slow_sshd. no_public_ip, no_sshd
+    and slow_sshd strike a pod's start: no address from outside, an image without sshd, an sshd that takes its time.
     """
 
     id: str

@@ -295,8 +295,7 @@ class Service:
         slow = self.faults.take("slow_sshd", **subject)
         port = free_port() if is_mapped else None
         is_there = self.faults.take("no_sshd", **subject) is None
-        if self.faults.take("no_runpodctl", **subject) is None:
-            write_runpodctl(programs(self.machine.pod_dir(pod.id)), self.settings.state_dir / "codes")
+        write_runpodctl(programs(self.machine.pod_dir(pod.id)), self.settings.state_dir / "codes")
         write_sshd(self.machine.pod_dir(pod.id), port, is_there=is_there, slow_s=slow.seconds if slow else 0.0)
         return port
 

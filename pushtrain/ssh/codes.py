@@ -37,6 +37,8 @@ _LOOK_S, _CODE_S, _LAST_S = 0.25, 300.0, 60.0
 # runpodctl 2.7 and croc's relay were seen to do so. The next one gets more time.
 _ANNOUNCED, _TOO_EARLY = "code is:", "room not ready"
 _ARRIVES_S = (2.0, 8.0, 20.0)
+# Exit codes above this are signals; and how long a terminal outlives what ran in it.
+_KILLED, _GOES_S = 128, 10.0
 # Both sides show how far they are several times a second; a relay that has forgotten us says nothing.
 _SILENT_S = 600.0
 # It needs no key of ours, so it gets none.
@@ -66,8 +68,12 @@ def by_code(line: Line, copy: Copy, found: Endpoint, files: SshFiles, show: Call
     for arrives_s in _ARRIVES_S:
         try:
             with typed_shell(ssh_argv(found, files), line.seams.clock) as shell:
-                here = _Here(line=line, program=program, show=show, arrives_s=arrives_s)
-                (_send if copy.up else _receive)(here, copy, shell)
+                here = _Here(line=line, pod_id=found.pod_id, program=program, show=show, arrives_s=arrives_s)
+                try:
+                    (_send if copy.up else _receive)(here, copy, shell)
+                except SshError:
+                    _look_for_a_cut(here, shell)
+                    raise
                 return 0
         except Cut:
             return CUT
@@ -85,6 +91,7 @@ class _Here:
     """This side of a copy. `arrives_s`: how long a sender is given to reach the relay."""
 
     line: Line
+    pod_id: str
     program: str
     show: Callable[[str], object]
     arrives_s: float
@@ -215,6 +222,21 @@ def _tidied(line: Line, copy: Copy, shell: TypedShell) -> None:
             shell.line(_LOOK_S)
     except Cut:
         return
+
+
+def _look_for_a_cut(here: _Here, shell: TypedShell) -> None:
+    """A pod that is lost kills its programs one after the other: the copy fails first, and the terminal goes next.
+
+    Raises Cut.
+    """
+    if shell.ended in (parcel.NOT_THERE, parcel.NO_PROGRAM):
+        return
+    give_up_s = here.line.seams.clock() + _GOES_S
+    while here.line.seams.clock() < give_up_s and (shell.ended or 0) <= _KILLED:
+        shell.line(_LOOK_S)
+    pod = here.line.cloud.read_pod(here.pod_id)
+    if (shell.ended or 0) > _KILLED or pod is None or not pod.is_alive:
+        raise Cut
 
 
 def _failed(what: str, last: list[str]) -> SshError:
