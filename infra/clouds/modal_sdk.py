@@ -6,6 +6,7 @@ up when its time is over, whoever calls and whatever loop runs there. No error t
 
 import asyncio
 import concurrent.futures
+import contextlib
 import importlib
 import re
 import threading
@@ -31,6 +32,7 @@ _LOOPBACK = re.compile(r"^(localhost|127(\.\d{1,3}){3}|::1)$")
 _SAID_MAX = 400
 # Beyond a call's own deadline: what the SDK needs to end a create that nobody waits for any more.
 _AFTER_S = 30.0
+_CLOSING_S = 10.0
 
 
 class ModalSdk:
@@ -124,7 +126,8 @@ def _run(loop: asyncio.AbstractEventLoop) -> None:
 
 async def _closed(clients: list[Any]) -> None:
     for client in clients:
-        await client.__aexit__(None, None, None)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(client.__aexit__(None, None, None), _CLOSING_S)
 
 
 def _forgotten(loop: asyncio.AbstractEventLoop, clients: list[Any]) -> None:
