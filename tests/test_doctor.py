@@ -241,7 +241,7 @@ def test_the_keys_of_volumes_are_told_and_what_they_are_for(scene: Scene) -> Non
 def test_a_check_that_hangs_or_breaks_is_a_line_and_holds_nothing_up(tmp_path: Path) -> None:
     def hangs(place: Place, check: Check) -> Iterator[Finding]:
         yield check.ok("first")
-        time.sleep(5)
+        time.sleep(120)
 
     def breaks(place: Place, check: Check) -> Iterator[Finding]:
         yield check.ok("before")
@@ -254,8 +254,8 @@ def test_a_check_that_hangs_or_breaks_is_a_line_and_holds_nothing_up(tmp_path: P
     env = {"HF_TOKEN": CANARY + "hub"}
     place = Place(settings=None, environ=env, wanted=None)  # type: ignore[arg-type]
     began_s = time.monotonic()
-    found = carried_out({"hangs": hangs, "breaks": breaks, "fails": fails}, place, limit_s=0.3)
-    assert time.monotonic() - began_s < 3
+    found = carried_out({"hangs": hangs, "breaks": breaks, "fails": fails}, place, limit_s=2)
+    assert time.monotonic() - began_s < 100
     assert [(it.check, it.verdict) for it in found] == [
         ("hangs", "ok"),
         ("hangs", "wrong"),
@@ -263,7 +263,7 @@ def test_a_check_that_hangs_or_breaks_is_a_line_and_holds_nothing_up(tmp_path: P
         ("breaks", "wrong"),
         ("fails", "wrong"),
     ]
-    assert CANARY not in "\n".join(text_of(found)) and "not done within 0.3 s" in found[1].message
+    assert CANARY not in "\n".join(text_of(found)) and "not done within 2 s" in found[1].message
     assert (found[-1].message, found[-1].fix) == ("away", "later")
 
 

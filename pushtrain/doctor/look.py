@@ -69,8 +69,8 @@ def carried_out(checks: Mapping[str, Work], place: Place, limit_s: float) -> lis
 def _guarded(work: Work, place: Place, check: Check) -> Iterator[Finding]:
     """A failure of one check is a finding of that check."""
     try:
-        absent = [NEED_SOURCE] * (not place.settings.source_url) + [NEED_LEDGER] * (not place.settings.ledger_url)
-        if any(work in those for those in absent):
+        needs_source, needs_ledger = work in NEED_SOURCE, work in NEED_LEDGER
+        if (needs_source and not place.settings.source_url) or (needs_ledger and not place.settings.ledger_url):
             yield check.unknown("not looked at: there is no git remote")
             return
         yield from work(place, check)
