@@ -190,7 +190,7 @@ from pushtrain.errors import CloudUnavailable
 with socket.socket() as door:
     door.bind(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{door.getsockname()[1]}"
-    cloud = Modal("as-canary", url, environ={"MODAL_TOKEN_ID": "ak-1"}, limits=Limits(read_s=3))
+    cloud = Modal("as-canary", url, environ={"MODAL_TOKEN_ID": "ak-1"}, limits=Limits(read_s=1))
     for call in (cloud.offers, lambda: cloud.find(""), lambda: cloud.terminate("sb-" + "A" * 22)):
         try:
             call()
