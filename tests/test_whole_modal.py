@@ -57,13 +57,12 @@ def test_a_run_by_one_word_at_modal_with_a_volume_and_orphans_are_swept(there: W
 def test_creates_without_an_answer_and_a_lost_sandbox_are_followed_by_an_attempt_from_the_checkpoint_on_the_same_volume(
     there: World,
 ) -> None:
-    there.orders(steps=40, step_s=0.1)
+    there.orders(steps=100, step_s=0.1)
     for kind, operation in (("error_after_create", "create_volume"), ("lost_answer", "create_pod")):
         there.simulator.fault(kind, operation=operation)
     there.simulator.fault("http_502", times=2, operation="list_pods")
+    there.simulator.fault("lost_pod", seconds=5, pod_name="*-a1")
     there.push()
-    there.until(lambda record: record.last.state == "training")
-    there.simulator.fault("lost_pod", seconds=3, pod_name="*-a1")
     record = there.until(lambda record: record.is_over)
     assert end(record) == ("succeeded", "")
     assert [(event.attempt, event.reason) for event in record.events if event.state == "lost"] == [(1, "PodLost")]
