@@ -75,7 +75,7 @@ class TestJarvisLabsOnTheSimulator(CloudContract):
     def raw(self, api: Client, simulator: RunningSimulator) -> Iterator[Raw]:
         """The account as JarvisLabs' own client sees it."""
         headers = {"Authorization": f"Bearer {simulator.keys.others[NAME]}", "User-Agent": "tests"}
-        with httpx.Client(base_url=url_of(simulator), headers=headers, trust_env=False, timeout=60) as client:
+        with httpx.Client(base_url=url_of(simulator), headers=headers, trust_env=False, timeout=150) as client:
             yield lambda method, path, **options: client.request(method, path, **options).raise_for_status().json()
 
     @pytest.fixture

@@ -156,7 +156,7 @@ def test_the_user_data_is_one_script_for_every_boot_and_no_value_is_in_a_command
     assert docker["path"] == DOCKER_FILE and json.loads(docker["content"])["exec-opts"]
     text = base64.b64decode(file["content"]).decode()
     assert text == script(REQUEST, secrets, keys, "1-0a")
-    subprocess.run(["bash", "-n"], input=text, text=True, check=True, timeout=60)
+    subprocess.run(["bash", "-n"], input=text, text=True, check=True, timeout=150)
     run = text[text.index("docker run") :]
     assert "canary" not in run and "-e HF_TOKEN" in run and "-p 22:22 -p 8080:8080" in run and "--gpus all" in run
     assert "systemctl stop ssh" in text and "mountpoint -q /workspace" in text and " -lt 1780003900 ]" in text
@@ -168,7 +168,7 @@ def test_the_user_data_is_one_script_for_every_boot_and_no_value_is_in_a_command
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=150,
     ).stdout
     assert shown.strip() == f"{secrets['HF_TOKEN']}|it's|{keys[0]}\n{keys[1]}|1-0a|/x/end"
 
@@ -178,7 +178,7 @@ def test_the_start_command_of_a_pod_survives_the_script() -> None:
         name="a", image="img", gpu="NVIDIA B200", gpu_count=1, tier="SECURE", disk_gb=10, args=start_args()
     )
     text = script(request, {}, [], "1-0a")
-    subprocess.run(["bash", "-n"], input=text, text=True, check=True, timeout=60)
+    subprocess.run(["bash", "-n"], input=text, text=True, check=True, timeout=150)
     assert start_args() in text and "systemctl stop" not in text and "mountpoint" not in text and "date +%s" not in text
 
 

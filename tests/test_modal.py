@@ -162,7 +162,7 @@ import infra.clouds.modal_cloud, infra.simulator.server, pushtrain.cli
 infra.clouds.modal_cloud.Modal("as-1", environ={"MODAL_TOKEN_ID": "ak-1"})
 print([name for name in sys.modules if name.partition(".")[0] in ("modal", "modal_proto", "grpclib", "synchronicity")])
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=150)
     assert (done.stdout.strip(), done.returncode) == ("[]", 0), done.stderr
 
 
@@ -177,7 +177,7 @@ try:
 except RequestRejected as refusal:
     print(refusal, "/", refusal.hint)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=150)
     assert "not installed" in done.stdout and "extra `modal`" in done.stdout, done
 
 

@@ -81,7 +81,7 @@ class TestVastOnTheSimulator(WithoutVolumes):
         assert made.is_spot and least <= made.usd_per_hour < offer.usd_per_gpu_hour * pod.gpu_count
         assert [it.id for it in cloud.find(prefix).pods] == [made.id]
         simulator.fault("outbid", times=1, seconds=0, pod_id=made.id)
-        assert within(60, lambda: (seen := cloud.read_pod(made.id)) is not None and not seen.is_alive)
+        assert within(150, lambda: (seen := cloud.read_pod(made.id)) is not None and not seen.is_alive)
         again = cloud.create_pod(pod)
         assert again.id != made.id and again.is_spot is False and cloud.read_pod(made.id) is None
 
