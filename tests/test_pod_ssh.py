@@ -14,7 +14,7 @@ from ssh_world import needs_clients
 
 from infra.simulator import ssh_ports
 from infra.simulator.ssh_ports import free_port, programs, write_sshd
-from pushtrain.pod.ssh import ASKED, MAPPED, open_door
+from pushtrain.pod.ssh import ASKED, open_door
 
 pytestmark = needs_clients
 # A shell that hears neither the end of its terminal nor a request to end.
@@ -146,7 +146,7 @@ def test_an_sshd_that_ends_before_it_reads_its_configuration_is_quoted(tmp_path:
     (tmp_path / "sshd").chmod(0o755)
     environ = {
         ASKED: "1",
-        MAPPED: "1",
+        "RUNPOD_TCP_PORT_22": "1",
         "PUBLIC_KEY": (tmp_path / "key.pub").read_text(),
         "PATH": f"{tmp_path}:{os.environ['PATH']}",
         "HOME": str(tmp_path),
