@@ -1,8 +1,7 @@
 """Where a run may go, in which order, and what it may cost there at most. Pure: offers in, candidates out."""
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from pushtrain.capabilities import CLOUDS, DEFAULT_CLOUD, keeps, machine
 from pushtrain.cloud import Offer, Stock, Tier, VolumeKind
@@ -162,11 +161,6 @@ def volume_usd_per_hour(spec: JobSpec, candidate: Candidate) -> float:
         return 0.0
     compute, kind = spec.compute, candidate.volume_kind or "STANDARD"
     return storage_usd_per_month(kind, compute.volume.size_gb, candidate.cloud) / HOURS_PER_MONTH
-
-
-def candidate_json(candidate: Candidate) -> dict[str, Any]:
-    """For run.json and plan --json."""
-    return asdict(candidate)
 
 
 def cap(spec: JobSpec, candidate: Candidate) -> CostEstimate:

@@ -10,7 +10,8 @@ that is not listed had already written its last word.
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -96,7 +97,8 @@ def tick(control: Control, *, only: str | None = None, may_claim: bool = True) -
     shares = {name: _shares(listed) for name, listed in there.by_cloud.items()}
     for record in records.values():
         if only is None and record.is_over:
-            _settle(control, record, report)
+            with _reported(report, CloudAuthFailed):  # without the cloud's key: the next tick asks again
+                settle(control.at(record), record)
         if record.is_over or (only and record.run.get("job") != only):
             continue
         share = shares.get(cloud_of(record), {})
@@ -108,35 +110,31 @@ def tick(control: Control, *, only: str | None = None, may_claim: bool = True) -
     report.waiting = {run_id: control.waiting_s[run_id] for run_id in report.active if run_id in control.waiting_s}
     owners = [run_id for run_id, record in records.items() if not record.is_over] + [*unreadable]
     for name, listed in there.by_cloud.items() if only is None else ():
-        _sweep(control.at(name), unowned(control, listed, owners_at(name, owners, records)), report)
-        _look_for_spare(control, listed, report)
-    for run in [run for run_id, run in control.stacks.items() if run_id not in owners]:
-        _forget(control, run, report)
+        with _reported(report):
+            left = unowned(control, listed, owners_at(name, owners, records))
+            report.swept += remove_orphans(control.at(name), left, wait_s=SWEEP_WAIT_S)
+        with _reported(report):
+            tell_spare(control, listed.volumes)
+    _forget_closed(control, owners, report)
     return report
 
 
-def _sweep(control: Control, left: Live, report: Tick) -> None:
-    try:
-        report.swept += remove_orphans(control, left, wait_s=SWEEP_WAIT_S)
-    except PushtrainError as failure:
-        report.failures.append(failure)
-
-
-def _look_for_spare(control: Control, live: Live, report: Tick) -> None:
-    try:
-        tell_spare(control, live.volumes)
-    except PushtrainError as failure:
-        report.failures.append(failure)
-
-
-def _forget(control: Control, run: Run, report: Tick) -> None:
+def _forget_closed(control: Control, owners: Collection[str], report: Tick) -> None:
     """Another reconcile, with an engine state of its own, closed a run whose stack this one had brought up. Which cloud
     it is on that engine knows; what is listed by its name is looked for at all."""
-    for one in control.each():
-        try:
-            remove_late(one, run)
-        except PushtrainError as failure:
-            report.failures.append(failure)
+    for run in [run for run_id, run in control.stacks.items() if run_id not in owners]:
+        for one in control.each():
+            with _reported(report):
+                remove_late(one, run)
+
+
+@contextmanager
+def _reported(report: Tick, kind: type[PushtrainError] = PushtrainError) -> Iterator[None]:
+    """A failure of that kind is the tick's, and the rest of the tick goes on."""
+    try:
+        yield
+    except kind as failure:
+        report.failures.append(failure)
 
 
 def _is_away(control: Control, record: RunRecord, there: Listing) -> bool:
@@ -159,14 +157,6 @@ def run_of(record: RunRecord, ledger_url: str) -> Run:
         retry=retry,
         replay=json.dumps(run["replay"], sort_keys=True) if run.get("replay") else "",
     )
-
-
-def _settle(control: Control, record: RunRecord, report: Tick) -> None:
-    """The bill of a run that is over. Without the key of its cloud nobody can tell: the next tick asks again."""
-    try:
-        settle(control.at(record), record)
-    except CloudAuthFailed as failure:
-        report.failures.append(failure)
 
 
 def _shares(live: Live) -> dict[str, Live]:

@@ -11,9 +11,9 @@ from pushtrain.cloud import Live, Volume
 from pushtrain.control import Control
 from pushtrain.errors import CloudError, LeakError, LedgerError
 from pushtrain.lookup import read_each
-from pushtrain.run import RESOURCE_PREFIX, kept_prefix, ledger_prefix, resource_prefix
+from pushtrain.run import RESOURCE_PREFIX, ledger_prefix, resource_prefix
 from pushtrain.teardown import names, remove
-from pushtrain.volumes.kept import given_ids, in_words, spare_kept
+from pushtrain.volumes.kept import in_words, kept_of, spare_kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,16 +37,10 @@ def of_ledger(control: Control, live: Live) -> Live:
     )
 
 
-def kept_of(control: Control, volumes: Sequence[Volume]) -> tuple[Volume, ...]:
-    """This ledger's kept volumes."""
-    mark = kept_prefix(control.settings.ledger_url)
-    return tuple(volume for volume in volumes if volume.name.startswith(mark))
-
-
 def survey(control: Control) -> Survey:
     """Works without any state of an engine, and while the ledger is away. Raises CloudError."""
     there = control.cloud.find(RESOURCE_PREFIX)
-    live, kept = of_ledger(control, there), kept_of(control, there.volumes)
+    live, kept = of_ledger(control, there), kept_of(there.volumes, control.settings.ledger_url)
     nothing = Live(pods=(), volumes=())
     if not live:
         return Survey(owned=nothing, orphans=nothing, kept=kept)
@@ -103,7 +97,7 @@ def tell_spare(control: Control, volumes: Sequence[Volume]) -> None:
     """Raises LeakError (KeptTwice) where a kept volume of this ledger is there twice among the `volumes` of one
     cloud: a create that it carried out minutes after everybody gave it up. No machine deletes a kept volume, so a
     person is told, by every tick. Raises LedgerError."""
-    if spare := spare_kept(kept_of(control, volumes), lambda: given_ids(control.ledger)):
+    if spare := spare_kept(volumes, control.ledger):
         twice = "; ".join(f"{in_words(it)}, {it.id}, beside {used.id}, which runs use" for it, used in spare)
         commands = " and ".join(f"`pushtrain volumes delete {it.id} --yes`" for it, _ in spare)
         raise LeakError(

@@ -1,9 +1,10 @@
+from dataclasses import asdict
+
 import pytest
 
 from pushtrain.cloud import Offer
 from pushtrain.errors import NoCapacity, SpecError
 from pushtrain.placement import (
-    candidate_json,
     cap,
     check_gpus,
     hourly_usd,
@@ -123,7 +124,7 @@ def test_an_existing_volume_pins_the_run_to_its_data_center():
 
 def test_a_candidate_costs_what_all_its_gpus_cost():
     (candidate,) = ladder(spec(count=4), [offer(usd_per_gpu_hour=0.44)])
-    assert candidate_json(candidate) == {
+    assert asdict(candidate) == {
         "cloud": "runpod",
         "gpu": A40,
         "data_center": "EU-SE-1",

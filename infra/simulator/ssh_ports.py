@@ -6,7 +6,6 @@ outside, too. No pod ever finds the machine's own sshd by itself, which would op
 
 import random
 import shlex
-import shutil
 import socket
 import sys
 from pathlib import Path
@@ -54,8 +53,3 @@ def write_runpodctl(folder: Path, meeting: Path) -> None:
     path = folder / "runpodctl"
     path.write_text(f'#!/bin/sh\nexec {shlex.join(program)} "$@"\n')
     path.chmod(0o755)
-
-
-def has_openssh() -> bool:
-    """The clients that a person has, and the program that makes keys."""
-    return all(shutil.which(name) for name in ("ssh", "ssh-keygen"))

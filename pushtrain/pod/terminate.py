@@ -26,7 +26,6 @@ from pushtrain import __version__
 from pushtrain.pod.place import END_FILE, RUNPOD, Words, words
 from pushtrain.pod.processes import within
 
-PUBLIC_API = RUNPOD.public_api
 USER_AGENT = f"pushtrain-pod/{__version__}"
 QUICK_TICKS = 60
 Say = Callable[[str], None]

@@ -10,7 +10,7 @@ from pushtrain.ledger import Ledger
 from pushtrain.lookup import read_each
 from pushtrain.run import KEPT_NAME, RESOURCE_PREFIX, is_kept, kept_prefix, kept_volume_name, ledger_prefix
 from pushtrain.run import resource_prefix as resources_of
-from pushtrain.volumes.kept import given_ids, in_words, spare_kept, told, usd_per_month
+from pushtrain.volumes.kept import in_words, spare_kept, told, usd_per_month
 
 Whose = Literal["kept", "run", "orphan", "other ledger", "not pushtrain's"]
 # How long a delete asks whether the volume is gone.
@@ -160,9 +160,8 @@ class Account:
     def _spare(self, volumes: Sequence[Volume]) -> set[str]:
         """Ids of kept volumes beside the one that runs use. A create that the cloud carried out late leaves one; only a
         person can tell that it is empty."""
-        mine = [it for it in volumes if it.name.startswith(kept_prefix(self.ledger.url))]
         try:
-            pairs = spare_kept(mine, lambda: given_ids(self.ledger))
+            pairs = spare_kept(volumes, self.ledger)
         except LedgerError as failure:
             self.say(f"there are several of one name, and which of them runs use is not known: {failure}")
             return set()

@@ -13,7 +13,7 @@ from pushtrain.ledger import Ledger
 from pushtrain.lookup import read_each
 from pushtrain.placement import Candidate
 from pushtrain.prices import storage_usd_per_month
-from pushtrain.run import kept_volume_name
+from pushtrain.run import kept_prefix, kept_volume_name
 from pushtrain.spec import JobSpec
 
 ON_PURPOSE = "kept on purpose"
@@ -39,11 +39,18 @@ def given_ids(ledger: Ledger) -> frozenset[str]:
     return frozenset(str(volume_id) for volume_id in said if volume_id)
 
 
-def spare_kept(volumes: Sequence[Volume], given: Callable[[], Collection[str]]) -> tuple[tuple[Volume, Volume], ...]:
-    """Each volume beside the one of its name that runs use, with that one. `given` is asked only if there are any."""
-    several = [name for name, many in Counter(it.name for it in volumes).items() if many > 1]
-    ids = given() if several else ()
-    pairs = [(it, used) for it in volumes if it.name in several and (used := first_of(volumes, it.name, ids))]
+def kept_of(volumes: Sequence[Volume], ledger_url: str) -> tuple[Volume, ...]:
+    """Those that this ledger's runs share."""
+    return tuple(volume for volume in volumes if volume.name.startswith(kept_prefix(ledger_url)))
+
+
+def spare_kept(volumes: Sequence[Volume], ledger: Ledger) -> tuple[tuple[Volume, Volume], ...]:
+    """Each of the ledger's kept volumes that stands beside the one of its name that runs use, with that one. The runs
+    are read only where there are any. Raises LedgerError."""
+    kept = kept_of(volumes, ledger.url)
+    several = [name for name, many in Counter(it.name for it in kept).items() if many > 1]
+    ids = given_ids(ledger) if several else ()
+    pairs = [(it, used) for it in kept if it.name in several and (used := first_of(kept, it.name, ids))]
     return tuple((it, used) for it, used in pairs if it.id != used.id)
 
 
