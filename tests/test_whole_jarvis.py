@@ -2,13 +2,11 @@
 left of either, nor of their start scripts."""
 
 import json
-from pathlib import Path
 
 import pytest
 from whole import World, end
 
 from infra.clouds import connect
-from pushtrain.cloud import PodRequest
 from pushtrain.run import ledger_prefix
 
 pytest_plugins = ("whole",)
@@ -28,21 +26,10 @@ def scripts(world: World) -> list[str]:
 
 
 def test_a_run_by_one_word_goes_on_after_a_lost_machine_and_leaves_nothing(there: World) -> None:
-    orphan = connect(NAME, there.env).create_pod(
-        PodRequest(
-            name=f"{ledger_prefix(there.control().settings.ledger_url)}nobodys-with-a-long-name-0-0-a1",
-            image=None,
-            gpu="NVIDIA L4",
-            gpu_count=1,
-            tier="SECURE",
-            disk_gb=10,
-            args="sleep 600",
-        )
-    )
+    name = f"{ledger_prefix(there.control().settings.ledger_url)}nobodys-with-a-long-name-0-0-a1"
+    orphan = there.orphan(NAME, name=name, image=None, gpu="NVIDIA L4")
     there.orders(steps=40, step_s=0.2)
-    there.write_job(gpus="NVIDIA A40, NVIDIA RTX A6000")
-    spec = Path(there.repository / "jobs/job.yaml")
-    spec.write_text(spec.read_text().replace("compute: {", f"compute: {{cloud: {NAME}, "))
+    there.write_job(cloud=NAME, gpus="NVIDIA A40, NVIDIA RTX A6000")
     there.push()
     first = there.until(lambda record: _steps(there, record.run_id) > 0)
     assert first.run["resource_prefix"] + "-a1" in scripts(there)

@@ -5,7 +5,6 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,10 +13,8 @@ from whole import World, end
 from infra.clouds import connect
 from infra.clouds.lambda_pace import LambdaLimits
 from pushtrain import climb
-from pushtrain.cloud import PodRequest
 from pushtrain.limits import SECOND_LINE_S
 from pushtrain.reconcile import tick
-from pushtrain.run import ledger_prefix
 
 pytest_plugins = ("whole",)
 
@@ -36,9 +33,7 @@ def there(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
 
 def at_lambda(world: World, name: str = "job", *, max_usd: float = 1, more: str = "") -> None:
     """The job of any other whole run, with one word more, and a GPU that Lambda has."""
-    world.write_job(name, gpus="NVIDIA A40, NVIDIA RTX A6000", max_usd=max_usd, more=more)
-    spec = Path(world.repository / f"jobs/{name}.yaml")
-    spec.write_text(spec.read_text().replace("compute: {", "compute: {cloud: lambda, "))
+    world.write_job(name, cloud="lambda", gpus="NVIDIA A40, NVIDIA RTX A6000", max_usd=max_usd, more=more)
 
 
 def machines(world: World) -> list[dict[str, Any]]:
@@ -60,17 +55,7 @@ def wait(holds: Callable[[], bool]) -> bool:
 
 
 def test_a_run_by_one_word_at_lambda_leaves_nothing_and_an_orphan_is_swept(there: World) -> None:
-    orphan = connect("lambda", there.env).create_pod(
-        PodRequest(
-            name=f"{ledger_prefix(there.control().settings.ledger_url)}nobodys-0-0-a1",
-            image="acme/train:1",
-            gpu="NVIDIA RTX A6000",
-            gpu_count=1,
-            tier="SECURE",
-            disk_gb=10,
-            args="sleep 600",
-        )
-    )
+    orphan = there.orphan("lambda", gpu="NVIDIA RTX A6000")
     there.orders(steps=3, step_s=0.05)
     at_lambda(there)
     there.push()

@@ -1,13 +1,11 @@
 """Whole runs at Modal: the same job by one word, orphans that are swept, a lost sandbox that is followed by another one
 on the same volume, and nothing is left."""
 
-from pathlib import Path
-
 import pytest
 from whole import World, end
 
 from infra.clouds import connect
-from pushtrain.cloud import PodRequest, VolumeRequest
+from pushtrain.cloud import VolumeRequest
 from pushtrain.run import ledger_prefix
 
 pytest_plugins = ("whole",)
@@ -17,27 +15,14 @@ pytest_plugins = ("whole",)
 def there(world: World) -> World:
     """A world with Modal's token beside RunPod's key, and a job of one word more."""
     world.env |= world.simulator.env("modal")
-    world.write_job("job", gpus="NVIDIA L40S")
-    spec = Path(world.repository / "jobs/job.yaml")
-    spec.write_text(spec.read_text().replace("compute: {", "compute: {cloud: modal, "))
+    world.write_job(cloud="modal", gpus="NVIDIA L40S")
     return world
 
 
 def test_a_run_by_one_word_at_modal_with_a_volume_and_orphans_are_swept(there: World) -> None:
     modal, orphans = connect("modal", there.env), ledger_prefix(there.control().settings.ledger_url)
     held = modal.create_volume(VolumeRequest(name=f"{orphans}nobodys-0-0-v", size_gb=10, data_center="anywhere"))
-    orphan = modal.create_pod(
-        PodRequest(
-            name=f"{orphans}nobodys-0-0-a1",
-            image="acme/train:1",
-            gpu="NVIDIA L4",
-            gpu_count=1,
-            tier="SECURE",
-            disk_gb=10,
-            args="sleep 600",
-            volume_id=held.id,
-        )
-    )
+    orphan = there.orphan("modal", gpu="NVIDIA L4", volume_id=held.id)
     there.orders(steps=3, step_s=0.05)
     there.push()
     record = there.until(lambda record: record.is_over)

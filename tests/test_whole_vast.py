@@ -7,9 +7,7 @@ import pytest
 from whole import World, end
 
 from infra.clouds import connect
-from pushtrain.cloud import PodRequest
 from pushtrain.errors import CloudAuthFailed
-from pushtrain.run import ledger_prefix
 
 pytest_plugins = ("whole",)
 
@@ -21,27 +19,10 @@ def both(world: World) -> World:
     return world
 
 
-def at_vast(world: World, name: str = "job", **job: str) -> None:
-    """The job of any other whole run, with one word more."""
-    world.write_job(name, **job)
-    spec = Path(world.repository / f"jobs/{name}.yaml")
-    spec.write_text(spec.read_text().replace("compute: {", "compute: {cloud: vast, "))
-
-
 def test_a_run_by_one_word_at_vast_beside_one_on_runpod_and_an_orphan_is_swept(both: World) -> None:
-    orphan = connect("vast", both.env).create_pod(
-        PodRequest(
-            name=f"{ledger_prefix(both.control().settings.ledger_url)}nobodys-0-0-a1",
-            image="acme/train:1",
-            gpu="NVIDIA L40S",
-            gpu_count=1,
-            tier="SECURE",
-            disk_gb=10,
-            args="sleep 600",
-        )
-    )
+    orphan = both.orphan("vast", gpu="NVIDIA L40S")
     both.orders(steps=3, step_s=0.05)
-    at_vast(both, "there")
+    both.write_job("there", cloud="vast")
     both.write_job("here")
     both.push()
     control = both.control()
@@ -64,7 +45,7 @@ def test_a_run_by_one_word_at_vast_beside_one_on_runpod_and_an_orphan_is_swept(b
 
 def test_a_lost_instance_is_followed_by_an_attempt_from_step_0(both: World) -> None:
     both.orders(steps=20, step_s=0.1)
-    at_vast(both)
+    both.write_job(cloud="vast")
     both.push()
     both.until(lambda record: record.last.state == "training")
     both.simulator.fault("lost_pod", seconds=1, pod_name="*-a1")
@@ -77,7 +58,7 @@ def test_a_lost_instance_is_followed_by_an_attempt_from_step_0(both: World) -> N
 
 def test_a_bid_lost_in_the_middle_of_training_is_followed_by_an_attempt_on_demand(both: World) -> None:
     both.orders(steps=20, step_s=0.1)
-    at_vast(both)
+    both.write_job(cloud="vast")
     spec = Path(both.repository / "jobs/job.yaml")
     text = spec.read_text().replace("compute: {", "compute: {spot: {max_share: 0.8, interruptions: 1}, ")
     spec.write_text(text.replace("publish: {", "publish: {hub_strategy: checkpoint, "))
@@ -96,7 +77,7 @@ def test_a_bid_lost_in_the_middle_of_training_is_followed_by_an_attempt_on_deman
 
 def test_without_the_key_of_its_cloud_a_run_is_left_alone_and_said(both: World) -> None:
     both.orders(steps=100, step_s=0.1)
-    at_vast(both)
+    both.write_job(cloud="vast")
     both.push()
     before = both.until(lambda record: record.last.state == "training")
     blind = dataclasses.replace(both, env={name: it for name, it in both.env.items() if name != "VAST_API_KEY"})
@@ -111,7 +92,7 @@ def test_without_the_key_of_its_cloud_a_run_is_left_alone_and_said(both: World) 
 
 def test_a_plan_has_live_prices_or_says_which_key_would_bring_them(both: World) -> None:
     both.orders(steps=1)
-    at_vast(both)
+    both.write_job(cloud="vast")
     both.push()
     shown = both.cli("plan", "jobs/job.yaml", HF_HUB_OFFLINE="1")
     assert "NVIDIA A40" in shown.stdout and "starts from step 0" in shown.stdout, shown
@@ -120,9 +101,7 @@ def test_a_plan_has_live_prices_or_says_which_key_would_bring_them(both: World) 
 
 def test_a_run_that_may_go_to_both_goes_to_the_cheaper_one_and_leaves_nothing_at_either(both: World) -> None:
     both.orders(steps=3, step_s=0.05)
-    both.write_job("job")
-    spec = Path(both.repository / "jobs/job.yaml")
-    spec.write_text(spec.read_text().replace("compute: {", "compute: {cloud: [vast, runpod], "))
+    both.write_job(cloud="[vast, runpod]")
     both.push()
     record = both.until(lambda record: record.is_over)
     assert end(record) == ("succeeded", "") and record.run["clouds"] == ["vast", "runpod"]

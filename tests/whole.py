@@ -20,11 +20,14 @@ from typing import Any
 
 import pytest
 
+from infra.clouds import connect
 from infra.simulator.server import RunningSimulator, SimulatorConfig, start
+from pushtrain.cloud import Pod, PodRequest
 from pushtrain.control import Control
 from pushtrain.gitcmd import git
 from pushtrain.ledger import RunRecord
 from pushtrain.reconcile import Tick, tick
+from pushtrain.run import ledger_prefix
 from pushtrain.wiring import open_control
 
 PROJECT = Path(__file__).parents[1]
@@ -36,7 +39,7 @@ name: {name}
 task: sft
 model: {{id: demo/base}}
 data: {{path: data/rows.jsonl}}
-compute: {{gpus: [{gpus}], data_centers: [{data_centers}], volume: {{size_gb: 10}}}}
+compute: {{{cloud}gpus: [{gpus}], data_centers: [{data_centers}], volume: {{size_gb: 10}}}}
 budget: {{max_hours: {max_hours}, max_usd: {max_usd}}}
 publish: {{repo: demo/{name}}}
 train: {{seed: {seed}}}
@@ -100,21 +103,26 @@ class World:
         control = open_control(self.repository, self.said.append, self.env)
         return control
 
-    def write_job(
-        self,
-        name: str = "job",
-        *,
-        gpus: str = "NVIDIA A40",
-        data_centers: str = "",
-        max_hours: float = 1,
-        max_usd: float = 1,
-        seed: int = 1,
-        more: str = "",
-    ) -> None:
-        text = JOB.format(
-            name=name, gpus=gpus, data_centers=data_centers, max_hours=max_hours, max_usd=max_usd, seed=seed
-        )
-        self.write(f"jobs/{name}.yaml", text + more)
+    def write_job(self, name: str = "job", *, cloud: str = "", more: str = "", **given: str | float) -> None:
+        """A `cloud`, or a list of them, is the one word more with which a job goes elsewhere. `given` is any of gpus,
+        data_centers, max_hours, max_usd and seed."""
+        usual = {"gpus": "NVIDIA A40", "data_centers": "", "max_hours": 1, "max_usd": 1, "seed": 1}
+        assert given.keys() <= usual.keys(), given
+        elsewhere = f"cloud: {cloud}, " if cloud else ""
+        self.write(f"jobs/{name}.yaml", JOB.format(name=name, cloud=elsewhere, **{**usual, **given}) + more)
+
+    def orphan(self, cloud: str, **request: Any) -> Pod:
+        """A pod at that cloud with the ledger's mark, of a run that nobody knows."""
+        mark = ledger_prefix(self.control().settings.ledger_url)
+        usual: dict[str, Any] = {
+            "name": f"{mark}nobodys-0-0-a1",
+            "image": "acme/train:1",
+            "gpu_count": 1,
+            "tier": "SECURE",
+            "disk_gb": 10,
+            "args": "sleep 600",
+        }
+        return connect(cloud, self.env).create_pod(PodRequest(**{**usual, **request}))
 
     def write(self, path: str, text: str) -> None:
         target = self.repository / path
