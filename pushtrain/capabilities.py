@@ -1,5 +1,5 @@
 """What each cloud can and cannot do, as data: what a job spec may ask of it, what a plan warns of, the table of
-docs/clouds.md. Nothing else asks which cloud it is.
+docs/clouds.md (`pushtrain.capability_table`). Nothing else asks which cloud it is.
 
 Sources are named where the client of a cloud is (`infra/clouds/`); a cloud is listed here when that client exists.
 """
@@ -17,7 +17,7 @@ CloudName = Literal["runpod", "vast", "lambda", "modal", "jarvislabs"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Capabilities:
-    """One cloud. `title` is its name for people; the other fields are explained by `_ROWS`, in the table's words.
+    """One cloud. `title` is its name for people; the other fields are explained by that table's rows, in its words.
 
     `volume_tiers` are the tiers whose machines mount a volume that outlives the pod; on any other a pod has a disk of
     its own, which goes with it. `keys_at` is where a person makes a key, `console` where one sees what is rented,
@@ -26,7 +26,9 @@ class Capabilities:
     type differ in price, or are priced anew at each create, and the client takes none above what the rung says. Without
     `has_sized_volumes` a volume is as large as what is on it, whatever was asked for; with them it has at least and at
     most `volume_gb`. `framework` is what a pod is made of where the cloud takes no image of one's own; empty: it takes
-    any. `boots_s` is how much longer than a container a machine may take to the pod's first word.
+    any. `boots_s` is how much longer than a container a machine may take to the pod's first word. With `ends_own_bill`
+    a pod ends what it costs at its deadline with no control plane alive; without, its work alone ends. `ends_after_s`:
+    seconds after the deadline at which the cloud itself ends a pod, whatever lives in it; None where it never does.
     """
 
     title: str
@@ -57,6 +59,8 @@ class Capabilities:
     volume_gb: tuple[int, int] = (10, 4096)
     boots_s: float = 0.0
     has_spot: bool = False
+    ends_own_bill: bool = True
+    ends_after_s: float | None = None
 
     def keeps(self, tier: str) -> bool:
         """Whether what a pod of that tier wrote can outlive it."""
@@ -108,6 +112,7 @@ LAMBDA = Capabilities(
     has_own_prices=True,
     own_disk_usd=0.0,
     has_scoped_key=False,
+    ends_own_bill=False,
     ends_itself="it powers itself off, and is billed until a reconcile terminates it",
     logs="none: what the pod ships is in the ledger",
     bill="none that can be read: time × price",
@@ -146,6 +151,8 @@ MODAL = Capabilities(
     has_tcp_ports=False,
     has_sized_volumes=False,
     volume_usd=MODAL_VOLUME_USD,
+    # Its own time-out, given to it at the create: `infra.clouds.modal_shapes.GRACE_S`.
+    ends_after_s=120.0,
 )
 
 # Its pages say that a stopped disk and a file system are billed, and not for how much: counted on the dear side.
@@ -169,6 +176,7 @@ JARVISLABS = Capabilities(
     has_own_prices=True,
     own_disk_usd=JARVISLABS_DISK_USD,
     has_scoped_key=False,
+    ends_own_bill=False,
     ends_itself="not at all: its work ends, and the next reconcile destroys it",
     logs="none; what the pod ships is in the ledger",
     bill="none: time × price",
@@ -271,35 +279,3 @@ def unmade(cloud: str, *, tiers: Iterable[Tier], size_gb: int, image: bool) -> I
         yield f"image: {can.title} runs no image of one's own, but its framework {can.framework}: leave it out"
     if can.has_sized_volumes and size_gb > can.volume_gb[1] and any(can.keeps(tier) for tier in tiers):
         yield f"volume.size_gb is {size_gb}, and {can.title} makes volumes of {can.volume_gb[1]} GB at most"
-
-
-def table() -> list[str]:
-    """The rows of docs/clouds.md, markdown."""
-    clouds = CLOUDS.values()
-    head = ["", *(can.title for can in clouds)]
-    rows = [[what, *(_cell(say(can)) for can in clouds)] for what, say in _ROWS]
-    return ["| " + " | ".join(row).strip() + " |" for row in [head, ["---"] * len(head), *rows]]
-
-
-def _cell(value: object) -> str:
-    return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
-
-
-_ROWS = (
-    ("key of the account", lambda can: f"`{can.key_name}`"),
-    ("what is rented", lambda can: can.rents),
-    ("`tiers`", lambda can: "; ".join(f"{tier}: {words}" for tier, words in can.tiers.items())),
-    ("network volume that outlives the pod", lambda can: ", ".join(can.volume_tiers) or "no"),
-    ("`data_centers` can be named", lambda can: can.has_data_centers),
-    ("files of a volume without a pod (S3)", lambda can: can.has_volume_files),
-    ("interruptible machines", lambda can: can.spot),
-    ("`image`", lambda can: f"no: its framework {can.framework}" if can.framework else "any"),
-    ("`template`", lambda can: can.has_templates),
-    ("`ports` as /http, by a proxy of the cloud", lambda can: can.has_http_proxy),
-    ("`ports` as /tcp, and `ssh`", lambda can: can.has_tcp_ports),
-    ("the account's ssh keys reach the pod", lambda can: can.has_ssh_keys),
-    ("the pod gets a key that is good for itself alone", lambda can: can.has_scoped_key),
-    ("how a pod ends itself", lambda can: can.ends_itself),
-    ("log", lambda can: can.logs),
-    ("bill", lambda can: can.bill),
-)

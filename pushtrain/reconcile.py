@@ -81,7 +81,8 @@ def tick(control: Control, *, only: str | None = None, may_claim: bool = True) -
     there = listing(control.cloud, RESOURCE_PREFIX)
     live = of_ledger(control, there.live)
     report.failures += there.away.values()
-    control.uptimes.note(live.pods)
+    for name, listed in there.by_cloud.items():
+        control.uptimes.note(name, of_ledger(control, listed).pods)
     try:
         look = control.ledger.look()
         tips = look.open_runs
@@ -228,7 +229,8 @@ def _next(control: Control, run: Run, record: RunRecord, wanted: Desired, live: 
     control.looked_s[run.id] = control.clock()
     pod_id = next(str(event.data["pod_id"]) for event in reversed(record.events) if event.state == "provisioned")
     stepped_s = last_step_s(control.ledger, record)
-    return decide(signs=look(control.cloud, pod_id, restarts=control.uptimes.restarts(pod_id), stepped_s=stepped_s))
+    restarts = control.uptimes.restarts(control.cloud.name, pod_id)
+    return decide(signs=look(control.cloud, pod_id, restarts=restarts, stepped_s=stepped_s))
 
 
 def _try_to_provision(control: Control, run: Run, record: RunRecord, live: Live, step: Step) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -36,21 +37,24 @@ class Signs:
 
 
 class Uptimes:
-    """Containers seen to have been restarted: their uptime went backwards between two listings of one process."""
+    """Containers seen to have been restarted: their uptime went backwards between two listings of one process. By cloud
+    and id: two clouds may give one id to two pods."""
 
     def __init__(self) -> None:
-        self._last: dict[str, int] = {}
-        self._restarts: dict[str, int] = {}
+        self._last: dict[tuple[str, str], int] = {}
+        self._restarts: Counter[tuple[str, str]] = Counter()
 
-    def note(self, pods: Iterable[Pod]) -> None:
+    def note(self, cloud: str, pods: Iterable[Pod]) -> None:
+        """`pods` are all that this cloud lists."""
         for pod in pods:
-            if pod.uptime_s is not None and pod.uptime_s < self._last.get(pod.id, 0):
-                self._restarts[pod.id] = self._restarts.get(pod.id, 0) + 1
-            if pod.uptime_s is not None:
-                self._last[pod.id] = pod.uptime_s
+            if pod.uptime_s is None:
+                continue
+            key = cloud, pod.id
+            self._restarts[key] += pod.uptime_s < self._last.get(key, 0)
+            self._last[key] = pod.uptime_s
 
-    def restarts(self, pod_id: str) -> int:
-        return self._restarts.get(pod_id, 0)
+    def restarts(self, cloud: str, pod_id: str) -> int:
+        return self._restarts[cloud, pod_id]
 
 
 def look(cloud: Cloud, pod_id: str, *, restarts: int = 0, stepped_s: float | None = None) -> Signs:

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from infra.clouds import CLIENTS, connect, connect_all
 from infra.simulator.others import OTHERS
 from infra.start import _ENDS
-from pushtrain.capabilities import CLOUDS, DEFAULT_CLOUD, CloudName, losing, table, unmet
+from pushtrain.capabilities import CLOUDS, DEFAULT_CLOUD, CloudName, losing, unmet
+from pushtrain.capability_table import table
 from pushtrain.errors import CloudAuthFailed, RequestRejected, SpecError
 from pushtrain.fleet import Fleet, member
 from pushtrain.pod.place import PLACES

@@ -32,8 +32,16 @@ def test_starts_are_counted_in_the_system_log_and_the_newest_line_in_the_contain
 def test_a_container_whose_uptime_goes_backwards_was_restarted() -> None:
     seen = Uptimes()
     for uptime_s in (None, 3, 12, None, 2, 9, 9, 1, None, 4):
-        seen.note([replace(pod("p1"), uptime_s=uptime_s), replace(pod("p2"), uptime_s=7)])
-    assert (seen.restarts("p1"), seen.restarts("p2"), seen.restarts("p3")) == (2, 0, 0)
+        seen.note("runpod", [replace(pod("p1"), uptime_s=uptime_s), replace(pod("p2"), uptime_s=7)])
+    assert [seen.restarts("runpod", name) for name in ("p1", "p2", "p3")] == [2, 0, 0]
+
+
+def test_two_clouds_may_give_one_id_to_two_pods() -> None:
+    seen = Uptimes()
+    for there, elsewhere in ((900, 3), (960, 63), (1020, 4)):
+        seen.note("vast", [replace(pod("27500001"), uptime_s=there)])
+        seen.note("elsewhere", [replace(pod("27500001"), uptime_s=elsewhere)])
+    assert (seen.restarts("vast", "27500001"), seen.restarts("elsewhere", "27500001")) == (0, 1)
 
 
 def test_no_line_is_silence_and_no_answer_is_none() -> None:

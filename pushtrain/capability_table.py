@@ -1,0 +1,36 @@
+"""The table of docs/clouds.md, of what `pushtrain.capabilities` says."""
+
+from pushtrain.capabilities import CLOUDS
+
+
+def table() -> list[str]:
+    """The rows of docs/clouds.md, markdown."""
+    clouds = CLOUDS.values()
+    head = ["", *(can.title for can in clouds)]
+    rows = [[what, *(_cell(say(can)) for can in clouds)] for what, say in _ROWS]
+    return ["| " + " | ".join(row).strip() + " |" for row in [head, ["---"] * len(head), *rows]]
+
+
+def _cell(value: object) -> str:
+    return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+
+
+_ROWS = (
+    ("key of the account", lambda can: f"`{can.key_name}`"),
+    ("what is rented", lambda can: can.rents),
+    ("`tiers`", lambda can: "; ".join(f"{tier}: {words}" for tier, words in can.tiers.items())),
+    ("network volume that outlives the pod", lambda can: ", ".join(can.volume_tiers) or "no"),
+    ("`data_centers` can be named", lambda can: can.has_data_centers),
+    ("files of a volume without a pod (S3)", lambda can: can.has_volume_files),
+    ("interruptible machines", lambda can: can.spot),
+    ("`image`", lambda can: f"no: its framework {can.framework}" if can.framework else "any"),
+    ("`template`", lambda can: can.has_templates),
+    ("`ports` as /http, by a proxy of the cloud", lambda can: can.has_http_proxy),
+    ("`ports` as /tcp, and `ssh`", lambda can: can.has_tcp_ports),
+    ("the account's ssh keys reach the pod", lambda can: can.has_ssh_keys),
+    ("the pod gets a key that is good for itself alone", lambda can: can.has_scoped_key),
+    ("how a pod ends itself", lambda can: can.ends_itself),
+    ("the bill ends at the deadline with no control plane alive", lambda can: can.ends_own_bill),
+    ("log", lambda can: can.logs),
+    ("bill", lambda can: can.bill),
+)
