@@ -64,6 +64,8 @@ def claim_new(
             control.say(f"{run.id}: claimed")
         except AlreadyClaimed as taken:
             control.say(f"{run.id}: {taken}")
+        except SpecError as not_pushed:
+            failures.append(not_pushed)
     return new
 
 
@@ -80,8 +82,9 @@ def claim(
     """Record spec, commit, price and cap before anything is created; returns the tip. `said` goes into the event,
     `recorded` into run.json, over what HEAD would say there.
 
-    Raises AlreadyClaimed.
+    Raises AlreadyClaimed, and SpecError where the source's remote does not have the commit.
     """
+    _check_pushed(control, job)
     run = replace(job.run(control.settings.ledger_url), retry=retry)
     event = EventDraft(
         state="claimed",
@@ -102,6 +105,17 @@ def candidates_for(control: Control, job: Job) -> list[Candidate]:
         return candidates_at(control, job.spec, clouds_for(control, job.spec))
     except NoCapacity:
         return []
+
+
+def _check_pushed(control: Control, job: Job) -> None:
+    """Before the claim: three pods, one after the other, would be billed for not finding it."""
+    if control.source.lacks(job.commit):
+        raise SpecError(
+            f"commit {job.commit[:8]} is not in {control.settings.source_url}: no pod could fetch it",
+            where=job.spec_path,
+            hint="git push the branch that has it, then again",
+            reason="NotPushed",
+        )
 
 
 def _check_template(control: Control, job: Job) -> None:

@@ -3,6 +3,8 @@
 `desired.py` says how a commit's jobs/ is read; here is only what the control plane asks of it.
 """
 
+import re
+import tempfile
 from pathlib import Path
 from typing import Protocol
 
@@ -12,6 +14,9 @@ from pushtrain import desired
 from pushtrain.desired import Desired
 from pushtrain.errors import LedgerError, SpecError
 from pushtrain.gitcmd import git, git_env
+
+# What every server says of a commit that it does not have; GitHub's and GitLab's are git's own words.
+_NOT_THERE = re.compile(r"(?i)not our ref|couldn't find remote ref")
 
 
 class Source(Protocol):
@@ -35,6 +40,11 @@ class Source(Protocol):
 
     def head(self) -> str | None:
         """The commit of the remote's default branch now; None when the remote does not say."""
+        ...
+
+    def lacks(self, commit: str) -> bool:
+        """True where the remote says that it does not have this commit: no pod could fetch it. False, too, where
+        nobody knows."""
         ...
 
 
@@ -79,3 +89,26 @@ class GitSource:
         except LedgerError:
             return None
         return out.decode().split("\t")[0] or None
+
+    def lacks(self, commit: str) -> bool:
+        env = git_env(self._url, self._token)
+        try:
+            said = git(["ls-remote", "--heads", self._url], env=env, timeout_s=30).stdout.decode()
+            tips = [line.split("\t")[0] for line in said.splitlines()]
+            if commit in tips or any(self._holds(tip) and self.descends(tip, commit) for tip in tips):
+                return False
+            # Asked as a pod asks, in a repository that has nothing: git asks nobody for what it holds already.
+            with tempfile.TemporaryDirectory(prefix="pushtrain-asks-") as empty:
+                git(["init", "-q", "--bare", "--template=", "."], env=env, cwd=Path(empty))
+                fetch = ["fetch", "-q", "--no-tags", "--depth=1", "--filter=tree:0", self._url, commit]
+                git(fetch, env=env, cwd=Path(empty))
+        except LedgerError as refused:
+            return bool(_NOT_THERE.search(str(refused)))
+        return False
+
+    def _holds(self, commit: str) -> bool:
+        with Repo(self._root) as repo:
+            status, _, _ = repo.git.cat_file(
+                "-e", f"{commit}^{{commit}}", with_exceptions=False, with_extended_output=True
+            )
+        return bool(status == 0)

@@ -61,6 +61,9 @@ class Checkout:
     def head(self) -> str | None:
         return COMMIT
 
+    def lacks(self, commit: str) -> bool:
+        return False
+
 
 @dataclass(kw_only=True)
 class World:

@@ -149,6 +149,29 @@ def test_specs_are_read_once_for_each_commit(tree: Tree) -> None:
     assert list(source.desired().jobs) == ["a", "b"]
 
 
+def test_a_remote_lacks_what_was_not_pushed_and_nobody_guesses_where_it_does_not_answer(
+    tree: Tree, tmp_path: Path
+) -> None:
+    first, url = tree.commit(), f"file://{tmp_path / 'origin.git'}"
+    tree.git("clone", "-q", "--bare", ".", str(tmp_path / "origin.git"))
+    tree.write("jobs/a.yaml", SPEC.format(name="a"))
+    second = tree.commit()
+    source = GitSource(tree.root, url, token=None)
+    assert (source.lacks(first), source.lacks(second)) == (False, True)
+    tree.git("push", "-q", url, f"{second}:refs/heads/topic")
+    assert not source.lacks(second)
+    assert not GitSource(tree.root, f"{url}-away", token=None).lacks(second)
+
+
+def test_a_shallow_clone_asks_for_a_commit_that_lies_behind_the_tip(tree: Tree, tmp_path: Path) -> None:
+    first, url = tree.commit(), f"file://{tmp_path / 'origin.git'}"
+    tree.git("clone", "-q", "--bare", ".", str(tmp_path / "origin.git"))
+    tree.git("clone", "-q", url, str(tmp_path / "shallow"), "--depth=1")
+    tree.write("jobs/a.yaml", SPEC.format(name="a"))
+    tree.git("push", "-q", url, f"{tree.commit()}:refs/heads/{tree.git('branch', '--show-current')}")
+    assert not GitSource(tmp_path / "shallow", url, token=None).lacks(first)
+
+
 def test_without_a_commit_it_says_what_to_do(tree: Tree) -> None:
     with pytest.raises(SpecError, match="no commit yet") as caught:
         desired(tree.root)

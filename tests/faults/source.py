@@ -76,6 +76,9 @@ class Checkout:
     def head(self) -> str | None:
         return None if self._repository.away else self._repository.commits[-1].sha
 
+    def lacks(self, commit: str) -> bool:
+        return False
+
     def _at(self, commit: str) -> Pushed:
         return self._repository.commits[self._number(commit)]
 
