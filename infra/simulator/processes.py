@@ -66,6 +66,12 @@ def stop(pod_id: str, grace_s: float, without: Iterable[int] = (), limit_s: floa
         time.sleep(0.02)
         known = _living(known) | of_pod(pod_id, without)
     gives_up = time.monotonic() + limit_s
+    # All at once, as a machine goes: one that is killed first would be seen dying, and reported, by those still alive.
+    frozen: dict[int, int] = {}
+    while (more := {pid: ticks for pid, ticks in known.items() if pid not in frozen}) and time.monotonic() < gives_up:
+        _signal(more, signal.SIGSTOP)
+        frozen |= more
+        known = _living(known) | of_pod(pod_id, without)
     while known and time.monotonic() < gives_up:
         # Between a look and a kill a process may fork: look again until a look finds nobody.
         _signal(known, signal.SIGKILL)
@@ -79,7 +85,8 @@ def _living(known: dict[int, int]) -> dict[int, int]:
 
 
 def _signal(known: dict[int, int], number: signal.Signals) -> None:
-    for pid, ticks in known.items():
+    """The youngest first: a stopped process whose parent dies before it would be continued by the kernel."""
+    for pid, ticks in sorted(known.items(), key=lambda one: (one[1], one[0]), reverse=True):
         if is_running(pid, ticks):
             try:
                 os.kill(pid, number)
