@@ -404,7 +404,7 @@ class CloudContract:
         made, begun = cloud.create_pod(pod), time.monotonic()
         for line in cloud.logs(made.id, timeout_s=0.5):
             assert line.event_id and line.source
-        assert time.monotonic() - begun < 10
+        assert time.monotonic() - begun < 100
 
     def test_the_bill_of_something_new_is_small_and_of_nothing_is_nothing(
         self, cloud: Cloud, pod: PodRequest, facts: Facts

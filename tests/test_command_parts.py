@@ -313,7 +313,7 @@ def test_a_program_that_does_not_hear_is_killed_when_its_time_is_over() -> None:
     began_s = time.monotonic()
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=150)
-    assert "code -9" in said and time.monotonic() - began_s < 10
+    assert "code -9" in said and time.monotonic() - began_s < 100
 
 
 def test_workers_of_a_program_are_not_told_to_stop_under_it() -> None:

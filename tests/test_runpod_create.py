@@ -183,7 +183,7 @@ def test_a_create_that_takes_too_long_is_looked_up(scripted_server: ThreadingHTT
     script.on(CREATE_POD, Reply(201, pod_json("slow"), delay_s=30))
     begun = time.monotonic()
     assert client.create_pod(pod_request()).id == "slow"
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 25
     client.close()
 
 

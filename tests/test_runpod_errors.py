@@ -175,7 +175,7 @@ def test_an_answer_that_drips_for_ever_ends_at_the_deadline(scripted_server: Thr
     begun = time.monotonic()
     with pytest.raises(CloudUnavailable, match="took longer than"):
         client.read_pod("pod1")
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 25
     client.close()
 
 

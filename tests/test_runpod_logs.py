@@ -58,7 +58,7 @@ def test_a_stream_that_goes_on_ends_when_the_time_is_up(scripted_server: Threadi
     script.on(LOGS, Reply(200, b"", delay_s=30))
     begun = time.monotonic()
     assert list(client.logs("pod1", timeout_s=0.3)) == []
-    assert 0.2 < time.monotonic() - begun < 10
+    assert 0.2 < time.monotonic() - begun < 25
     client.close()
 
 

@@ -118,7 +118,7 @@ def test_the_shutdown_endpoint_ends_streams_and_pods(begin: Start) -> None:
     with httpx.stream("GET", f"{simulator.url}/v2/pods/{pod}/logs", headers=dict(simulator.http.headers)) as logs:
         begun = time.monotonic()
         simulator.stop()
-        assert simulator.process.returncode == 0 and time.monotonic() - begun < 10
+        assert simulator.process.returncode == 0 and time.monotonic() - begun < 100
         assert "tick" in "".join(logs.iter_text())
     assert not processes.of_pod(pod)
 

@@ -206,7 +206,7 @@ def test_a_hostile_file_fails_fast_and_clean(text: str, message: str) -> None:
     started = time.process_time()
     problems = parse(text, NAME).problems
     assert message in problems[0].message
-    assert time.process_time() - started < 5
+    assert time.process_time() - started < 30
 
 
 def test_no_cut_of_a_good_file_raises_anything_but_a_spec_error() -> None:

@@ -160,7 +160,7 @@ def test_a_runpod_account_and_one_at_vast_do_not_see_each_other(simulator: Runni
             assert api.raw("DELETE", f"/v2/pods/{made.id}").status_code == 404
         finally:
             cloud.terminate(made.id)
-    assert time.monotonic() - before < 30
+    assert time.monotonic() - before < 150
 
 
 _REQUEST = PodRequest(

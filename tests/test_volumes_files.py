@@ -277,7 +277,7 @@ def test_a_long_listing_has_pages(simulator: RunningSimulator, volume: Volume, s
         (root / f"{number:05}").touch()
     begun = time.monotonic()
     assert len(list(store.files("many/"))) == 1100
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - begun < 200
 
 
 def test_progress_is_a_line_now_and_then() -> None:
