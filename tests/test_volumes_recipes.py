@@ -56,7 +56,7 @@ def test_the_page_is_true(world: World, terminal: Terminal) -> None:
 
 
 def test_two_runs_of_one_commit_at_once_keep_their_files_apart_and_refusals_have_their_exit_code(world: World) -> None:
-    world.orders(steps=100, step_s=0.05)
+    world.orders(steps=10, step_s=0.05, hold_at=5)
     for name in ("one", "two"):
         world.write(f"jobs/{name}.yaml", JOB.format(name=name, volume=VOLUME))
     world.push()
@@ -66,6 +66,7 @@ def test_two_runs_of_one_commit_at_once_keep_their_files_apart_and_refusals_have
     assert busy.returncode == 3 and "is in use by one-" in busy.stderr, busy.stderr
     (row,) = json.loads(world.cli("volumes", "--json").stdout)
     assert len(row["runs"]) == 2 and row["usd_per_month"] == 3.5
+    world.let_go()
     world.until(lambda _: all(record.is_over for record in world.records()) and len(world.records()) == 2)
     folder = world.simulator.state_dir / "volumes" / row["id"]
     for name in ("one", "two"):

@@ -41,7 +41,7 @@ class DyingEngine:
 
 def test_a_control_plane_killed_at_every_stage_leaves_one_pod_and_one_receipt(world: World) -> None:
     jitter = random.Random(7)
-    world.orders(steps=120, step_s=0.1)
+    world.orders(steps=100_000, step_s=0.1)
     world.write_job()
     world.push()
     stages: dict[str, Callable[[], bool]] = {
@@ -100,7 +100,7 @@ def test_a_control_plane_killed_again_and_again_still_ends_with_the_result(world
 
 @pytest.mark.parametrize("state", ["kept", "lost"])
 def test_a_crash_between_up_and_its_event_adopts_the_pod_under_its_own_deadline(world: World, state: str) -> None:
-    world.orders(steps=60, step_s=0.05)
+    world.orders(steps=60, step_s=0.05, hold_at=50)
     world.write_job()
     world.push()
     _die_after_up(world)
@@ -115,6 +115,7 @@ def test_a_crash_between_up_and_its_event_adopts_the_pod_under_its_own_deadline(
     (provisioned,) = (event for event in record.events if event.state == "provisioned")
     assert provisioned.data["pod_id"] == pod.id
     assert int(provisioned.data["deadline_epoch_s"]) == int(env["PUSHTRAIN_DEADLINE_EPOCH_S"])
+    world.let_go()
     record = world.until(lambda record: record.is_over)
     assert end(record) == ("succeeded", "") and len(world.pods_made(record)) == 1
     world.assert_nothing_left()
@@ -162,7 +163,7 @@ def test_a_pod_made_while_another_reconcile_closed_the_run_does_not_stay(world: 
 def test_a_simulator_that_is_restarted_in_the_middle_costs_nothing_but_time(tmp_path: Path) -> None:
     world = make_world(tmp_path)
     try:
-        world.orders(steps=60, step_s=0.1)
+        world.orders(steps=60, step_s=0.05, hold_at=50)
         world.write_job()
         world.push()
         following = world.start_cli("reconcile", "--follow")
@@ -170,6 +171,7 @@ def test_a_simulator_that_is_restarted_in_the_middle_costs_nothing_but_time(tmp_
         world.simulator.stop(stop_pods=False)
         time.sleep(0.5)
         world.simulator = start(simulator_config(world.folder / "simulator"))
+        world.let_go()
         _, said = following.communicate(timeout=150)
         assert following.returncode == 0 and "Traceback" not in said, said
         record = world.record("job")

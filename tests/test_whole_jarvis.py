@@ -28,7 +28,7 @@ def scripts(world: World) -> list[str]:
 def test_a_run_by_one_word_goes_on_after_a_lost_machine_and_leaves_nothing(there: World) -> None:
     name = f"{ledger_prefix(there.control().settings.ledger_url)}nobodys-with-a-long-name-0-0-a1"
     orphan = there.orphan(NAME, name=name, image=None, gpu="NVIDIA L4")
-    there.orders(steps=40, step_s=0.2)
+    there.orders(steps=20, step_s=0.05, hang_at=10)
     there.write_job(cloud=NAME, gpus="NVIDIA A40, NVIDIA RTX A6000")
     there.push()
     first = there.until(lambda record: _steps(there, record.run_id) > 0)

@@ -76,7 +76,7 @@ def test_a_run_by_one_word_at_lambda_leaves_nothing_and_an_orphan_is_swept(there
 
 
 def test_a_lost_machine_is_followed_by_an_attempt_from_its_checkpoint(there: World) -> None:
-    there.orders(steps=20, step_s=0.1)
+    there.orders(steps=20, step_s=0.05, hang_at=10)
     at_lambda(there)
     there.push()
     there.until(lambda record: record.last.state == "training")
@@ -128,7 +128,7 @@ def test_reconcile_alone_keeps_the_cap_of_a_machine_on_which_nothing_moves(there
 def test_a_machine_that_says_nothing_more_is_replaced_after_its_limit_though_lambda_calls_it_active(
     there: World,
 ) -> None:
-    there.orders(steps=60, step_s=0.1)
+    there.orders(steps=20, step_s=0.05, hang_at=10)
     at_lambda(there, more="limits: {step_gap_minutes: 5, first_step_minutes: 5}\n")
     there.push()
     there.until(lambda record: record.last.state == "training")

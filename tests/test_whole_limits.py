@@ -39,7 +39,7 @@ def test_a_container_that_starts_in_circles_is_named_with_its_log_and_replaced(w
 
 
 def test_a_pod_on_which_nobody_acts_any_more_is_given_up_after_its_limit_and_resumed(world: World) -> None:
-    world.orders(steps=60, step_s=0.05)
+    world.orders(steps=20, step_s=0.05, hang_at=10)
     world.write_job(more="limits: {step_gap_minutes: 5, first_step_minutes: 5}\n")
     world.push()
     world.tick()
@@ -71,7 +71,7 @@ def test_a_pod_that_trains_and_only_cannot_reach_the_ledger_is_left_at_work(
         monkeypatch.setattr(f"pushtrain.{name}", value)  # four seconds of silence are too much
     note = 'note("metrics.jsonl", step=step'
     world.write("trainer/__main__.py", TRAINER.replace(note, f'print("step", step, flush=True); {note}'))
-    world.orders(steps=120, step_s=0.1)
+    world.orders(steps=120, step_s=0.05, hold_at=100)
     world.write_job()
     world.push()
     cut, hook = world.folder / "cut", world.folder / "remote.git" / "hooks" / "pre-receive"
@@ -86,6 +86,7 @@ def test_a_pod_that_trains_and_only_cannot_reach_the_ledger_is_left_at_work(
     time.sleep(1.0)
     assert tick(control).active and [event.state for event in world.record("job").events].count("lost") == 0
     cut.unlink()
+    world.let_go()
     record = world.until(lambda record: record.is_over)
     assert end(record) == ("succeeded", "") and len(world.pods_made(record)) == 1
     world.assert_nothing_left()
@@ -94,41 +95,41 @@ def test_a_pod_that_trains_and_only_cannot_reach_the_ledger_is_left_at_work(
 def test_the_control_plane_alone_keeps_the_cap(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(climb, "LEAST_USEFUL_S", 1.0)
     world.orders(steps=10_000, step_s=0.05)
-    cap_s = 8.0
+    cap_s = 16.0
     world.write_job(max_hours=1, max_usd=round(cap_s / 3600 * A40_USD, 6))
     world.push()
     control = world.control()
     tick(control)
     with _frozen(world):  # watchdog, agent and trainer: nobody on the pod ends it
-        record = _ticked(world, control)
+        record, tick_s = _ticked(world, control)
     assert end(record) == ("failed", "DeadlineReached")
     assert not [event for event in record.events if event.state == "failed"]  # the pod said nothing
     (pod,) = world.pods_made(record)
     (provisioned,) = (event for event in record.events if event.state == "provisioned")
     assert pod["ended_at"] > provisioned.data["deadline_epoch_s"] + provisioned.data["reserve_s"]
-    a_tick_s = 1.5  # a busy machine; what was billed is at most the cap and one tick
-    assert (
-        record.receipt and record.receipt["billed_usd"] <= record.run["budget"]["max_usd"] + a_tick_s / 3600 * A40_USD
-    )
+    cap_usd, late_usd = record.run["budget"]["max_usd"], tick_s / 3600 * A40_USD
+    assert record.receipt and record.receipt["billed_usd"] <= cap_usd + late_usd, "the cap, and a tick that saw it late"
     world.assert_nothing_left()
 
 
 def test_the_watchdog_alone_keeps_the_cap(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(climb, "LEAST_USEFUL_S", 1.0)
     world.orders(steps=10_000, step_s=0.05)
-    world.write_job(max_hours=1, max_usd=round(10.0 / 3600 * A40_USD, 6))
+    world.write_job(max_hours=1, max_usd=round(30.0 / 3600 * A40_USD, 6))
     world.push()
     world.tick()
     record = world.record("job")
     # No control plane at all.
-    _until(lambda: all(pod["status"] == "TERMINATED" for pod in world.pods_made(record)), within_s=30.0)
+    _until(lambda: all(pod["status"] == "TERMINATED" for pod in world.pods_made(record)))
     world.tick()
     record = world.record("job")
     assert end(record) == ("failed", "DeadlineReached")
     (failed,) = (event for event in record.events if event.state == "failed")
     (provisioned,) = (event for event in record.events if event.state == "provisioned")
     (pod,) = world.pods_made(record)
-    assert failed.writer == "pod" and pod["ended_at"] <= provisioned.data["deadline_epoch_s"] + 1.5
+    assert failed.writer == "pod" and pod["ended_at"] <= sum(
+        provisioned.data[it] for it in ("deadline_epoch_s", "reserve_s")
+    )
     assert record.receipt and 0 < record.receipt["billed_usd"] <= record.run["budget"]["max_usd"]
     world.assert_nothing_left()
 
@@ -184,12 +185,15 @@ def _frozen(world: World) -> Iterator[None]:
     yield
 
 
-def _ticked(world: World, control: Control) -> RunRecord:
-    end_s = time.monotonic() + 150
+def _ticked(world: World, control: Control) -> tuple[RunRecord, float]:
+    """Ticks until the run is over; with the longest time from one tick's start to the next one's end, in seconds."""
+    end_s, begun_s, longest_s = time.monotonic() + 150, time.monotonic(), 0.0
     while time.monotonic() < end_s:
+        before_s, begun_s = begun_s, time.monotonic()
         tick(control)
+        longest_s = max(longest_s, time.monotonic() - before_s)
         if (record := world.record("job")).is_over:
-            return record
+            return record, longest_s
         time.sleep(0.1)
     raise AssertionError("\n".join(world.said))
 
@@ -199,7 +203,7 @@ def _log(world: World, pod_id: str) -> str:
     return log.read_text() if log.exists() else ""
 
 
-def _until(happened, within_s: float = 20.0) -> None:  # type: ignore[no-untyped-def]
+def _until(happened, within_s: float = 150.0) -> None:  # type: ignore[no-untyped-def]
     end_s = time.monotonic() + within_s
     while not happened():
         assert time.monotonic() < end_s

@@ -42,7 +42,7 @@ def test_a_run_by_one_word_at_modal_with_a_volume_and_orphans_are_swept(there: W
 def test_creates_without_an_answer_and_a_lost_sandbox_are_followed_by_an_attempt_from_the_checkpoint_on_the_same_volume(
     there: World,
 ) -> None:
-    there.orders(steps=100, step_s=0.1)
+    there.orders(steps=20, step_s=0.05, hang_at=10)
     for kind, operation in (("error_after_create", "create_volume"), ("lost_answer", "create_pod")):
         there.simulator.fault(kind, operation=operation)
     there.simulator.fault("http_502", times=2, operation="list_pods")

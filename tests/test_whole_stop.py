@@ -12,16 +12,16 @@ from pushtrain.signals import INTERRUPTED
 
 pytest_plugins = ("whole",)
 
-# A cancelled step gets SIGTERM so long after SIGINT, and SIGKILL 2.5 s later (GitHub's workflow-cancellation page).
-UNTIL_SIGTERM_S = 7.5
+# A cancelled step gets SIGTERM 7.5 s after SIGINT, and SIGKILL 2.5 s later (GitHub's workflow-cancellation page). The
+# tests run on machines many times slower than a runner; what would wait for a cloud or a pod waits for minutes.
+UNTIL_SIGTERM_S = 8 * 7.5
 
 
 def test_a_cancelled_action_ends_in_time_wherever_it_is_and_the_next_one_goes_on(world: World) -> None:
     moments = random.Random(5)
-    world.orders(steps=80, step_s=0.1)
+    world.orders(steps=80, step_s=0.05, hold_at=60)
     world.write_job()
     world.push()
-    stopped = 0
     for number in (signal.SIGINT, signal.SIGTERM) * 2:
         process = world.start_cli("reconcile", "--follow")
         _say(process, "engine:")
@@ -29,10 +29,9 @@ def test_a_cancelled_action_ends_in_time_wherever_it_is_and_the_next_one_goes_on
         process.send_signal(number)
         _, said = process.communicate(timeout=UNTIL_SIGTERM_S)
         assert "Traceback" not in said, said
-        if process.returncode == INTERRUPTED:
-            stopped += 1
-            assert f"{number.name}: stopped" in said and "the next reconcile goes on" in said, said
-    assert stopped >= 3
+        assert process.returncode == INTERRUPTED, said
+        assert f"{number.name}: stopped" in said and "the next reconcile goes on" in said, said
+    world.let_go()
     done = world.cli("reconcile", "--follow")
     assert done.returncode == 0, done.stderr
     record = world.record("job")

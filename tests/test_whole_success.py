@@ -178,7 +178,7 @@ def test_interrupting_a_run_by_hand_cancels_it_and_destroys_its_stack(world: Wor
 
 
 def test_a_stopped_reconcile_leaves_the_pod_at_work_and_the_next_one_closes(world: World) -> None:
-    world.orders(steps=80, step_s=0.05)
+    world.orders(steps=80, step_s=0.05, hold_at=60)
     world.write_job()
     world.push()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -190,6 +190,7 @@ def test_a_stopped_reconcile_leaves_the_pod_at_work_and_the_next_one_closes(worl
         _, said = process.communicate(timeout=150)
         assert process.returncode == 130 and f"{number.name}: stopped" in said and "Traceback" not in said, said
         assert not world.record("job").is_over
+    world.let_go()
     done = world.cli("reconcile", "--follow")
     assert done.returncode == 0, done.stderr
     record = world.record("job")

@@ -6,7 +6,7 @@ pytest_plugins = ("whole",)
 
 
 def test_a_lost_community_pod_is_followed_by_an_attempt_from_step_0_and_no_volume_is_ever_made(world: World) -> None:
-    world.orders(steps=20, step_s=0.1)
+    world.orders(steps=20, step_s=0.05, hang_at=10)
     world.write_job(gpus="NVIDIA RTX A6000")
     spec = world.repository / "jobs" / "job.yaml"
     spec.write_text(spec.read_text().replace("compute: {", "compute: {tiers: [COMMUNITY], "))

@@ -44,7 +44,7 @@ def test_a_run_by_one_word_at_vast_beside_one_on_runpod_and_an_orphan_is_swept(b
 
 
 def test_a_lost_instance_is_followed_by_an_attempt_from_step_0(both: World) -> None:
-    both.orders(steps=20, step_s=0.1)
+    both.orders(steps=20, step_s=0.05, hang_at=10)
     both.write_job(cloud="vast")
     both.push()
     both.until(lambda record: record.last.state == "training")
@@ -57,7 +57,7 @@ def test_a_lost_instance_is_followed_by_an_attempt_from_step_0(both: World) -> N
 
 
 def test_a_bid_lost_in_the_middle_of_training_is_followed_by_an_attempt_on_demand(both: World) -> None:
-    both.orders(steps=20, step_s=0.1)
+    both.orders(steps=20, step_s=0.05, hang_at=10)
     both.write_job(cloud="vast")
     spec = Path(both.repository / "jobs/job.yaml")
     text = spec.read_text().replace("compute: {", "compute: {spot: {max_share: 0.8, interruptions: 1}, ")
@@ -76,7 +76,7 @@ def test_a_bid_lost_in_the_middle_of_training_is_followed_by_an_attempt_on_deman
 
 
 def test_without_the_key_of_its_cloud_a_run_is_left_alone_and_said(both: World) -> None:
-    both.orders(steps=100, step_s=0.1)
+    both.orders(steps=100_000, step_s=0.1)
     both.write_job(cloud="vast")
     both.push()
     before = both.until(lambda record: record.last.state == "training")

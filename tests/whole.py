@@ -69,6 +69,9 @@ for step in range(first + 1, orders["steps"] + 1):
     while step == orders.get("hang_at") and attempt == 1:
         print("still here", flush=True)
         time.sleep(0.1)
+    while step == orders.get("hold_at") and not os.path.exists(orders["gate"]):
+        print("still here", flush=True)
+        time.sleep(0.1)
     if step == orders.get("kill_at"):
         os.kill(os.getpid(), 9)
     if step == orders.get("fail_at") and attempt <= orders.get("fails", 99):
@@ -130,9 +133,14 @@ class World:
         target.write_text(text)
 
     def orders(self, **orders: float) -> None:
-        """What the commit's trainer does: steps, step_s, fail_at; and the data file beside it."""
-        self.write("data/orders.json", json.dumps(orders))
+        """What the commit's trainer does: steps, step_s, fail_at; and the data file beside it. Whoever has to find it
+        at work gives a step to wait at: `hang_at`, where the first attempt stays, or `hold_at`, until `let_go`."""
+        self.write("data/orders.json", json.dumps({**orders, "gate": str(self.folder / "gate")}))
         self.write("data/rows.jsonl", json.dumps({"prompt": "a", "completion": "b"}) + "\n")
+
+    def let_go(self) -> None:
+        """Trainers that wait at `hold_at` go on."""
+        (self.folder / "gate").touch()
 
     def push(self, message: str = "change") -> str:
         for command in (
