@@ -29,6 +29,8 @@ class Capabilities:
     any. `boots_s` is how much longer than a container a machine may take to the pod's first word. With `ends_own_bill`
     a pod ends what it costs at its deadline with no control plane alive; without, its work alone ends. `ends_after_s`:
     seconds after the deadline at which the cloud itself ends a pod, whatever lives in it; None where it never does.
+    `more_keys` are the other variables of the account's key, `key_begins` how a key begins where its maker says so,
+    `funds_at` where the account is paid. `way_in` is how one gets into a pod where `pushtrain ssh` does not.
     """
 
     title: str
@@ -61,6 +63,15 @@ class Capabilities:
     has_spot: bool = False
     ends_own_bill: bool = True
     ends_after_s: float | None = None
+    more_keys: tuple[str, ...] = ()
+    key_begins: tuple[str, ...] = ()
+    funds_at: str = ""
+    way_in: str = ""
+
+    @property
+    def key_names(self) -> tuple[str, ...]:
+        """Every variable that has to be set to rent there."""
+        return (*self.more_keys, self.key_name)
 
     def keeps(self, tier: str) -> bool:
         """Whether what a pod of that tier wrote can outlive it."""
@@ -92,6 +103,7 @@ VAST = Capabilities(
     ends_itself="REST, with the instance's key",
     logs="a copy on demand, without times",
     bill="by the day, settled after an hour or so",
+    funds_at="https://cloud.vast.ai/billing/",
 )
 
 LAMBDA = Capabilities(
@@ -122,6 +134,8 @@ LAMBDA = Capabilities(
     has_sized_volumes=False,
     # "Several minutes" (docs.lambda.ai), docker's NVIDIA part, and the image.
     boots_s=1200.0,
+    key_begins=("secret_",),
+    funds_at="https://cloud.lambda.ai/settings/billing",
 )
 
 # modal.com/pricing: a GiB stored a month; the first TiB of a workspace is free, which nobody here can see.
@@ -153,6 +167,10 @@ MODAL = Capabilities(
     volume_usd=MODAL_VOLUME_USD,
     # Its own time-out, given to it at the create: `infra.clouds.modal_shapes.GRACE_S`.
     ends_after_s=120.0,
+    more_keys=("MODAL_TOKEN_ID",),
+    key_begins=("as-",),
+    way_in="`modal shell SANDBOX_ID` opens a shell in a sandbox; no port of it is opened",
+    funds_at="https://modal.com/settings/usage",
 )
 
 # Its pages say that a stopped disk and a file system are billed, and not for how much: counted on the dear side.
@@ -185,6 +203,9 @@ JARVISLABS = Capabilities(
     has_tcp_ports=False,
     volume_gb=(50, 2048),
     volume_usd=JARVISLABS_DISK_USD,
+    funds_at="https://jarvislabs.ai",
+    # Its sshd is not ours: nothing tells its host key, so that nobody can say who answers.
+    way_in="its console shows the ssh command of each instance, for the keys of the account there",
 )
 
 # What a spec without compute.cloud means, and a run whose record names none.
@@ -211,6 +232,8 @@ CLOUDS: Mapping[str, Capabilities] = {  # one for each CloudName
         ends_itself="REST v2, GraphQL or runpodctl, with the pod's key",
         logs="streamed, resumable",
         bill="by the hour, settled after an hour or so",
+        key_begins=("rpa_",),
+        funds_at="https://console.runpod.io/user/billing",
     ),
     "vast": VAST,
     "lambda": LAMBDA,

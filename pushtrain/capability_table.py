@@ -16,7 +16,7 @@ def _cell(value: object) -> str:
 
 
 _ROWS = (
-    ("key of the account", lambda can: f"`{can.key_name}`"),
+    ("key of the account", lambda can: " and ".join(f"`{name}`" for name in can.key_names)),
     ("what is rented", lambda can: can.rents),
     ("`tiers`", lambda can: "; ".join(f"{tier}: {words}" for tier, words in can.tiers.items())),
     ("network volume that outlives the pod", lambda can: ", ".join(can.volume_tiers) or "no"),

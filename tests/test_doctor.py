@@ -18,7 +18,9 @@ from infra.pulumi_cli import MINIMUM
 from infra.pulumi_probe import probe
 from infra.simulator.github.api import TOKEN, GitHubServer
 from infra.simulator.github.state import REPO
+from infra.simulator.others import OTHERS, others_env
 from infra.simulator.server import RunningSimulator
+from pushtrain.capabilities import CLOUDS
 from pushtrain.cli import app
 from pushtrain.doctor.finding import Check, Finding, Place, exit_code, text_of
 from pushtrain.doctor.look import CHECKS, carried_out, look
@@ -107,7 +109,7 @@ def of(found: list[Finding], check: str, verdict: str = "") -> list[str]:
 def test_where_all_is_well_every_check_has_a_line_and_none_is_wrong(scene: Scene) -> None:
     found = scene.look()
     assert not [it for it in found if it.verdict == "wrong"], found
-    assert {it.check for it in found} == set(CHECKS)
+    assert {it.check for it in found} == set(CHECKS) - OTHERS.keys(), "a cloud that nobody means is no line"
     assert exit_code(found) == 0
     assert "balance $" in of(found, "runpod", "ok")[1]
     assert any("demo/job can be written to" in it for it in of(found, "hub", "ok"))
@@ -202,9 +204,9 @@ def test_without_a_remote_one_line_says_so_and_the_other_checks_go_on(scene: Sce
     found = scene.look(PUSHTRAIN_SOURCE_URL="", PUSHTRAIN_LEDGER_URL="")
     (wrong,) = of(found, "source", "wrong")
     assert "no git remote" in wrong and "git remote add origin" in wrong
-    assert {it.check for it in found} == set(CHECKS) and [it.check for it in found if it.verdict == "wrong"] == [
-        "source"
-    ]
+    assert {it.check for it in found} == set(CHECKS) - OTHERS.keys() and [
+        it.check for it in found if it.verdict == "wrong"
+    ] == ["source"]
     for check in ("branch", "environment", "ledger", "ledger's Actions"):
         assert of(found, check, "unknown") == ["not looked at: there is no git remote | "]
     assert "are in the account" in of(found, "runpod", "ok")[0] and of(found, "jobs", "ok") and exit_code(found) == 1
@@ -219,13 +221,66 @@ def test_whether_pods_let_this_machine_in_is_told_with_the_verb_that_makes_it_so
     assert "no ssh key" in of(scene.look(SSH_AUTH_SOCK=""), "ssh", "warning")[0]
     register(world)
     mine = make_key(world)
-    assert "the account has no ssh key: pods will not let SHA256:" in of(scene.look(), "ssh", "warning")[0]
+    assert "the account at RunPod has no ssh key: pods will not let SHA256:" in of(scene.look(), "ssh", "warning")[0]
     register(world, OTHER)
     (said,) = of(scene.look(), "ssh", "warning")
     assert "1 ssh key, and none of this machine" in said and said.endswith("| pushtrain ssh-key")
     register(world, OTHER, mine)
     assert "let this machine's key in (SHA256:" in of(scene.look(), "ssh", "ok")[0]
     assert of(scene.look(RUNPOD_API_KEY=""), "ssh", "unknown")
+
+
+def test_each_cloud_with_a_key_has_its_own_lines_at_its_emulator_and_what_its_jobs_go_without(scene: Scene) -> None:
+    world, keys = scene.world, scene.world.simulator.keys.others
+    every = others_env(world.simulator.urls, keys, *OTHERS)
+    for name in OTHERS:
+        world.write_job(f"at-{name}", cloud=name)
+    world.push()
+    names = [{"name": it} for it in (*_SECRETS, *(key for it in CLOUDS.values() for key in it.key_names))]
+    scene.github.answers["GET environments/gpu/secrets"] = {"secrets": names}
+    found = scene.look(**every)
+    assert not [it for it in found if it.verdict == "wrong" and it.check != "hub"], found
+    for name in OTHERS:
+        (first, funds, *_) = of(found, name)
+        assert "takes the key" in first and ("$100.00" in funds or "tells no balance" in funds), name
+    assert "network volumes" in of(found, "lambda")[0] and "network volumes" not in of(found, "vast")[0]
+    assert ["reconcile" in it for name in ("lambda", "jarvislabs") for it in of(found, name, "warning")] == [True] * 2
+    assert not of(found, "vast", "warning") and not of(found, "modal", "warning")
+    assert "at-vast: nothing outlives a lost pod" in of(found, "vast", "ok")[-1]
+    assert "modal shell" in of(found, "modal", "ok")[-1]
+
+    world.write(
+        ".github/workflows/train.yml", (ROOT / ".github/workflows/train.yml").read_text("utf-8").replace("VAST", "X")
+    )
+    world.push()
+    scene.github.answers["GET environments/gpu/secrets"] = {
+        "secrets": [it for it in names if it["name"] != "JL_API_KEY"]
+    }
+    found = scene.look(**every)
+    (unhanded,) = [it for it in of(found, "workflows", "wrong") if "VAST_API_KEY" in it]
+    assert "at-vast names vast" in unhanded and "secrets.VAST_API_KEY" in unhanded
+    assert any("gpu has no secret JL_API_KEY" in it for it in of(found, "environment", "wrong"))
+
+
+def test_a_key_that_is_missing_refused_or_of_another_cloud_is_said_and_the_last_is_sent_to_nobody(scene: Scene) -> None:
+    world = scene.world
+    world.write_job("job", cloud="lambda")
+    world.write_job("two", cloud="[vast, runpod]")
+    world.push()
+    every = others_env(world.simulator.urls, world.simulator.keys.others, *OTHERS)
+    found = scene.look()
+    assert "LAMBDA_API_KEY is not set, and job needs Lambda Cloud" in of(found, "lambda", "wrong")[0]
+    assert "two can only go to the other clouds" in of(found, "vast", "warning")[0] and exit_code(found) == 3
+    for name in OTHERS:
+        refused = of(scene.look(**every | {CLOUDS[name].key_name: "nobody"}), name, "wrong")
+        assert len(refused) == 1 and CLOUDS[name].key_name in refused[0], (name, refused)
+    elsewhere = {"LAMBDA_API_KEY": "rpa_" + CANARY + "0123456789", "MODAL_TOKEN_SECRET": "ak-" + CANARY}
+    twins = {"VAST_API_KEY": CANARY + "one", "JL_API_KEY": CANARY + "one"}
+    unreachable = {CLOUDS[name].pod.base_url: "http://127.0.0.1:9" for name in OTHERS}
+    found = scene.look(**every | elsewhere | twins | unreachable)
+    assert "LAMBDA_API_KEY holds a key that by its beginning is of RunPod; nothing was sent" in of(found, "lambda")[0]
+    assert "is of Modal, and the id of a token" in of(found, "modal")[0]
+    assert ["hold the same key" in it for name in ("vast", "jarvislabs") for it in of(found, name)] == [True, True]
 
 
 def test_the_keys_of_volumes_are_told_and_what_they_are_for(scene: Scene) -> None:

@@ -23,7 +23,7 @@ BARE_MODULES += [it for it in MODULES if it.is_relative_to("pushtrain/pod")]
 # The only places where the control plane reaches into infra, always inside a function.
 DOORS = ("pushtrain/cli.py", "pushtrain/wiring.py", "pushtrain/plan/sources.py", "pushtrain/plan/market.py")
 DOORS += ("pushtrain/prices/show.py",)
-DOORS += ("pushtrain/doctor/services.py",)
+DOORS += ("pushtrain/doctor/clouds.py", "pushtrain/doctor/services.py")
 VERBS = [
     "attach",
     "cancel",

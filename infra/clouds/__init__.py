@@ -7,8 +7,7 @@ from typing import Protocol
 from infra.clouds.jarvis import JarvisLabs
 from infra.clouds.lambda_cloud import Lambda
 from infra.clouds.modal_cloud import Modal
-from infra.clouds.runpod import BASE_URL, RunPod
-from infra.clouds.runpod_account import Account, read_account
+from infra.clouds.runpod import RunPod
 from infra.clouds.vast import Vast
 from pushtrain.capabilities import CLOUDS
 from pushtrain.cloud import Cloud
@@ -54,9 +53,3 @@ def connect_all(environ: Mapping[str, str] = os.environ) -> Cloud:
     if len(named) < 2:
         return connect(next(iter(named), "runpod"), environ)
     return Fleet({name: connect(name, environ) for name in named})
-
-
-def account(environ: Mapping[str, str] = os.environ) -> tuple[Account | None, str]:
-    """RunPod's account behind RUNPOD_API_KEY, or None and why it is not told. Raises CloudAuthFailed."""
-    key = environ.get("RUNPOD_API_KEY", "").strip()
-    return read_account(key, environ.get("RUNPOD_API_BASE_URL") or BASE_URL)

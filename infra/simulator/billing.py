@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Literal
 
-from infra.simulator.state import Pod, Span, Volume
+from infra.simulator.state import Account, Pod, Span, Volume
 
 BucketSize = Literal["hour", "day", "week", "month", "year"]
 
@@ -18,6 +18,8 @@ _MONTH_S = 730 * _HOUR_S
 _DISK_USD, _STOPPED_DISK_USD = 0.10, 0.20
 _VOLUME_USD, _VOLUME_USD_BEYOND, _FIRST_GB = 0.07, 0.05, 1000
 _HIGH_PERFORMANCE = 2.0
+# What every simulated account begins with.
+FIRST_BALANCE_USD = 100.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,12 @@ def volume_cost(volume: Volume, start: float, end: float) -> float:
     """Dollars of one network volume between two moments; used or not."""
     factor = _HIGH_PERFORMANCE if volume.kind == "HIGH_PERFORMANCE" else 1.0
     return sum(_overlap_s(span, start, end) / _MONTH_S * factor * _usd_per_month(span.size_gb) for span in volume.spans)
+
+
+def balance_usd(account: Account, now_s: float) -> float:
+    """What is left of the first balance: every rented second is taken from it."""
+    spent = sum(pod_cost(pod, 0.0, now_s).total for pod in account.pods.values())
+    return FIRST_BALANCE_USD - spent - sum(volume_cost(it, 0.0, now_s) for it in account.volumes.values())
 
 
 def buckets(start: float, end: float, size: BucketSize) -> list[tuple[float, float]]:

@@ -21,9 +21,6 @@ _MEMORY_GB_PER_GPU = 50
 _DISK_GB = 50
 _STOCK: dict[Stock, str | None] = {"NONE": None, "LOW": "Low", "MEDIUM": "Medium", "HIGH": "High"}
 
-# What a new account begins with; every rented second is taken from it.
-FIRST_BALANCE_USD = 100.0
-
 Input = Mapping[str, Any]
 
 
@@ -39,13 +36,11 @@ class Root:
         return None if found is None or found.status == "TERMINATED" else pod_document(found)
 
     def myself(self, _info: object) -> dict[str, Any]:
-        account, now_s = self._service.account, self._service.clock()
-        spent = sum(billing.pod_cost(pod, 0.0, now_s).total for pod in account.pods.values())
-        spent += sum(billing.volume_cost(volume, 0.0, now_s) for volume in account.volumes.values())
+        account = self._service.account
         return {
             "pods": [pod_document(pod) for pod in account.live_pods()],
             "networkVolumes": [volume_document(volume) for volume in account.live_volumes()],
-            "clientBalance": FIRST_BALANCE_USD - spent,
+            "clientBalance": billing.balance_usd(account, self._service.clock()),
             "currentSpendPerHr": sum(pod.usd_per_hour for pod in account.live_pods() if pod.status == "RUNNING"),
             "pubKey": None,
         }

@@ -43,6 +43,7 @@ class JarvisApi:
             route("GET", "/misc/server_meta", "list_gpus", self._server_meta),
             route("GET", "/misc/frameworks", "list_templates", self._frameworks),
             route("GET", "/misc/status", "get_pod_status", self._status),
+            route("GET", "/users/balance", "get_balance", self._balance),
             route("GET", "/users/fetch", "list_pods", self._list),
             route("GET", "/users/fetch/{id}", "get_pod", self._get),
             route("POST", "/templates/{id}/create", "create_pod", self._create),
@@ -77,6 +78,11 @@ class JarvisApi:
     async def _currency(self, call: Call) -> Response:
         """Success says that the account pays in rupees."""
         return JSONResponse({"success": self._service.faults.take("pays_in_rupees", **call.subject) is not None})
+
+    async def _balance(self, call: Call) -> Response:
+        return JSONResponse(
+            {"balance": billing.balance_usd(self._service.account, self._service.clock()), "grants": 0.0}
+        )
 
     async def _server_meta(self, call: Call) -> Response:
         catalog, rows = self._service.account.catalog, list[Any]()

@@ -55,6 +55,7 @@ class VastApi:
             route("GET", "/api/v0/ssh/", "get_ssh_keys", self._keys),
             route("POST", "/api/v0/ssh/", "put_ssh_keys", self._add_key),
             route("DELETE", "/api/v0/ssh/{id}/", "put_ssh_keys", self._remove_key),
+            route("GET", "/api/v0/users/current/", "get_account", self._user),
             gate.open_route("/vast-files/{id}", self._copy),
         ]
 
@@ -160,6 +161,11 @@ class VastApi:
             if pod.created_at <= end and (pod.ended_at or now) >= begin
         ]
         return JSONResponse({"success": True, "count": len(results), "total": len(results), "results": results})
+
+    async def _user(self, call: Call) -> Response:
+        return JSONResponse(
+            {"id": 1, "credit": billing.balance_usd(self._service.account, self._service.clock()), "balance": 0.0}
+        )
 
     async def _keys(self, call: Call) -> Response:
         return JSONResponse([{"id": _key_id(key), "public_key": key} for key in self._service.account.ssh_keys])

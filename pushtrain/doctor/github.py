@@ -5,9 +5,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from pushtrain.capabilities import CLOUDS
 from pushtrain.doctor.finding import Check, Finding, Place
 from pushtrain.doctor.hub import published
-from pushtrain.doctor.tools import train_workflow
+from pushtrain.doctor.tools import train_workflow, wanted_keys
 from pushtrain.errors import GitHubError, GitHubNotFound, GitHubRefused
 from pushtrain.github.client import PUBLIC_API, GitHub, part
 
@@ -168,15 +169,23 @@ def _branches_of(
 
 
 def _secrets(place: Place, check: Check, github: GitHub, at: str, name: str) -> Iterator[Finding]:
-    needed = {"RUNPOD_API_KEY", "PUSHTRAIN_LEDGER_TOKEN"}
+    needed = {"PUSHTRAIN_LEDGER_TOKEN", *wanted_keys(place.specs)}
     if any(published(spec) for spec in place.specs):
         needed.add("HF_TOKEN")
     there = _names(github.get(f"{at}/secrets", per_page=100))
     for absent in sorted(needed - there):
         yield check.wrong(f"{name} has no secret {absent}", f"gh secret set {absent} --env {name}")
+    for spec in place.specs:
+        if len(several := spec.compute.clouds) > 1 and not any(
+            there.issuperset(CLOUDS[it].key_names) for it in several
+        ):
+            some = " or ".join(" and ".join(CLOUDS[it].key_names) for it in several)
+            fix = f"gh secret set {CLOUDS[several[0]].key_name} --env {name}, or another's"
+            yield check.wrong(f"{name} has the key of no cloud that {spec.name} may go to: {some}", fix)
     if needed <= there:
         yield check.ok(f"{name} has {', '.join(sorted(needed))}")
-    for loose in sorted(needed & _names(github.get("actions/secrets", per_page=100))):
+    ours = needed | {key for can in CLOUDS.values() for key in can.key_names}
+    for loose in sorted(ours & _names(github.get("actions/secrets", per_page=100))):
         message = f"{loose} is a secret of the whole repository: a workflow on any branch can read it"
         yield check.wrong(message, f"gh secret delete {loose}")
 

@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from pushtrain.capabilities import CLOUDS
 from pushtrain.desired import desired
+from pushtrain.doctor.clouds import cloud_findings, ssh_findings
 from pushtrain.doctor.finding import SPEC, Check, Finding, Place
 from pushtrain.doctor.github import branch_findings, environment_findings, ledger_repository_findings
 from pushtrain.doctor.hub import hub_findings
 from pushtrain.doctor.ledger import ledger_findings, source_findings
-from pushtrain.doctor.services import cloud_findings, engine_findings, ssh_findings, volume_findings
+from pushtrain.doctor.services import engine_findings, volume_findings
 from pushtrain.doctor.tools import tool_findings, workflow_findings
 from pushtrain.errors import PushtrainError
 from pushtrain.redact import redact
@@ -100,7 +102,7 @@ CHECKS: Mapping[str, Work] = {
     "tools": tool_findings,
     "jobs": job_findings,
     "workflows": workflow_findings,
-    "runpod": cloud_findings,
+    **dict.fromkeys(CLOUDS, cloud_findings),
     "hub": hub_findings,
     "ledger": ledger_findings,
     "source": source_findings,

@@ -1,62 +1,10 @@
-"""Who rents and who remembers: RunPod's account, and where Pulumi keeps its state."""
+"""Who remembers: the keys of RunPod's volumes, and where Pulumi keeps its state."""
 
 from collections.abc import Iterator
 
 from pushtrain.doctor.finding import Check, Finding, Place
-from pushtrain.pod.ssh import fingerprint
-from pushtrain.run import ledger_prefix
-from pushtrain.ssh.reach import our_fingerprints
 
-_FUNDS = "https://console.runpod.io/user/billing"
-_REGISTER = "pushtrain ssh-key"
 _S3 = "https://console.runpod.io/user/settings: S3 API Keys"
-
-
-def cloud_findings(place: Place, check: Check) -> Iterator[Finding]:
-    """Raises CloudError where the key is missing or refused. What it may create is not tried: that costs money."""
-    from infra.clouds import account, connect
-
-    ledger = place.settings.ledger_url
-    live = connect("runpod", place.environ).find(ledger_prefix(ledger) if ledger else "")
-    whose = "carry this ledger's mark" if ledger else "are in the account"
-    there = f"{len(live.pods)} pods and {len(live.volumes)} network volumes {whose}"
-    yield check.ok(f"takes the key and lists pods and network volumes; {there}")
-    found, why = account(place.environ)
-    if found is None:
-        yield check.unknown(f"RunPod does not tell this key the balance: {why}", _FUNDS)
-        return
-    dearest = max((spec.budget.max_usd for spec in place.specs), default=0.0)
-    said = f"balance ${found.balance_usd:.2f}, spending ${found.usd_per_hour:.2f} an hour"
-    if found.balance_usd <= 0:
-        yield check.wrong(f"{said}: nothing can be rented", _FUNDS)
-    elif found.balance_usd < dearest:
-        yield check.warning(f"{said}: less than the ${dearest:g} that one job may cost", _FUNDS)
-    else:
-        yield check.ok(said)
-
-
-def ssh_findings(place: Place, check: Check) -> Iterator[Finding]:
-    """Whether a pod would let this machine in. Raises CloudError."""
-    from infra.clouds import connect
-
-    if place.specs and not any(spec.compute.ssh for spec in place.specs):
-        yield check.ok("no job lets anybody in: compute.ssh is false in each")
-        return
-    mine = our_fingerprints(place.environ)
-    if not mine:
-        yield check.warning("this machine has no ssh key: nobody here can log in to a pod", _REGISTER)
-        return
-    if not place.environ.get("RUNPOD_API_KEY", "").strip():
-        yield check.unknown(f"whether the account has this machine's key {mine[0]} cannot be asked without its API key")
-        return
-    there = connect("runpod", place.environ).ssh_keys()
-    if set(mine) & {fingerprint(parts[1]) for line in there if len(parts := line.split()) > 1}:
-        yield check.ok(f"pods made from now on let this machine's key in ({mine[0]})")
-        return
-    none = (
-        "no ssh key" if not there else f"{len(there)} ssh key{'s' if len(there) > 1 else ''}, and none of this machine"
-    )
-    yield check.warning(f"the account has {none}: pods will not let {mine[0]} in", _REGISTER)
 
 
 def volume_findings(place: Place, check: Check) -> Iterator[Finding]:

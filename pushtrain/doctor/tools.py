@@ -3,7 +3,7 @@
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,10 +11,12 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pushtrain import __version__
+from pushtrain.capabilities import CLOUDS
 from pushtrain.doctor.finding import SPEC, Check, Finding, Place
 from pushtrain.errors import SpecError
 from pushtrain.gitcmd import git
 from pushtrain.init import PROJECT, has_templates, templates, tool_files
+from pushtrain.spec import JobSpec
 
 FOLDER = Path(".github") / "workflows"
 # GIT_CONFIG_COUNT, by which a token reaches git without argv.
@@ -67,9 +69,29 @@ def workflow_findings(place: Place, check: Check) -> Iterator[Finding]:
         ours = any(message.startswith(f"{FOLDER / name}:") for name in _OURS)
         serious = ours or "pull_request_target" in message
         yield check.wrong(message, fix, SPEC) if serious else check.warning(message, fix)
+    yield from _unhanded(place, check)
     if there and not problems:
         yield check.ok(f"{len(there)} files: secrets in an environment only, actions pinned by commit")
     yield from stale_findings(place.root, check)
+
+
+def wanted_keys(specs: Sequence[JobSpec]) -> list[str]:
+    """Variables of the keys without which some job could not start: of its one cloud."""
+    alone = {spec.compute.clouds[0] for spec in specs if len(spec.compute.clouds) == 1}
+    return [name for cloud in CLOUDS if cloud in alone for name in CLOUDS[cloud].key_names]
+
+
+def _unhanded(place: Place, check: Check) -> Iterator[Finding]:
+    """A key that is a secret reaches a step only where the workflow hands it over by name."""
+    path = place.root / FOLDER / "train.yml"
+    if not path.is_file():
+        return
+    handed = set(re.findall(r"secrets\.([A-Z][A-Z0-9_]*)", path.read_text(encoding="utf-8", errors="replace")))
+    meant = {name: spec.name for spec in place.specs for name in spec.compute.clouds if spec.compute.cloud != "any"}
+    for cloud, job in meant.items():
+        if absent := [key for key in CLOUDS[cloud].key_names if key not in handed]:
+            message = f"{FOLDER / 'train.yml'} hands no {' and no '.join(absent)} to reconcile, and {job} names {cloud}"
+            yield check.wrong(message, "; ".join(f"{key}: ${{{{ secrets.{key} }}}} in its env" for key in absent), SPEC)
 
 
 def stale_findings(root: Path, check: Check) -> Iterator[Finding]:
