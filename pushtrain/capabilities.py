@@ -31,6 +31,8 @@ class Capabilities:
     seconds after the deadline at which the cloud itself ends a pod, whatever lives in it; None where it never does.
     `more_keys` are the other variables of the account's key, `key_begins` how a key begins where its maker says so,
     `funds_at` where the account is paid. `way_in` is how one gets into a pod where `pushtrain ssh` does not.
+    `has_spot`: machines that may be taken away are rented there, for what is bid, or with `sets_spot_price` for what
+    the cloud asks.
     """
 
     title: str
@@ -63,6 +65,7 @@ class Capabilities:
     has_spot: bool = False
     ends_own_bill: bool = True
     ends_after_s: float | None = None
+    sets_spot_price: bool = False
     more_keys: tuple[str, ...] = ()
     key_begins: tuple[str, ...] = ()
     funds_at: str = ""
@@ -187,7 +190,9 @@ JARVISLABS = Capabilities(
     volume_tiers=("SECURE",),
     has_data_centers=True,
     has_volume_files=False,
-    spot="no: spot instances are not asked for",
+    spot="at its own price, `compute.spot`",
+    has_spot=True,
+    sets_spot_price=True,
     has_templates=False,
     has_http_proxy=True,
     has_ssh_keys=False,
@@ -222,7 +227,7 @@ CLOUDS: Mapping[str, Capabilities] = {  # one for each CloudName
         volume_tiers=("SECURE",),
         has_data_centers=True,
         has_volume_files=True,
-        spot="no: REST v2 has none",
+        spot="no: REST v2, which pushtrain speaks, has none",
         has_templates=True,
         has_http_proxy=True,
         has_ssh_keys=True,

@@ -27,7 +27,7 @@ _OUTCOMES: dict[str, Outcome] = {"finished": "succeeded", "failed": "failed", "c
 # Why a pod ended an attempt where another machine may do better. Everything else a pod says ends the run.
 _ELSEWHERE = ("EnvironmentTimeout", "StepGap", "Stalled")
 _GONE = "the pod is gone and did not say why"
-_TAKEN = "the machine was taken away: somebody bids more for it (compute.spot)"
+_TAKEN = "the machine was taken away: somebody pays more for it (compute.spot)"
 # What ends a pod in its first seconds, before anything of it can write to the ledger.
 _GONE_SILENT = (
     "the pod is gone without a single word: most often its image has no python3 or git, or it could not fetch the "

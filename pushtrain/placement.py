@@ -11,7 +11,7 @@ from pushtrain.prices import storage_usd_per_month
 from pushtrain.spec import JobSpec
 
 HOURS_PER_MONTH = 730
-BY_BID = ", by bid"
+AS_SPOT = ", spot"
 
 _STOCK_ORDER: dict[Stock, int] = {"HIGH": 0, "MEDIUM": 1, "LOW": 2, "NONE": 3}
 
@@ -21,8 +21,8 @@ class Candidate:
     """One place to try, at one cloud. `usd_per_hour` is the price of all its GPUs, without storage.
 
     Where the cloud has no network volumes (a community machine) there is no `data_center`, but a disk of the pod's own.
-    `volume_kind` is the network volume the run would get in that data center. With `is_spot` the price is what is bid;
-    `min_bid_usd` is what has to be bid at least, an hour for all its GPUs.
+    `volume_kind` is the network volume the run would get in that data center. With `is_spot` the price is what is bid,
+    or what the cloud asks where it sets that price; `min_bid_usd` is the least of either, an hour for all its GPUs.
     """
 
     gpu: str
@@ -40,7 +40,7 @@ class Candidate:
     def place(self) -> str:
         """For people."""
         at = "" if self.cloud == DEFAULT_CLOUD else f" at {CLOUDS[self.cloud].title}"
-        return f"{self.gpu} {where(self.data_center, self.tier)}{at}{BY_BID if self.is_spot else ''}"
+        return f"{self.gpu} {where(self.data_center, self.tier)}{at}{AS_SPOT if self.is_spot else ''}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +67,7 @@ def ladder(
 ) -> list[Candidate]:
     """Candidates at one cloud, the spec's own where none is named, in the order to try them.
 
-    With `compute.spot` all that is to be had by bid comes before anything on demand. Then what the user put in order,
+    With `compute.spot` all that is to be had as spot comes before anything on demand. Then what the user put in order,
     the tiers and then the GPUs; within one tier and GPU the places that are low in stock come last, then the cheaper
     one is first (storage included), then the fuller one, then by id.
 
@@ -233,16 +233,21 @@ def candidate_of(offer: Offer, spec: JobSpec, cloud: str | None = None) -> Candi
 
 
 def bids(spec: JobSpec, candidates: list[Candidate]) -> list[Candidate]:
-    """Those of the candidates, all on demand, that are also to be had for what the spec bids, at that price."""
+    """Those of the candidates, all on demand, that are also to be had for what the spec bids: at that price, or at the
+    cloud's own where it sets one."""
     spot = spec.compute.spot
     if spot is None:
         return []
     priced = [(it, it.min_bid_usd, round(it.usd_per_hour * spot.max_share, 6)) for it in candidates]
     return [
-        replace(it, usd_per_hour=bid_usd, is_spot=True)
+        replace(it, usd_per_hour=least_usd if _sets_spot_price(it.cloud) else bid_usd, is_spot=True)
         for it, least_usd, bid_usd in priced
         if least_usd is not None and least_usd <= bid_usd
     ]
+
+
+def _sets_spot_price(cloud: str) -> bool:
+    return cloud in CLOUDS and CLOUDS[cloud].sets_spot_price
 
 
 def _rank(candidate: Candidate, spec: JobSpec) -> tuple[bool, int, int, bool, float, int, str, str]:

@@ -10,7 +10,7 @@ from pushtrain.cloud import Pod, Tier, Volume
 from pushtrain.control import Control
 from pushtrain.events import Event, EventDraft
 from pushtrain.ledger import RunRecord
-from pushtrain.placement import BY_BID, Candidate, hourly_usd, volume_usd_per_hour, where
+from pushtrain.placement import AS_SPOT, Candidate, hourly_usd, volume_usd_per_hour, where
 from pushtrain.run import Run
 from pushtrain.spec import JobSpec
 
@@ -42,7 +42,7 @@ class Rung:
     @property
     def place(self) -> str:
         """For people."""
-        return f"{self.gpu} {where(self.data_center, self.tier)}{BY_BID if self.is_spot else ''}"
+        return f"{self.gpu} {where(self.data_center, self.tier)}{AS_SPOT if self.is_spot else ''}"
 
     @classmethod
     def of(cls, spec: JobSpec, candidate: Candidate, rest: Left, now_s: float) -> "Rung":

@@ -6,7 +6,7 @@ shows another stock there since.
 
 from pushtrain.control import Control, SoldOut
 from pushtrain.errors import CloudError, NoCapacity
-from pushtrain.placement import BY_BID, Candidate
+from pushtrain.placement import AS_SPOT, Candidate
 from pushtrain.spec import JobSpec
 
 FIRST_S, MOST_S = 60.0, 300.0
@@ -30,5 +30,5 @@ def remember(control: Control, spec: JobSpec, candidate: Candidate, refusal: Clo
 
 
 def _key(spec: JobSpec, candidate: Candidate) -> tuple[str, str, str | None, str, int]:
-    tier = f"{candidate.tier}{BY_BID if candidate.is_spot else ''}"
+    tier = f"{candidate.tier}{AS_SPOT if candidate.is_spot else ''}"
     return candidate.cloud, candidate.gpu, candidate.data_center, tier, spec.compute.count

@@ -91,7 +91,7 @@ def test_where_a_spec_bids_its_bids_are_rows_of_their_own(simulator: RunningSimu
     assert bid.goes_there and (bid.place.usd_per_hour or 0) < (on_demand.place.usd_per_hour or 0)
     plans, _ = plan_specs([path], tmp_path, environ)
     (first, *_) = plans.plans[0].places
-    assert first.is_spot and first == bid.place and "by bid" in plan_markdown(plans.plans[0])
+    assert first.is_spot and first == bid.place and ", spot" in plan_markdown(plans.plans[0])
 
 
 def test_a_command_is_compared_on_the_gpus_that_it_names_by_dollars_an_hour() -> None:

@@ -71,6 +71,31 @@ class TestJarvisLabsOnTheSimulator(CloudContract):
             settle_s=PATIENCE_S,
         )
 
+    def test_a_spot_instance_costs_its_own_price_and_is_paused_for_somebody_on_demand(
+        self, cloud: JarvisLabs, simulator: RunningSimulator, pod: PodRequest
+    ) -> None:
+        pod = replace(pod, data_center="india-noida-01")
+        (offer,) = [it for it in cloud.offers() if (it.gpu, it.data_center) == (pod.gpu, pod.data_center)]
+        asked = offer.min_bid_usd_per_gpu_hour
+        assert asked is not None and asked < offer.usd_per_gpu_hour
+        with pytest.raises(NoCapacity, match="no spot instance is offered for"):
+            cloud.create_pod(replace(pod, bid_usd_per_hour=asked * pod.gpu_count - 0.01))
+        made = cloud.create_pod(replace(pod, bid_usd_per_hour=asked * pod.gpu_count))
+        assert made.is_spot and made.usd_per_hour == pytest.approx(asked * pod.gpu_count)
+        simulator.fault("outbid", times=1, seconds=0, pod_id=made.id.removeprefix("jl-"))
+        assert within(150, lambda: (seen := cloud.read_pod(made.id)) is not None and not seen.is_alive)
+        again = cloud.create_pod(pod)
+        assert again.id != made.id and again.is_spot is False and cloud.read_pod(made.id) is None
+
+    def test_where_a_type_has_no_spot_price_none_is_offered_and_none_is_made(
+        self, cloud: JarvisLabs, pod: PodRequest
+    ) -> None:
+        (offer,) = [it for it in cloud.offers() if it.data_center == "europe-01" and it.gpu == "NVIDIA H200"]
+        assert offer.min_bid_usd_per_gpu_hour is None and offer.stock != "NONE"
+        wanted = replace(pod, gpu="NVIDIA H200", data_center="europe-01", volume_id=None, bid_usd_per_hour=99.0)
+        with pytest.raises(NoCapacity, match="no spot instance is free"):
+            cloud.create_pod(wanted)
+
     @pytest.fixture
     def raw(self, api: Client, simulator: RunningSimulator) -> Iterator[Raw]:
         """The account as JarvisLabs' own client sees it."""

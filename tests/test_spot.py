@@ -70,9 +70,19 @@ def test_bids_come_before_anything_on_demand_and_no_machine_that_asks_for_more()
         ("NVIDIA A40", False, 0.40),
         ("NVIDIA RTX A6000", False, 0.50),
     ]
-    assert ", by bid" in found[0].place and not any(it.is_spot for it in ladder(spec("count: 1"), [offer()]))
+    assert ", spot" in found[0].place and not any(it.is_spot for it in ladder(spec("count: 1"), [offer()]))
     two = ladder(spec("count: 2, spot: {max_share: 0.7}"), [offer()])
     assert [(it.is_spot, it.usd_per_hour) for it in two] == [(True, 0.56), (False, 0.80)]
+
+
+def test_where_the_cloud_sets_the_price_that_is_paid_and_not_what_would_be_bid() -> None:
+    there = replace(offer(), data_center="india-noida-01", volume_kinds=("STANDARD",))
+    asked = spec("spot: {max_share: 0.7}", cloud="jarvislabs", publish="")
+    found = ladder(asked, [there, replace(there, min_bid_usd_per_gpu_hour=0.29, data_center="india-chennai-01")])
+    assert [(it.is_spot, it.usd_per_hour) for it in found] == [(True, 0.24), (False, 0.40), (False, 0.40)]
+    run = Run(job="job", commit="0" * 40, spec_digest="1" * 64, ledger_url="https://git.example/runs.git")
+    pod = stack_plan(run, asked, found[0], attempt=1, env={}).pod
+    assert pod is not None and (pod.bid_usd_per_hour, pod.max_usd_per_hour) == (0.24, None)
 
 
 def test_a_bid_travels_with_the_request_and_the_search() -> None:
@@ -145,7 +155,7 @@ def step(of: RunRecord, pods: tuple[Pod, ...] = ()) -> Step:
 def test_a_machine_that_is_gone_was_taken_away() -> None:
     began = ("claimed", 1, "", {})
     taken = step(record(began, placed(1, is_spot=True), ("training", 1, "", {})))
-    assert (taken.kind, taken.reason) == ("lost", "Preempted") and "bids more" in taken.message
+    assert (taken.kind, taken.reason) == ("lost", "Preempted") and "pays more" in taken.message
     gone = step(record(began, placed(1, is_spot=False), ("training", 1, "", {})))
     assert (gone.kind, gone.reason) == ("lost", "PodLost")
 

@@ -4,7 +4,8 @@ Facts it stands on (the client jarvislabs 0.2.19, dstack 0.22.5): a container is
 frameworks, never from an image of one's own; what runs in it, and its variables, come by a start script that is stored
 in the account; nothing inside knows which instance it is or has a key, so nothing there can end it; instances are
 paused when the balance is used up, and a paused one is billed for its disk: it is destroyed like a running one.
-Resuming may change its number: by name it is found again. The table of answers is in `jarvis_answers`.
+Resuming may change its number: by name it is found again. A spot instance costs the `spot_price` of its type and
+region; JarvisLabs pauses it when somebody on demand needs its GPUs. The table of answers is in `jarvis_answers`.
 """
 
 import os
@@ -234,13 +235,13 @@ class JarvisLabs:
         rows = self._reads.rows()
         with expected_shape(doing, SPEAKS.cloud):
             found = shapes.rows_for(rows, request.gpu, [region for region in regions if region in HOSTS])
-            roomy = [it for it in found if min(shapes.free(it), shapes.most(it)) >= request.gpu_count]
-            limit = request.max_usd_per_hour
-            cheap = [
-                it for it in roomy if limit is None or (shapes.price_usd(it) or 0.0) * request.gpu_count <= limit + 1e-6
-            ]
+            roomy = [it for it in found if shapes.has_room(it, request)]
+            limit = request.max_usd_per_hour if request.bid_usd_per_hour is None else request.bid_usd_per_hour
+            most = float("inf") if limit is None else limit + 1e-6
+            cheap = [it for it in roomy if shapes.usd_per_hour(it, request) <= most]
         if not cheap:
-            why = f"none is offered for ${limit:.3f} an hour or less" if roomy else "none is free"
+            what = "none" if request.bid_usd_per_hour is None else "no spot instance"
+            why = f"{what} is offered for ${limit:.3f} an hour or less" if roomy else f"{what} is free"
             raise NoCapacity(f"{doing}: {why}", hint="another GPU, another region, or later")
         return cheap[0]
 
@@ -263,12 +264,13 @@ class JarvisLabs:
             status="STARTING",
             gpu=request.gpu,
             gpu_count=request.gpu_count,
-            usd_per_hour=(shapes.price_usd(row) or 0.0) * request.gpu_count,
+            usd_per_hour=shapes.usd_per_hour(row, request),
             data_center=str(row["region"]),
             uptime_s=None,
             created_at=None,
             ports=request.ports,
             volume_id=request.volume_id,
+            is_spot=request.bid_usd_per_hour is not None,
         )
         if raw is not None:
             made = self._reads.as_pods([raw])[0]

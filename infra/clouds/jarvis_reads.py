@@ -151,7 +151,8 @@ class Reads:
             rows = shapes.rows_for(self.rows(), sold[0], [str(raw.get("region"))]) if sold else []
         except CloudError:
             return 0.0
-        return next((usd for row in rows if (usd := shapes.price_usd(row)) is not None), 0.0)
+        price_usd = shapes.spot_usd if shapes.is_spot(raw) else shapes.price_usd
+        return next((usd for row in rows if (usd := price_usd(row)) is not None), 0.0)
 
     def _check_currency(self) -> None:
         """JarvisLabs answers with success where the account pays in rupees; then all its prices are in rupees."""

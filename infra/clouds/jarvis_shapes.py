@@ -51,6 +51,28 @@ def free(row: Any) -> int:
     return 0
 
 
+def spot_usd(row: Any) -> float | None:
+    """What a spot instance's GPU costs an hour; None where JarvisLabs has none of that type there."""
+    return None if row.get("spot_price") in (None, "") else float(row["spot_price"])
+
+
+def spot_free(row: Any) -> int:
+    """GPUs that a spot instance can get: those that nobody holds."""
+    return int(row.get("spot_num_free_devices") or 0)
+
+
+def has_room(row: Any, request: PodRequest) -> bool:
+    is_spot = request.bid_usd_per_hour is not None
+    there = min(spot_free(row) if is_spot else free(row), most(row))
+    return there >= request.gpu_count and (not is_spot or spot_usd(row) is not None)
+
+
+def usd_per_hour(row: Any, request: PodRequest) -> float:
+    """Of all the GPUs that are asked for; 0 where nobody says."""
+    each = price_usd(row) if request.bid_usd_per_hour is None else spot_usd(row)
+    return (each or 0.0) * request.gpu_count
+
+
 def most(row: Any) -> int:
     """GPUs that one instance can have."""
     return min(int(row.get("num_gpus") or 1), MOST_GPUS.get(row["region"], 8))
@@ -74,6 +96,7 @@ def offers(rows: Sequence[Any], gpu_count: int) -> list[Offer]:
                 stock=next((stock for least, stock in _STOCK if there >= least * gpu_count), "NONE"),
                 volume_kinds=("STANDARD",),
                 max_count=most(row),
+                min_bid_usd_per_gpu_hour=spot_usd(row) if spot_free(row) >= gpu_count else None,
             )
         )
     return found
@@ -87,7 +110,7 @@ def create_body(request: PodRequest, row: Any, *, script_id: int, fs_id: int | N
         "hdd": request.disk_gb + (request.persistent_gb or 0),
         "region": row["region"],
         "name": short(request.name, INSTANCE_CHARS),
-        "is_spot": False,
+        "is_spot": request.bid_usd_per_hour is not None,
         "duration": "hour",
         "disk_type": "ssd",
         "http_ports": ",".join(port.partition("/")[0] for port in request.ports),
@@ -130,6 +153,11 @@ def destroy_path(raw: Any) -> str:
     return f"/templates/vm{'/cpu' if raw.get('gpu_type') == 'CPU' else ''}/destroy"
 
 
+def is_spot(raw: Any) -> bool:
+    """An answer that does not say is about one on demand: its GPUs are then billed at the dearer price."""
+    return raw.get("is_spot") is True
+
+
 def is_going(raw: Any) -> bool:
     return _status(raw) == "TERMINATED"
 
@@ -158,6 +186,7 @@ def pod(raw: Any, *, known: Sequence[str], usd_per_gpu_hour: float, fs_name: str
         created_at=None,
         ports=tuple(f"{port}/http" for port in ports if port),
         volume_id=None if fs_name is None else volume_id(fs_name),
+        is_spot=is_spot(raw),
         ssh_direct=_ssh(str(_either(raw, "ssh_str", "ssh_command") or "")) if status == "RUNNING" else None,
     )
 

@@ -33,6 +33,7 @@ class JarvisApi:
         self._scripts = ScriptStore(service.settings.state_dir / "scripts")
         self._files = FileSystems(service)
         self._listed: set[str] = set()
+        self._spot: set[str] = set()
 
     def routes(self, gate: JarvisGate) -> list[Route]:
         def route(method: str, path: str, operation: str, handler: Callable[[Call], Any]) -> Route:
@@ -120,7 +121,11 @@ class JarvisApi:
             raise Refusal("Instance name must be 40 characters or fewer")
         if body.get("region") != region_of(call.request):
             raise Refusal(f"region {body.get('region')} is not served here")
+        spot_usd = self._spot_usd(body) if body.get("is_spot") else None
         pod = self._place(body, call)
+        if spot_usd is not None:
+            pod.usd_per_gpu_hour = spot_usd
+            self._spot.add(pod.id)
         if self._service.faults.take("refused_but_rented", **call.subject):
             raise Refusal("Instance creation failed")
         return JSONResponse({"machine_id": int(pod.id)})
@@ -182,6 +187,15 @@ class JarvisApi:
         self._service.save()
         return JSONResponse({"success": True})
 
+    def _spot_usd(self, body: dict[str, Any]) -> float:
+        """Raises Refusal where the type has no spot instances, or none is free, in the region."""
+        gpu, region = self._service.account.catalog.gpus.get(str(body.get("gpu_type"))), str(body["region"])
+        level = self._service.stock(gpu, "SECURE").get(region, "NONE") if gpu else "NONE"
+        usd = row(gpu, region, level)["spot_price"] if gpu and level != "NONE" else None
+        if usd is None:
+            raise Refusal(f"Spot is not available for {body.get('gpu_type')} in {region} right now")
+        return float(usd)
+
     def _place(self, body: dict[str, Any], call: Call) -> Pod:
         """Raises Refusal for what JarvisLabs would not take, in its words for 'nothing is free'."""
         service = self._service
@@ -242,7 +256,7 @@ class JarvisApi:
             "http_ports": _http_ports(pod),
             "cost": round(billing.pod_cost(pod, 0.0, self._service.clock()).total, 4),
             "runtime": "",
-            "is_spot": False,
+            "is_spot": pod.id in self._spot,
             "frequency": "hour",
             "ssh_str": "ssh -o StrictHostKeyChecking=no -p 22 root@127.0.0.1" if running else "",
             "endpoints": [],

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pushtrain.compare.rows import Comparison, Row
-from pushtrain.placement import BY_BID
+from pushtrain.placement import AS_SPOT
 from pushtrain.plan import words
 from pushtrain.prices.snapshot import TITLES
 
@@ -41,7 +41,7 @@ def markdown(found: Comparison, most: int) -> list[str]:
         usd = words.dollars(place.money) if place.money else f"at most ${place.cap_usd or 0:.2f}"
         cells = (
             row.title,
-            f"{place.count} × {place.gpu}, {place.tier.lower()}{BY_BID if place.is_spot else ''}",
+            f"{place.count} × {place.gpu}, {place.tier.lower()}{AS_SPOT if place.is_spot else ''}",
             _hourly(row),
             _hours(row),
             usd,

@@ -2,7 +2,7 @@
 
 from pushtrain.capabilities import DEFAULT_CLOUD, losing, machine
 from pushtrain.estimate.hours import Band
-from pushtrain.placement import BY_BID
+from pushtrain.placement import AS_SPOT
 from pushtrain.plan.model import Money, Place, Plan, Plans, Suggestion
 from pushtrain.prices.snapshot import TITLES
 from pushtrain.spec import JobSpec, SessionSpec
@@ -74,7 +74,7 @@ def where(place: Place) -> str:
     """Cloud, where that is not the one that is meant without a word, tier, and the data centers in the order they are
     asked."""
     at = "" if place.cloud == DEFAULT_CLOUD else f"{TITLES[place.cloud]}, "
-    bid = BY_BID if place.is_spot else ""
+    bid = AS_SPOT if place.is_spot else ""
     if place.tier == "COMMUNITY":
         return f"{at}community{bid}"
     shown = ", ".join(place.data_centers[:3]) + (
@@ -87,7 +87,7 @@ def offer(place: Place) -> str:
     """A place as one of several that a reviewer may compare."""
     usd = dollars(place.money) if place.money else f"at most ${place.cap_usd or 0:.2f}"
     took = f", {place.hours.total.expected:.1f} h" if place.hours else ""
-    what = f"{TITLES[place.cloud]}, {place.count} × {place.gpu}, {place.tier.lower()}{BY_BID if place.is_spot else ''}"
+    what = f"{TITLES[place.cloud]}, {place.count} × {place.gpu}, {place.tier.lower()}{AS_SPOT if place.is_spot else ''}"
     return f"{what}: {usd}{took}, {price(place)}; {place.stock}"
 
 
