@@ -6,7 +6,8 @@ GraphQL has no status per refusal, so most are told apart by RunPod's English, a
 import re
 from collections.abc import Iterable, Iterator
 
-from infra.clouds.runpod_answers import Answer, failure
+from infra.clouds.answers import Answer
+from infra.clouds.runpod_answers import SPEAKS
 from pushtrain.errors import CloudError
 from pushtrain.redact import redact
 
@@ -28,7 +29,7 @@ _BY_TEXT: tuple[tuple[int | None, tuple[str, ...]], ...] = (
 def decode(text: str, doing: str = "RunPod's plugin") -> CloudError | None:
     """The first error of the plugin in the CLI's output; None when none is its own. `doing` says what was asked."""
     answer = answer_in(text)
-    return None if answer is None else failure(answer, doing)
+    return None if answer is None else SPEAKS.failure(answer, doing)
 
 
 def answer_in(text: str) -> Answer | None:

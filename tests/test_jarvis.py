@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from infra.clouds import jarvis_shapes as shapes
-from infra.clouds.jarvis_answers import failure, flag, is_absent, is_full, meant, problem, text
+from infra.clouds.answers import Answer
+from infra.clouds.jarvis_answers import SPEAKS, flag, is_full, meant
 from infra.clouds.jarvis_names import FILE_SYSTEM_CHARS, INSTANCE_CHARS, gpu_ids, short, sold_as, whole
 from infra.clouds.jarvis_scripts import multipart
-from infra.clouds.runpod_answers import Answer
 from infra.simulator.jarvis_market import CATALOG, row
 from pushtrain.cloud import PodRequest
 from pushtrain.errors import (
@@ -38,12 +38,8 @@ INSTANCE: dict[str, Any] = {
 ROWS = [row(gpu, region, level) for gpu in CATALOG.gpus.values() for region, level in gpu.stock.items()]
 
 
-def answer(status: int, body: object, *, plain: bool = False) -> Answer:
-    """As the wire makes one."""
-    raw = str(body).encode() if plain else json.dumps(body).encode()
-    content = json.loads(raw) if status < 300 else problem(raw)
-    stands = meant(content) if status < 300 else None
-    return Answer(status=stands or status, said=f"JarvisLabs answered {status}: {text(raw)}", json=content)
+def answer(status: int, body: object) -> Answer:
+    return SPEAKS.answer(status, {}, body.encode() if isinstance(body, str) else json.dumps(body).encode(), str)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +64,7 @@ def answer(status: int, body: object, *, plain: bool = False) -> Answer:
 )
 def test_errors_are_sorted_by_who_acts_inside_a_200_too(status: int, body: object, error: type[CloudError]) -> None:
     found = answer(status, body)
-    raised = failure(found, "asking")
+    raised = SPEAKS.failure(found, "asking")
     assert not found.ok and type(raised) is error and raised.hint
     assert is_full(found) == (error is NoCapacity)
 
@@ -85,16 +81,16 @@ def test_what_succeeded_is_no_error_however_it_says_so() -> None:
 
 
 def test_what_only_a_proxy_says_proves_nothing() -> None:
-    page = answer(404, "<html><body>Not Found</body></html>", plain=True)
-    assert isinstance(failure(page, "asking"), CloudUnavailable) and not is_absent(page)
-    assert is_absent(answer(404, {"detail": "Instance not found"}))
-    assert is_absent(answer(200, {"success": False, "message": "Instance does not exist"}))
-    assert not is_absent(answer(200, {"success": False, "message": "Something went wrong"}))
+    page = answer(404, "<html><body>Not Found</body></html>")
+    assert isinstance(SPEAKS.failure(page, "asking"), CloudUnavailable) and not page.absent
+    assert answer(404, {"detail": "Instance not found"}).absent
+    assert answer(200, {"success": False, "message": "Instance does not exist"}).absent
+    assert not answer(200, {"success": False, "message": "Something went wrong"}).absent
 
 
 def test_a_violation_is_told_with_its_field() -> None:
     body = {"detail": [{"loc": ["body", "storage"], "msg": "must be 50 or more", "type": "value_error"}, "and this"]}
-    assert text(json.dumps(body).encode()) == "storage: must be 50 or more; and this"
+    assert SPEAKS.text(json.dumps(body).encode()) == "storage: must be 50 or more; and this"
 
 
 def test_gpu_types_are_those_of_job_specs_and_come_back_as_what_they_are() -> None:

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from infra.clouds import lambda_shapes as shapes
-from infra.clouds.lambda_answers import failure, is_absent, problem, text
+from infra.clouds.answers import Answer
+from infra.clouds.lambda_answers import SPEAKS, is_absent
 from infra.clouds.lambda_boot import DOCKER_FILE, PER_BOOT, script, user_data
 from infra.clouds.lambda_names import gpu_ids, sold_as
 from infra.clouds.lambda_pace import Pace
-from infra.clouds.runpod_answers import Answer
 from infra.simulator.lambda_catalog import instance_type
 from infra.start import start_args
 from pushtrain.capabilities import LAMBDA
@@ -68,8 +68,7 @@ REQUEST = PodRequest(
 
 
 def answer(status: int, body: object) -> Answer:
-    raw = json.dumps(body).encode() if isinstance(body, dict) else str(body).encode()
-    return Answer(status=status, said=f"Lambda Cloud answered {status}: {text(raw)}", json=problem(raw))
+    return SPEAKS.answer(status, {}, body.encode() if isinstance(body, str) else json.dumps(body).encode(), str)
 
 
 @pytest.mark.parametrize(
@@ -91,13 +90,14 @@ def answer(status: int, body: object) -> Answer:
 )
 def test_errors_are_sorted_by_who_acts(status: int, code: str, error: type[CloudError]) -> None:
     found = answer(status, {"error": {"code": code, "message": "m", "suggestion": "s"}})
-    assert type(failure(found, "asking")) is error and failure(found, "asking").hint
+    raised = SPEAKS.failure(found, "asking")
+    assert type(raised) is error and raised.hint
     assert is_absent(found) == (code == "global/object-does-not-exist")
 
 
 def test_what_only_a_proxy_says_proves_nothing() -> None:
     page = answer(404, "<html><body>Not Found</body></html>")
-    assert isinstance(failure(page, "asking"), CloudUnavailable) and not is_absent(page)
+    assert isinstance(SPEAKS.failure(page, "asking"), CloudUnavailable) and not is_absent(page)
 
 
 def test_gpu_types_are_those_of_job_specs() -> None:

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from infra.clouds import vast_shapes as shapes
-from infra.clouds.runpod_answers import Answer
-from infra.clouds.vast_answers import failure, is_absent, is_taken, problem, refused, text, wait_s
+from infra.clouds.answers import Answer
+from infra.clouds.vast_answers import SPEAKS, is_absent, is_taken, wait_s
 from infra.clouds.vast_names import gpu_ids, sold_as, vast_names
 from infra.simulator.catalog import DEFAULT_CATALOG
 from infra.simulator.vast_market import fits, machines
@@ -39,10 +39,8 @@ INSTANCE = {
 }
 
 
-def answer(status: int, body: object, *, plain: bool = False) -> Answer:
-    raw = str(body).encode() if plain else json.dumps(body).encode()
-    found = json.loads(raw) if status < 300 else problem(raw)
-    return Answer(status=status, said=f"Vast.ai answered {status}: {text(raw)}", json=found)
+def answer(status: int, body: object) -> Answer:
+    return SPEAKS.answer(status, {}, body.encode() if isinstance(body, str) else json.dumps(body).encode(), str)
 
 
 @pytest.mark.parametrize(
@@ -63,13 +61,14 @@ def answer(status: int, body: object, *, plain: bool = False) -> Answer:
 )
 def test_errors_are_sorted_by_who_acts(status: int, body: object, error: type[CloudError]) -> None:
     found = answer(status, body)
-    assert refused(found) and type(failure(found, "asking")) is error and failure(found, "asking").hint
+    raised = SPEAKS.failure(found, "asking")
+    assert not found.ok and type(raised) is error and raised.hint
     assert is_taken(found) == (error is NoCapacity)
 
 
 def test_what_only_a_proxy_says_proves_nothing() -> None:
-    page = answer(404, "<html><body>Not Found</body></html>", plain=True)
-    assert isinstance(failure(page, "asking"), CloudUnavailable) and not is_absent(page)
+    page = answer(404, "<html><body>Not Found</body></html>")
+    assert isinstance(SPEAKS.failure(page, "asking"), CloudUnavailable) and not is_absent(page)
     assert is_absent(answer(404, {"success": False, "error": "no_such_instance", "msg": "x"}))
 
 

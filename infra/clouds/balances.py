@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from infra.clouds import jarvis_answers, vast_answers
+from infra.clouds.answers import Speaks
 from infra.clouds.runpod_account import read_account
-from infra.clouds.wire import Call, Limits, Speaks, Wire
+from infra.clouds.wire import Call, Limits, Wire
 from pushtrain.capabilities import CLOUDS
 
 _TIMEOUT_S = 15.0

@@ -18,16 +18,16 @@ from typing import Any
 
 from infra.clouds import jarvis_shapes as shapes
 from infra.clouds.adoption import keep_oldest, look_again
-from infra.clouds.jarvis_answers import BASE_URL, SPEAKS, failure, is_absent, is_clear
+from infra.clouds.answers import Answer
+from infra.clouds.jarvis_answers import BASE_URL, SPEAKS, is_clear
 from infra.clouds.jarvis_hosts import Hosts
 from infra.clouds.jarvis_names import HOSTS, gpu_ids
 from infra.clouds.jarvis_reads import READING_OFFERS, Reads
 from infra.clouds.jarvis_scripts import Scripts
 from infra.clouds.jarvis_volumes import Volumes
-from infra.clouds.runpod_answers import Answer, expected_shape
 from infra.clouds.wire import Limits
 from pushtrain.cloud import Bill, Live, LogLine, Offer, Pod, PodRequest, Template, Volume, VolumeRequest
-from pushtrain.errors import UNKNOWN_TEMPLATE, CloudError, CloudUnavailable, NoCapacity, RequestRejected
+from pushtrain.errors import UNKNOWN_TEMPLATE, CloudUnavailable, NoCapacity, RequestRejected
 from pushtrain.events import parse_time
 
 DEFAULT_FRAMEWORK = "pytorch"
@@ -66,7 +66,7 @@ class JarvisLabs:
     def offers(self, gpu_count: int = 1, min_cuda_version: str | None = None) -> list[Offer]:
         """By type and region; nobody says which driver an instance will have. Up to 30 s old."""
         rows = self._reads.rows()
-        with expected_shape(READING_OFFERS, SPEAKS.cloud):
+        with SPEAKS.expected_shape(READING_OFFERS):
             return shapes.offers(rows, gpu_count)
 
     def gpu_names(self) -> list[str]:
@@ -139,7 +139,7 @@ class JarvisLabs:
                 return found
             if not (answer.ok or answer.ambiguous):
                 self._scripts.remove(lambda name: name == request.name)
-                raise self._refused(answer, doing)
+                raise SPEAKS.not_created(answer, doing)
         raise CloudUnavailable(
             f"{doing}: {answer.said}, and nothing of that name appeared",
             hint="run the same command again: it looks the name up before it creates",
@@ -160,10 +160,10 @@ class JarvisLabs:
         if raw is None or number is None:
             return
         answer = self._hosts.end(raw.get("region"), shapes.destroy_path(raw), {"machine_id": str(number)})
-        if not (answer.ok or is_absent(answer)):
+        if not (answer.ok or answer.absent):
             left = self._reads.instance(number)
             if left is not None and not shapes.is_going(left):
-                raise failure(answer, f"terminating pod {pod_id}")
+                raise SPEAKS.failure(answer, f"terminating pod {pod_id}")
         self._reads.forget(raw)
 
     def find(self, prefix: str) -> Live:
@@ -205,7 +205,7 @@ class JarvisLabs:
         JarvisLabs says nothing: then it is no bill (`is_told`), and time × price is all there is."""
         rows = {f"jl-{it['machine_id']}": it for it in self._reads.instances()} if pod_ids else {}
         there = [rows[pod_id] for pod_id in pod_ids if pod_id in rows]
-        with expected_shape("reading what pods cost", SPEAKS.cloud):
+        with SPEAKS.expected_shape("reading what pods cost"):
             usd = sum(float(raw.get("cost") or 0.0) for raw in there)
         settled = until is not None and now_s is not None and now_s >= parse_time(until) + _SETTLED_S
         return Bill(pods_usd=usd, volumes_usd=0.0, final=settled or not there, is_told=bool(there))
@@ -233,7 +233,7 @@ class JarvisLabs:
         """What it is made of: the first region that has the GPUs, for what the request allows."""
         regions = [request.data_center] if request.data_center is not None else list(HOSTS)
         rows = self._reads.rows()
-        with expected_shape(doing, SPEAKS.cloud):
+        with SPEAKS.expected_shape(doing):
             found = shapes.rows_for(rows, request.gpu, [region for region in regions if region in HOSTS])
             roomy = [it for it in found if shapes.has_room(it, request)]
             limit = request.max_usd_per_hour if request.bid_usd_per_hour is None else request.bid_usd_per_hour
@@ -279,16 +279,10 @@ class JarvisLabs:
     def _adopt(self, name: str, created: Pod | None) -> Pod | None:
         return keep_oldest(self._reads.pods(), name, created, self.terminate)
 
-    def _refused(self, answer: Answer, doing: str) -> CloudError:
-        """A create has nothing of its own to be absent: JarvisLabs' 404 is about what it names."""
-        if is_absent(answer):
-            return CloudUnavailable(f"{doing}: {answer.said}", hint="something that the request names is gone")
-        return failure(answer, doing)
-
     def _write(self, method: str, path: str, doing: str, body: Any) -> None:
         answer = self._hosts.send(method, path, body=body)
         if not answer.ok:
-            raise failure(answer, doing)
+            raise SPEAKS.failure(answer, doing)
 
 
 def _number(answer: Answer) -> int | None:

@@ -18,45 +18,20 @@ answer the status it should have had, so that there is one table:
 | 400, 422 and anything else              | RequestRejected                                                   |
 """
 
-import json
 import re
 from typing import Any
 
-from infra.clouds.runpod_answers import Answer, problem_text
-from infra.clouds.wire import Speaks
-from pushtrain.errors import (
-    ACCESS_DENIED,
-    INVALID_REQUEST,
-    CloudAuthFailed,
-    CloudError,
-    CloudUnavailable,
-    NoBalance,
-    NoCapacity,
-    RequestRejected,
-)
+from infra.clouds.answers import Answer, Speaks
+from infra.clouds.refusals import Why
+from pushtrain.capabilities import JARVISLABS
 
-URL_NAME, KEY_NAME = "JARVISLABS_URL", "JL_API_KEY"
-BASE_URL = "https://backendn.jarvislabs.net"
+BASE_URL = JARVISLABS.pod.public_api
 _FLAGS = ("success", "sucess")
 _BALANCE = re.compile(r"balance|insufficient (credit|fund)|add (credit|fund|money)|recharge", re.I)
 _CAPACITY = re.compile(r"capacity|out of stock|no free|not available|unavailable|no longer available", re.I)
 _ABSENT = re.compile(r"not found|no such|(does not|doesn'?t) exist", re.I)
 _KEY = re.compile(r"unauthori[sz]ed|(invalid|expired) (api )?(token|key)|token (is )?(invalid|expired)", re.I)
 _CLOUD = re.compile(r"something went wrong|internal|unexpected|timed? ?out|try again", re.I)
-
-
-def problem(body: bytes) -> dict[str, Any] | None:
-    """JarvisLabs' own error object; None for anything a proxy may say instead."""
-    try:
-        found = json.loads(body)
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) and {"message", "error", "detail", *_FLAGS} & set(found) else None
-
-
-def text(body: bytes) -> str:
-    found = problem(body)
-    return problem_text(body) if found is None else _said(found)
 
 
 def flag(content: Any) -> bool | None:
@@ -74,23 +49,6 @@ def meant(content: Any) -> int | None:
     return next((status for words, status in by_words if words.search(said)), 400 if said else 500)
 
 
-SPEAKS = Speaks(
-    cloud="JarvisLabs",
-    key_name=KEY_NAME,
-    url_name=URL_NAME,
-    public_url=BASE_URL,
-    path="/",
-    problem=problem,
-    text=text,
-    status_of=meant,
-)
-
-
-def is_absent(answer: Answer) -> bool:
-    """JarvisLabs itself says so: a 404 of a proxy proves nothing."""
-    return answer.status == 404 and answer.json is not None
-
-
 def is_full(answer: Answer) -> bool:
     return not answer.ok and not answer.ambiguous and answer.status != 422 and bool(_CAPACITY.search(answer.said))
 
@@ -104,30 +62,11 @@ def is_clear(answer: Answer) -> bool:
     return not answer.ok and (answer.status in (401, 402, 403, 404, 422, 429) or is_full(answer))
 
 
-def failure(answer: Answer, doing: str) -> CloudError:
-    """The error an answer that is not `ok` means; `doing` says what was asked, with names and ids, no secrets."""
-    message, status = f"{doing}: {answer.said}", answer.status
-    if answer.ambiguous:
-        return CloudUnavailable(
-            message, hint="JarvisLabs did not answer as it should: run the same command again later"
-        )
-    if status == 429:
-        return CloudUnavailable(message, hint="JarvisLabs' limit on requests: try again later")
-    if status == 401:
-        return CloudAuthFailed(message, hint=f"{KEY_NAME} is wrong, expired, or of another cloud: make a new key")
-    if status == 402 or _BALANCE.search(answer.said):
-        return NoBalance(message, hint="add balance in the console, https://jarvislabs.ai")
-    if status == 403:
-        return CloudAuthFailed(message, hint="the key is valid but may not do this", reason=ACCESS_DENIED)
-    if is_full(answer):
-        return NoCapacity(message, hint="another GPU, another region, or later")
-    if status == 404 and answer.json is None:
-        return CloudUnavailable(message, hint=f"this is not JarvisLabs' own 404: check {URL_NAME} and proxies")
-    return RequestRejected(
-        message,
-        hint="the request breaks a rule of JarvisLabs: fix the value it names; do not retry",
-        reason=INVALID_REQUEST if status == 422 else None,
-    )
+def why(answer: Answer) -> Why | None:
+    """What the words of a refusal say, beyond its status."""
+    if _BALANCE.search(answer.said):
+        return "money"
+    return "full" if answer.status != 403 and is_full(answer) else None
 
 
 def _said(found: dict[str, Any]) -> str:
@@ -144,3 +83,14 @@ def _said(found: dict[str, Any]) -> str:
 def _field(row: dict[str, Any]) -> list[str]:
     loc = row.get("loc")
     return [str(part) for part in loc if part != "body"][-1:] if isinstance(loc, list) else []
+
+
+SPEAKS = Speaks(
+    can=JARVISLABS,
+    path="/",
+    error_of=lambda body: body if {"message", "error", "detail", *_FLAGS} & set(body) else None,
+    said=_said,
+    status_of=meant,
+    why=why,
+    hints={"money": "add balance in the console, https://jarvislabs.ai"},
+)

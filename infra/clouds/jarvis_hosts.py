@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from infra.clouds.answers import Answer
 from infra.clouds.jarvis_answers import SPEAKS
 from infra.clouds.jarvis_names import HOME, HOSTS
-from infra.clouds.runpod_answers import Answer
 from infra.clouds.wire import Call, Limits, Wire
 
 

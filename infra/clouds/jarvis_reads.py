@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from infra.clouds import jarvis_shapes as shapes
-from infra.clouds.jarvis_answers import SPEAKS, failure, flag, is_absent, says_full
+from infra.clouds.answers import Answer
+from infra.clouds.jarvis_answers import SPEAKS, flag, says_full
 from infra.clouds.jarvis_hosts import Hosts
 from infra.clouds.jarvis_names import FILE_SYSTEM_CHARS, INSTANCE_CHARS, sold_as, whole
 from infra.clouds.jarvis_scripts import Scripts
-from infra.clouds.runpod_answers import Answer, expected_shape
 from pushtrain.cloud import Pod, Volume
 from pushtrain.errors import CloudError, CloudUnavailable, RequestRejected
 
@@ -34,7 +34,7 @@ class Reads:
         if self._kept is None or now_s >= self._kept[0]:
             self._check_currency()
             meta = self._get(READING_OFFERS, "/misc/server_meta")
-            with expected_shape(READING_OFFERS, SPEAKS.cloud):
+            with SPEAKS.expected_shape(READING_OFFERS):
                 rows = [it for it in meta["server_meta"] if it.get("gpu_type") and it.get("region")]
                 self._kept = (now_s + _FRESH_S, rows)
         return self._kept[1]
@@ -42,7 +42,7 @@ class Reads:
     def instances(self) -> list[Any]:
         """Every instance of the account, as JarvisLabs says it."""
         listed = self._get(LISTING, "/users/fetch")
-        with expected_shape(LISTING, SPEAKS.cloud):
+        with SPEAKS.expected_shape(LISTING):
             return [it for it in listed["instances"] if it["status"] and it["machine_id"]]
 
     def instance(self, number: int) -> Any | None:
@@ -51,11 +51,11 @@ class Reads:
         if found is not None:
             return found
         doing, answer = f"reading pod jl-{number}", self._hosts.ask("GET", f"/users/fetch/{number}")
-        if is_absent(answer):
+        if answer.absent:
             return None
         if not answer.ok:
-            raise failure(answer, doing)
-        with expected_shape(doing, SPEAKS.cloud):
+            raise SPEAKS.failure(answer, doing)
+        with SPEAKS.expected_shape(doing):
             return answer.json["instance"] or None
 
     @property
@@ -79,7 +79,7 @@ class Reads:
             if str(told.get("status")).lower() == "failed":
                 self._hosts.end(region, "/misc/destroy", query)
                 said = f"JarvisLabs could not start it: {told.get('error') or 'no reason given'}"
-                raise failure(Answer(status=409 if says_full(said) else None, said=said, json={}), doing)
+                raise SPEAKS.failure(Answer(status=409 if says_full(said) else None, said=said, json={}), doing)
         return None
 
     def pods(self) -> list[Pod]:
@@ -93,7 +93,7 @@ class Reads:
         known = self.whole_names(shown, INSTANCE_CHARS)
         mounted = any(raw.get("fs_id") for raw in rows)
         names = {int(it["fs_id"]): shapes.file_system_name(it) for it in self.file_systems()} if mounted else {}
-        with expected_shape(LISTING, SPEAKS.cloud):
+        with SPEAKS.expected_shape(LISTING):
             return [
                 shapes.pod(
                     raw,
@@ -108,7 +108,7 @@ class Reads:
         """As JarvisLabs says it; the list is bare."""
         doing = "listing file systems"
         listed = self._get(doing, "/filesystem/list")
-        with expected_shape(doing, SPEAKS.cloud):
+        with SPEAKS.expected_shape(doing):
             if not isinstance(listed, list):
                 raise TypeError("no list")
             return sorted(listed, key=lambda it: int(it["fs_id"]))
@@ -116,20 +116,20 @@ class Reads:
     def volumes(self) -> list[Volume]:
         rows = self.file_systems()
         known = self.whole_names([shapes.file_system_name(it) for it in rows], FILE_SYSTEM_CHARS)
-        with expected_shape("listing file systems", SPEAKS.cloud):
+        with SPEAKS.expected_shape("listing file systems"):
             return [shapes.volume(raw, known) for raw in rows]
 
     def frameworks(self) -> dict[str, str]:
         """Id → title of what a container can be made from."""
         doing = "reading the frameworks"
         found = self._get(doing, "/misc/frameworks")
-        with expected_shape(doing, SPEAKS.cloud):
+        with SPEAKS.expected_shape(doing):
             return {str(it["id"]): str(it.get("title") or it["id"]) for it in found["frameworks"]}
 
     def key_records(self) -> list[Any]:
         doing = "reading the account's ssh keys"
         found = self._get(doing, "/ssh/")
-        with expected_shape(doing, SPEAKS.cloud):
+        with SPEAKS.expected_shape(doing):
             return list(found)
 
     def whole_names(self, shown: Sequence[str], chars: int) -> list[str]:
@@ -161,7 +161,7 @@ class Reads:
         doing, answer = "reading the account's currency", self._hosts.send("GET", "/misc/")
         said = flag(answer.json)
         if said is None and not answer.ok:
-            raise failure(answer, doing)
+            raise SPEAKS.failure(answer, doing)
         if said:
             raise RequestRejected(
                 f"{READING_OFFERS}: this account pays in rupees, and budgets are in dollars",
@@ -172,7 +172,7 @@ class Reads:
     def _get(self, doing: str, path: str) -> Any:
         answer = self._hosts.ask("GET", path)
         if not answer.ok:
-            raise failure(answer, doing)
+            raise SPEAKS.failure(answer, doing)
         if answer.json is None:
             raise CloudUnavailable(f"{doing}: an empty answer", hint="try again later")
         return answer.json

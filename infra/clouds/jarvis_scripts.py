@@ -6,10 +6,10 @@ import secrets
 from collections.abc import Callable, Collection
 from typing import Any
 
-from infra.clouds.jarvis_answers import SPEAKS, failure, is_absent
+from infra.clouds.answers import Answer
+from infra.clouds.jarvis_answers import SPEAKS
 from infra.clouds.jarvis_hosts import Hosts
 from infra.clouds.jarvis_names import INSTANCE_CHARS, short
-from infra.clouds.runpod_answers import Answer, expected_shape
 from pushtrain.errors import CloudUnavailable
 
 LABEL = b"#!/bin/bash\n# Made by pushtrain: its name is the whole name of a file system.\n"
@@ -25,8 +25,8 @@ class Scripts:
         """(id, name), the oldest first."""
         doing, answer = "listing start scripts", self._hosts.ask("GET", "/scripts/")
         if not answer.ok:
-            raise failure(answer, doing)
-        with expected_shape(doing, SPEAKS.cloud):
+            raise SPEAKS.failure(answer, doing)
+        with SPEAKS.expected_shape(doing):
             rows = answer.json.get("script_meta") or []
             return sorted((int(it["script_id"]), str(it.get("script_name") or "")) for it in rows)
 
@@ -43,9 +43,9 @@ class Scripts:
                 answer = self._upload("/scripts/update", {"script_id": str(found)}, script)
                 if answer.ok:
                     return found
-                found = None if is_absent(answer) else found
-            if not (answer.ok or answer.ambiguous or is_absent(answer)):
-                raise failure(answer, doing)
+                found = None if answer.absent else found
+            if not (answer.ok or answer.ambiguous or answer.absent):
+                raise SPEAKS.failure(answer, doing)
         raise CloudUnavailable(f"{doing}: {answer.said}", hint="the next look goes on")
 
     def remove(self, is_wanted: Callable[[str], bool]) -> None:
@@ -53,8 +53,8 @@ class Scripts:
         for script_id, name in self.all():
             if name and is_wanted(name):
                 answer = self._hosts.ask("DELETE", "/scripts/", {"script_id": str(script_id)})
-                if not answer.ok and not is_absent(answer):
-                    raise failure(answer, f"removing the start script {name}")
+                if not answer.ok and not answer.absent:
+                    raise SPEAKS.failure(answer, f"removing the start script {name}")
 
     def forget(self, name: str, living: Collection[str]) -> None:
         """Removes what belongs to the pod or volume of that name, and to attempts of its run that came before, or, of

@@ -9,12 +9,12 @@ from typing import Any
 
 from infra.clouds import jarvis_shapes as shapes
 from infra.clouds.adoption import look_again
-from infra.clouds.jarvis_answers import SPEAKS, failure, is_absent
+from infra.clouds.answers import Answer
+from infra.clouds.jarvis_answers import SPEAKS
 from infra.clouds.jarvis_hosts import Hosts
 from infra.clouds.jarvis_names import FILE_SYSTEM_CHARS, HOSTS, short
 from infra.clouds.jarvis_reads import Reads
 from infra.clouds.jarvis_scripts import LABEL, Scripts
-from infra.clouds.runpod_answers import Answer, expected_shape
 from pushtrain.cloud import Volume, VolumeRequest
 from pushtrain.errors import CloudUnavailable, NoCapacity, RequestRejected
 from pushtrain.run import is_kept
@@ -52,7 +52,7 @@ class Volumes:
             )
             made = _number(answer)
             if not (answer.ok or answer.ambiguous):
-                raise failure(answer, doing)
+                raise SPEAKS.failure(answer, doing)
             pauses_s = (0.0, *self._hosts.limits.look_pauses_s)
             if (found := look_again(pauses_s, self._hosts.sleep, partial(adopted, made))) is not None:
                 return found
@@ -77,7 +77,7 @@ class Volumes:
         body = {"fs_id": numbers[0], "storage": size_gb}
         answer = self._hosts.send("POST", "/filesystem/edit", region=known.data_center, body=body)
         if not (answer.ok or answer.ambiguous):
-            raise failure(answer, doing)
+            raise SPEAKS.failure(answer, doing)
         grown = self.read(volume_id)
         if grown is None or grown.size_gb < size_gb:
             raise CloudUnavailable(f"{doing}: {answer.said}, and it has not grown", hint="try again later")
@@ -160,10 +160,10 @@ class Volumes:
 
     def _remove(self, raw: Any, doing: str) -> None:
         answer = self._hosts.end(raw.get("region"), "/filesystem/delete", {"fs_id": str(int(raw["fs_id"]))})
-        if answer.ok or is_absent(answer):
+        if answer.ok or answer.absent:
             return
         if answer.ambiguous or answer.status in (401, 402, 403, 429):
-            raise failure(answer, doing)
+            raise SPEAKS.failure(answer, doing)
         raise CloudUnavailable(f"{doing}: {answer.said}", hint="an instance may still hold it: try again later")
 
 
@@ -176,7 +176,7 @@ def _number(answer: Answer) -> int | None:
     if not answer.ok or answer.json is None:
         return None
     try:
-        with expected_shape("reading what was created", SPEAKS.cloud):
+        with SPEAKS.expected_shape("reading what was created"):
             return int(answer.json["fs_id"])
     except CloudUnavailable:
         return None

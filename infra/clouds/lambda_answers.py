@@ -18,58 +18,35 @@ lambda-ai-cloud-api-client 2.4.1 has it; how a limit on requests reads there is 
 | 400 and anything else                   | RequestRejected                                                    |
 """
 
-import json
 from typing import Any
 
-from infra.clouds.runpod_answers import Answer, problem_text
-from infra.clouds.wire import Speaks
-from pushtrain.errors import (
-    ACCESS_DENIED,
-    INVALID_REQUEST,
-    CloudAuthFailed,
-    CloudError,
-    CloudUnavailable,
-    NoBalance,
-    NoCapacity,
-    RequestRejected,
-)
-from pushtrain.pod.place import LAMBDA
+from infra.clouds.answers import Answer, Speaks
+from infra.clouds.refusals import Why
+from pushtrain.capabilities import LAMBDA
 
-BASE_URL = LAMBDA.public_api
+BASE_URL = LAMBDA.pod.public_api
 DUPLICATE = "global/duplicate"
 _ABSENT = "global/object-does-not-exist"
-_INACTIVE = ("global/account-inactive", "global/invalid-address")
+_WHY: dict[str, Why] = {
+    "global/account-inactive": "money",
+    "global/invalid-address": "money",
+    "global/quota-exceeded": "quota",
+    "global/invalid-parameters": "invalid",
+    "filesystems/filesystem-in-use": "busy",
+    _ABSENT: "gone",
+}
 # After one request too many, where nothing says how long: twice what SkyPilot found to be let through.
 _PAUSE_S = 2.0
 
 
-def problem(body: bytes) -> dict[str, Any] | None:
-    """Lambda's own error object, without its envelope; None for anything a proxy may say instead."""
-    try:
-        found = json.loads(body)
-    except ValueError:
-        return None
-    error = found.get("error") if isinstance(found, dict) else None
+def error_of(body: dict[str, Any]) -> dict[str, Any] | None:
+    """Without its envelope."""
+    error = body.get("error")
     return error if isinstance(error, dict) and error.get("code") else None
 
 
-def text(body: bytes) -> str:
-    found = problem(body)
-    if found is None:
-        return problem_text(body)
-    return " ".join(str(found[name]) for name in ("message", "suggestion") if found.get(name)) + f" ({found['code']})"
-
-
-SPEAKS = Speaks(
-    cloud="Lambda Cloud",
-    key_name="LAMBDA_API_KEY",
-    url_name=LAMBDA.base_url,
-    public_url=BASE_URL,
-    path="/api/v1",
-    problem=problem,
-    text=text,
-    wait_s=lambda body: _PAUSE_S,
-)
+def said(error: dict[str, Any]) -> str:
+    return " ".join(str(error[name]) for name in ("message", "suggestion") if error.get(name)) + f" ({error['code']})"
 
 
 def code(answer: Answer) -> str:
@@ -81,31 +58,21 @@ def is_absent(answer: Answer) -> bool:
     return code(answer) == _ABSENT
 
 
-def failure(answer: Answer, doing: str) -> CloudError:
-    """The error an answer that is not `ok` means; `doing` says what was asked, with names and ids, no secrets."""
-    message, status, said = f"{doing}: {answer.said}", answer.status, code(answer)
-    if answer.ambiguous:
-        return CloudUnavailable(message, hint="Lambda did not answer as it should: run the same command again later")
-    if status == 429:
-        return CloudUnavailable(message, hint="Lambda's limit on requests: try again in a minute")
-    if status == 401:
-        return CloudAuthFailed(message, hint="LAMBDA_API_KEY is wrong, expired, or of another cloud: make a new key")
-    if said in _INACTIVE:
-        return NoBalance(message, hint="payment and address of the account: https://cloud.lambda.ai/settings/billing")
-    if status == 403:
-        return CloudAuthFailed(message, hint="the key is valid but may not do this", reason=ACCESS_DENIED)
-    if said.endswith("/insufficient-capacity"):
-        return NoCapacity(message, hint="another GPU, another region, or later")
-    if said == "global/quota-exceeded":
-        return NoCapacity(message, hint="end other machines of the account, or ask Lambda's support for a larger quota")
-    if said == "filesystems/filesystem-in-use":
-        return CloudUnavailable(message, hint="terminate the machines that mount it, wait, then delete it again")
-    if status == 404 and not said:
-        return CloudUnavailable(message, hint="this is not Lambda's own 404: check LAMBDA_CLOUD_BASE_URL and proxies")
-    if said == _ABSENT:
-        return CloudUnavailable(message, hint="something that was there a moment ago is gone: the next look goes on")
-    return RequestRejected(
-        message,
-        hint="the request breaks a rule of Lambda: fix the value it names; do not retry",
-        reason=INVALID_REQUEST if said == "global/invalid-parameters" else None,
-    )
+def why(answer: Answer) -> Why | None:
+    """What the code of a refusal says."""
+    return "full" if code(answer).endswith("/insufficient-capacity") else _WHY.get(code(answer))
+
+
+SPEAKS = Speaks(
+    can=LAMBDA,
+    path="/api/v1",
+    error_of=error_of,
+    said=said,
+    wait_s=lambda body: _PAUSE_S,
+    why=why,
+    hints={
+        "money": "payment and address of the account: https://cloud.lambda.ai/settings/billing",
+        "busy": "terminate the machines that mount it, wait, then delete it again",
+        "gone": "something that was there a moment ago is gone: the next look goes on",
+    },
+)

@@ -15,12 +15,12 @@ from functools import partial
 
 from infra.clouds import lambda_shapes as shapes
 from infra.clouds.adoption import keep_oldest, look_again
-from infra.clouds.lambda_answers import BASE_URL, DUPLICATE, SPEAKS, code, failure, is_absent
+from infra.clouds.answers import Answer
+from infra.clouds.lambda_answers import BASE_URL, DUPLICATE, SPEAKS, code, is_absent
 from infra.clouds.lambda_boot import MOST_BYTES, user_data
 from infra.clouds.lambda_names import gpu_ids
 from infra.clouds.lambda_pace import LambdaLimits, Pace
 from infra.clouds.lambda_reads import LambdaReads
-from infra.clouds.runpod_answers import Answer, expected_shape
 from infra.clouds.wire import Wire
 from pushtrain.cloud import Bill, Live, LogLine, Offer, Pod, PodRequest, Template, Volume, VolumeRequest
 from pushtrain.errors import UNKNOWN_TEMPLATE, CloudUnavailable, NoCapacity, RequestRejected
@@ -65,7 +65,7 @@ class Lambda:
         kept = self._kept.get(gpu_count)
         if kept is None or now_s >= kept[0]:
             types = self._reads.types()
-            with expected_shape("reading Lambda's offers", SPEAKS.cloud):
+            with SPEAKS.expected_shape("reading Lambda's offers"):
                 kept = self._kept[gpu_count] = (now_s + _OFFERS_FRESH_S, shapes.offers(types, gpu_count))
         return list(kept[1])
 
@@ -83,13 +83,13 @@ class Lambda:
         for _ in range(self._limits.create_attempts):
             answer = self._reads.send("POST", f"{shapes.API}/filesystems", body, repeatable=False)
             if answer.ok:
-                with expected_shape(doing, SPEAKS.cloud):
+                with SPEAKS.expected_shape(doing):
                     return self._only(request, shapes.volume(answer.json["data"]))
             if not answer.ambiguous and code(answer) != DUPLICATE:
-                raise failure(answer, doing)
+                raise SPEAKS.failure(answer, doing)
             if (found := look_again(self._limits.look_pauses_s, self._http.sleep, adopted)) is not None:
                 return found
-        raise failure(answer, doing)
+        raise SPEAKS.failure(answer, doing)
 
     def grow_volume(self, volume_id: str, size_gb: int) -> Volume:
         """It is as large as what is on it."""
@@ -107,7 +107,7 @@ class Lambda:
     def delete_volume(self, volume_id: str) -> None:
         answer = self._reads.send("DELETE", shapes.path("filesystems", volume_id))
         if not answer.ok and not is_absent(answer):
-            raise failure(answer, f"deleting file system {volume_id}")
+            raise SPEAKS.failure(answer, f"deleting file system {volume_id}")
 
     def read_template(self, template_id: str) -> Template | None:
         return None
@@ -129,16 +129,16 @@ class Lambda:
         for _ in range(self._limits.create_attempts):
             answer, launch = self._launch(request, kind, region, volume, doing)
             if answer.ok:
-                with expected_shape(doing, SPEAKS.cloud):
+                with SPEAKS.expected_shape(doing):
                     (made,) = answer.json["data"]["instance_ids"]
                 return self._settled(request, str(made), region, launch)
             if answer.status == 429:
                 continue  # the pace makes the next one wait
             if not answer.ambiguous:
-                raise failure(answer, doing)
+                raise SPEAKS.failure(answer, doing)
             if (found := look_again(self._limits.look_pauses_s, self._http.sleep, adopted)) is not None:
                 return found
-        raise failure(answer, doing)
+        raise SPEAKS.failure(answer, doing)
 
     def read_pod(self, pod_id: str) -> Pod | None:
         return self._reads.pod(pod_id)
@@ -148,7 +148,7 @@ class Lambda:
         shapes.path("instances", pod_id)
         answer = self._reads.send("POST", f"{shapes.API}/instance-operations/terminate", {"instance_ids": [pod_id]})
         if not answer.ok and not is_absent(answer):
-            raise failure(answer, f"terminating pod {pod_id}")
+            raise SPEAKS.failure(answer, f"terminating pod {pod_id}")
 
     def find(self, prefix: str) -> Live:
         return Live(
@@ -216,7 +216,7 @@ class Lambda:
         if request.gpu not in gpu_ids():
             raise RequestRejected(f"{doing}: Lambda has no such GPU", hint=f"it has {', '.join(gpu_ids())}")
         types = self._reads.types()
-        with expected_shape(doing, SPEAKS.cloud):
+        with SPEAKS.expected_shape(doing):
             found = shapes.matching(types, request)
         wanted = request.data_center or (volume.data_center if volume else None)
         for kind, regions in found:
@@ -247,7 +247,7 @@ class Lambda:
             return
         answer = self._reads.send("POST", f"{shapes.API}/ssh-keys", {"name": shapes.OUR_KEY}, repeatable=False)
         if not answer.ok and code(answer) != DUPLICATE:
-            raise failure(answer, doing)
+            raise SPEAKS.failure(answer, doing)
 
     def _settled(self, request: PodRequest, pod_id: str, region: str, launch: str) -> Pod:
         """What was made, once more by its name; a list that is behind leaves what the launch says."""

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 from infra.clouds import lambda_shapes as shapes
-from infra.clouds.lambda_answers import SPEAKS, failure, is_absent
+from infra.clouds.answers import Answer
+from infra.clouds.lambda_answers import SPEAKS, is_absent
 from infra.clouds.lambda_pace import Pace
-from infra.clouds.runpod_answers import Answer, expected_shape
 from infra.clouds.wire import Call, Wire
 from pushtrain.cloud import Pod, Volume
 
@@ -36,8 +36,8 @@ class LambdaReads:
         if is_absent(answer):
             return None
         if not answer.ok:
-            raise failure(answer, doing)
-        with expected_shape(doing, SPEAKS.cloud):
+            raise SPEAKS.failure(answer, doing)
+        with SPEAKS.expected_shape(doing):
             found = shapes.pod(answer.json["data"], self._wall())
         return None if found.status == "TERMINATED" else found
 
@@ -45,30 +45,30 @@ class LambdaReads:
         """Every instance that Lambda still knows, but for those it calls terminated."""
         doing = "listing pods"
         raw = self._data(doing, f"{shapes.API}/instances")
-        with expected_shape(doing, SPEAKS.cloud):
+        with SPEAKS.expected_shape(doing):
             found = [shapes.pod(each, self._wall()) for each in raw]
         return [pod for pod in found if pod.status != "TERMINATED"]
 
     def volumes(self) -> list[Volume]:
         doing = "listing file systems"
         raw = self._data(doing, f"{shapes.API}/file-systems")
-        with expected_shape(doing, SPEAKS.cloud):
+        with SPEAKS.expected_shape(doing):
             return [shapes.volume(each) for each in raw]
 
     def key_records(self) -> list[Any]:
         doing = "reading the account's ssh keys"
-        with expected_shape(doing, SPEAKS.cloud):
+        with SPEAKS.expected_shape(doing):
             return [each for each in self._data(doing, f"{shapes.API}/ssh-keys") if each["name"] and each["id"]]
 
     def write(self, method: str, path: str, doing: str, body: Any = None) -> Any:
         answer = self.send(method, path, body, repeatable=False)
         if not answer.ok:
-            raise failure(answer, doing)
+            raise SPEAKS.failure(answer, doing)
         return answer.json
 
     def _data(self, doing: str, path: str) -> Any:
         answer = self.send("GET", path)
         if not answer.ok:
-            raise failure(answer, doing)
-        with expected_shape(doing, SPEAKS.cloud):
+            raise SPEAKS.failure(answer, doing)
+        with SPEAKS.expected_shape(doing):
             return answer.json["data"]

@@ -20,21 +20,10 @@ where it limits requests. A gRPC status is a class of `modal.exception` (its own
 """
 
 import re
-from typing import Literal
 
-from pushtrain.errors import (
-    ACCESS_DENIED,
-    API_RETIRED,
-    INVALID_REQUEST,
-    CloudAuthFailed,
-    CloudError,
-    CloudUnavailable,
-    NoBalance,
-    NoCapacity,
-    RequestRejected,
-)
-
-Why = Literal["auth", "denied", "money", "full", "limit", "absent", "exists", "invalid", "retired", "late", "lost"]
+from infra.clouds.refusals import Why, error
+from pushtrain.capabilities import MODAL
+from pushtrain.errors import CloudError
 
 _MONEY = re.compile(
     r"spend(ing)? limit|budget (limit|exceeded)|payment (method|required)|out of credits?|insufficient (credit|funds)",
@@ -53,6 +42,11 @@ _CLASSES: tuple[tuple[str, Why], ...] = (
     ("ImageBuildError", "invalid"),
     ("InvalidError", "invalid"),
 )
+_HINTS: dict[Why, str] = {
+    "auth": "MODAL_TOKEN_ID or MODAL_TOKEN_SECRET is wrong or gone: make a new one at {keys_at}",
+    "money": "raise the workspace's budget, or pay, at https://modal.com/settings",
+    "full": "another GPU, or later",
+}
 
 
 class Said(Exception):
@@ -63,9 +57,9 @@ class Said(Exception):
         self.why: Why = why
 
 
-def why(error: BaseException) -> Why:
-    names = [each.__name__ for each in type(error).__mro__]
-    text = str(error)
+def why(raised: BaseException) -> Why:
+    names = [each.__name__ for each in type(raised).__mro__]
+    text = str(raised)
     if _MONEY.search(text):
         return "money"
     found: Why = next((meaning for name, meaning in _CLASSES if name in names), "lost")
@@ -78,22 +72,4 @@ def why(error: BaseException) -> Why:
 
 def failure(said: Said, doing: str) -> CloudError:
     """The error a refusal means; `doing` says what was asked, with names and ids, no secrets."""
-    message = f"{doing}: {said}"
-    match said.why:
-        case "auth":
-            return CloudAuthFailed(
-                message, hint="MODAL_TOKEN_ID or MODAL_TOKEN_SECRET is wrong or gone: make a new one"
-            )
-        case "denied":
-            return CloudAuthFailed(message, hint="the token is valid but may not do this", reason=ACCESS_DENIED)
-        case "money":
-            return NoBalance(message, hint="raise the workspace's budget, or pay, at https://modal.com/settings")
-        case "full":
-            return NoCapacity(message, hint="another GPU, or later")
-        case "retired":
-            return RequestRejected(message, hint="a newer pushtrain speaks to Modal as it is now", reason=API_RETIRED)
-        case "invalid" | "absent" | "exists":
-            hint = "the request breaks a rule of Modal: fix the value it names; do not retry"
-            return RequestRejected(message, hint=hint, reason=INVALID_REQUEST if said.why == "invalid" else None)
-        case _:
-            return CloudUnavailable(message, hint="Modal did not answer as it should: run the same command again later")
+    return error(said.why, f"{doing}: {said}", MODAL, _HINTS)

@@ -14,16 +14,17 @@ import httpx
 
 from infra.clouds import runpod_shapes as shapes
 from infra.clouds.adoption import keep_oldest, look_again
-from infra.clouds.runpod_answers import Answer, expected_shape, failure, says_no_capacity
+from infra.clouds.answers import Answer
+from infra.clouds.runpod_answers import SPEAKS, says_no_capacity
 from infra.clouds.runpod_keys import SshKeys
 from infra.clouds.runpod_logs import follow
 from infra.clouds.runpod_reads import PODS, VOLUMES, Reads
 from infra.clouds.wire import Call, Limits, Wire
 from pushtrain.cloud import Bill, Live, LogLine, Offer, Pod, PodRequest, Template, Volume, VolumeRequest
-from pushtrain.errors import UNKNOWN_TEMPLATE, CloudError, CloudUnavailable, NoCapacity, RequestRejected
+from pushtrain.errors import UNKNOWN_TEMPLATE, CloudUnavailable, NoCapacity, RequestRejected
 from pushtrain.run import is_kept
 
-BASE_URL = "https://api.runpod.io"
+BASE_URL = SPEAKS.can.pod.public_api
 T = TypeVar("T")
 
 
@@ -48,7 +49,15 @@ class RunPod(SshKeys):
     ) -> None:
         self._environ = os.environ if environ is None else environ
         self._limits = limits or Limits()
-        self._http = Wire(api_key, base_url, limits=self._limits, sleep=sleep, clock=clock, transport=transport)
+        self._http = Wire(
+            api_key,
+            base_url,
+            speaks=SPEAKS,
+            limits=self._limits,
+            sleep=sleep,
+            clock=clock,
+            transport=transport,
+        )
         self._reads = Reads(self._http)
 
     def close(self) -> None:
@@ -84,8 +93,8 @@ class RunPod(SshKeys):
         if known is None or answer.absent:
             raise RequestRejected(f"{doing}: it is gone", hint="`pushtrain volumes` lists what there is")
         if not answer.ok:
-            raise failure(answer, doing)
-        with expected_shape(doing):
+            raise SPEAKS.failure(answer, doing)
+        with SPEAKS.expected_shape(doing):
             return shapes.volume(answer.json)
 
     def volumes(self) -> list[Volume]:
@@ -106,7 +115,7 @@ class RunPod(SshKeys):
                 f"{doing}: {answer.said} Pods that mount it: {holders}.",
                 hint="terminate the pods that mount it, wait some seconds, then delete it again",
             )
-        raise failure(answer, doing)
+        raise SPEAKS.failure(answer, doing)
 
     def create_pod(self, request: PodRequest) -> Pod:
         """Create or adopt by name; a pod of that name that ended is terminated first, of several the oldest stays.
@@ -137,7 +146,7 @@ class RunPod(SshKeys):
             answer = self._http.ask("DELETE", path, ends_something=True)
             if answer.ok or answer.absent or (answer.status == 409 and self.read_pod(pod_id) is None):
                 return
-        raise failure(answer, f"terminating pod {pod_id}")
+        raise SPEAKS.failure(answer, f"terminating pod {pod_id}")
 
     def find(self, prefix: str) -> Live:
         return Live(
@@ -183,7 +192,7 @@ class RunPod(SshKeys):
             if created is not None:
                 return adopt(created) or created
             if not (answer.ok or answer.ambiguous):
-                raise _refused(answer, doing)
+                raise SPEAKS.not_created(answer, doing)
             found = look_again(self._limits.look_pauses_s, self._http.sleep, lambda: adopt(None))
             if found is None and says_no_capacity(answer):
                 raise NoCapacity(f"{doing}: {answer.said}", hint="another GPU, another data center, or later")
@@ -279,16 +288,7 @@ def _read_created(answer: Answer, read: Callable[[Any], T]) -> T | None:
     if not answer.ok or answer.json is None:
         return None
     try:
-        with expected_shape("reading what was created"):
+        with SPEAKS.expected_shape("reading what was created"):
             return read(answer.json)
     except CloudUnavailable:
         return None
-
-
-def _refused(answer: Answer, doing: str) -> CloudError:
-    """A create has nothing of its own to be absent: RunPod's 404 is about what it names, a volume that went away."""
-    if answer.absent:
-        return CloudUnavailable(
-            f"{doing}: {answer.said}", hint="something the request names is gone: the next look makes it again"
-        )
-    return failure(answer, doing)

@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from infra.clouds.runpod_answers import SPEAKS
 from infra.clouds.wire import Call, Limits, Wire
 
 _QUERY = "query { myself { clientBalance currentSpendPerHr } }"
@@ -18,7 +19,7 @@ class Account:
 
 def read_account(api_key: str, base_url: str) -> tuple[Account | None, str]:
     """The account, or None and why RunPod does not say it. Raises CloudAuthFailed for a key no header can carry."""
-    http = Wire(api_key, base_url, limits=Limits(attempts=2), sleep=time.sleep, clock=time.monotonic)
+    http = Wire(api_key, base_url, speaks=SPEAKS, limits=Limits(attempts=2), sleep=time.sleep, clock=time.monotonic)
     try:
         answer = http.send(
             Call(method="POST", path="/graphql", body={"query": _QUERY}, timeout_s=_TIMEOUT_S, repeatable=True)

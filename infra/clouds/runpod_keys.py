@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from infra.clouds.runpod_answers import failure
+from infra.clouds.runpod_answers import SPEAKS
 from infra.clouds.runpod_reads import SSH_KEYS, Reads
 from infra.clouds.wire import Call, Wire
 
@@ -21,4 +21,4 @@ class SshKeys:
         body, timeout_s = {"keys": list(keys)}, self._http.limits.read_s
         answer = self._http.send(Call(method="PUT", path=SSH_KEYS, body=body, timeout_s=timeout_s, repeatable=False))
         if not answer.ok:
-            raise failure(answer, "writing the account's ssh keys")
+            raise SPEAKS.failure(answer, "writing the account's ssh keys")

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from urllib.parse import quote
 
-from infra.clouds.runpod_answers import failure
+from infra.clouds.runpod_answers import SPEAKS
 from infra.clouds.wire import Call, StreamEnded, Wire
 from pushtrain.cloud import LogLine
 
@@ -40,10 +40,10 @@ def follow(http: Wire, path: str, doing: str, *, last_event_id: str | None, time
         cuts += 1
         pause = http.pause_s(broken, cuts, repeatable=True) if cuts < http.limits.attempts else None
         if pause is None:
-            raise failure(broken, doing)
+            raise SPEAKS.failure(broken, doing)
         http.sleep(max(0.0, min(pause, until - http.clock())))
     if broken is not None and not heard:
-        raise failure(broken, doing)
+        raise SPEAKS.failure(broken, doing)
 
 
 def sse_events(pieces: Iterable[bytes]) -> Iterator[tuple[str, str]]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from infra.clouds import runpod_shapes as shapes
-from infra.clouds.runpod_answers import expected_shape, failure
+from infra.clouds.runpod_answers import SPEAKS
 from infra.clouds.wire import Wire
 from pushtrain.cloud import Offer, Pod, Template, Volume
 from pushtrain.errors import CloudUnavailable
@@ -48,20 +48,20 @@ class Reads:
 
     def pods(self) -> list[Pod]:
         listed = self._list(PODS, "pods")
-        with expected_shape("listing pods"):
+        with SPEAKS.expected_shape("listing pods"):
             pods = [shapes.pod(raw) for raw in listed]
         return [pod for pod in pods if pod.status != shapes.GONE]
 
     def volumes(self) -> list[Volume]:
         listed = self._list(VOLUMES, "networkVolumes")
-        with expected_shape("listing network volumes"):
+        with SPEAKS.expected_shape("listing network volumes"):
             return [shapes.volume(raw) for raw in listed]
 
     def mounts(self) -> dict[str, list[str]]:
         """Ids of the listed pods that mount a network volume, by volume id."""
         mounts: dict[str, list[str]] = {}
         listed = self._list(PODS, "pods")
-        with expected_shape("listing pods"):
+        with SPEAKS.expected_shape("listing pods"):
             for raw in listed:
                 for volume_id in shapes.mounted_volume_ids(raw):
                     mounts.setdefault(volume_id, []).append(str(raw["id"]))
@@ -70,14 +70,14 @@ class Reads:
     def ssh_keys(self) -> list[str]:
         doing = "reading the account's ssh keys"
         found = self._get(doing, SSH_KEYS)
-        with expected_shape(doing):
+        with SPEAKS.expected_shape(doing):
             return shapes.ssh_keys(found)
 
     def billed_usd(self, kind: str, key: str, resource_id: str, since: str) -> float:
         """`kind` is `pods` or `network-volumes`, `key` the name its records give the id."""
         doing = f"reading what {resource_id} cost"
         billing = self._get(doing, f"/v2/billing/{kind}", {"startTime": since, "bucketSize": "hour", key: resource_id})
-        with expected_shape(doing):
+        with SPEAKS.expected_shape(doing):
             return shapes.billed_usd(billing, key, resource_id)
 
     def _offers(self, stock: dict[str, str]) -> list[Offer]:
@@ -85,13 +85,13 @@ class Reads:
         secure = self._get(doing, "/v2/catalog/gpus", {**stock, "cloud": "SECURE"})
         community = self._get(doing, "/v2/catalog/gpus", {**stock, "cloud": "COMMUNITY"})
         centers = self._get(doing, "/v2/catalog/datacenters")
-        with expected_shape(doing):
+        with SPEAKS.expected_shape(doing):
             return shapes.secure_offers(secure, shapes.volume_kinds(centers)) + shapes.community_offers(community)
 
     def _gpu_names(self) -> list[str]:
         doing = "reading RunPod's GPU types"
         catalog = self._get(doing, "/v2/catalog/gpus")
-        with expected_shape(doing):
+        with SPEAKS.expected_shape(doing):
             return [str(gpu["id"]) for gpu in catalog["gpus"]]
 
     def _fresh(self, name: str, for_s: float, read: Callable[[], list[T]]) -> list[T]:
@@ -111,7 +111,7 @@ class Reads:
             page = self._get(
                 doing, path, {"limit": str(self._http.limits.page)} | ({"cursor": cursor} if cursor else {})
             )
-            with expected_shape(doing):
+            with SPEAKS.expected_shape(doing):
                 items += page[key] or []
                 pages = page.get("pagination") or {}
                 cursor = pages.get("nextCursor") or ""
@@ -127,12 +127,12 @@ class Reads:
         if answer.absent:
             return None
         if not answer.ok:
-            raise failure(answer, doing)
-        with expected_shape(doing):
+            raise SPEAKS.failure(answer, doing)
+        with SPEAKS.expected_shape(doing):
             return read(answer.json)
 
     def _get(self, doing: str, path: str, query: Mapping[str, str] | None = None) -> Any:
         answer = self._http.ask("GET", path, query=query)
         if not answer.ok:
-            raise failure(answer, doing)
+            raise SPEAKS.failure(answer, doing)
         return answer.json

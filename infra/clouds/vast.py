@@ -16,8 +16,8 @@ import httpx
 
 from infra.clouds import vast_shapes as shapes
 from infra.clouds.adoption import keep_oldest, look_again
-from infra.clouds.runpod_answers import Answer, expected_shape
-from infra.clouds.vast_answers import BASE_URL, SPEAKS, failure, is_absent, is_taken, refused
+from infra.clouds.answers import Answer
+from infra.clouds.vast_answers import BASE_URL, SPEAKS, is_absent, is_taken
 from infra.clouds.vast_logs import follow
 from infra.clouds.vast_names import gpu_ids
 from infra.clouds.vast_reads import READING_OFFERS, VastReads
@@ -80,7 +80,7 @@ class Vast:
             found: list[Offer] = []
             for tier in tiers:
                 machines = self._reads.machines(shapes.search_body(gpu_count, tier, min_cuda_version))
-                with expected_shape(READING_OFFERS, SPEAKS.cloud):
+                with SPEAKS.expected_shape(READING_OFFERS):
                     found += shapes.offers(machines, tier)
             kept = self._kept[asked] = (now_s + _OFFERS_FRESH_S, found)
         return list(kept[1])
@@ -127,21 +127,21 @@ class Vast:
         self._http.keep_secret(secrets.values())
         body = shapes.create_body(request, secrets, self.ssh_keys() if request.ssh else [])
         machines = self._reads.machines(shapes.search_for(request))
-        with expected_shape(doing, SPEAKS.cloud):
+        with SPEAKS.expected_shape(doing):
             machines = shapes.matching(machines, request)[:_OFFERS_TRIED]
         taken = "no machine is offered" + _at_most(request)
         for machine in machines:
             answer = self._ask(int(machine["id"]), body)
             contract = answer.json.get("new_contract") if isinstance(answer.json, dict) else None
-            if contract and not refused(answer):
+            if contract and answer.ok:
                 return self._settled(request, str(contract), machine)
             if contract:
                 self.terminate(str(contract))  # refused, and rented all the same: stopped, and billed for its disk
                 taken = answer.said
             elif is_taken(answer):
                 taken = answer.said
-            elif not (answer.ok and not refused(answer)) and not answer.ambiguous:
-                raise failure(answer, doing)
+            elif not (answer.ok or answer.ambiguous):
+                raise SPEAKS.failure(answer, doing)
             elif (found := look_again(self._limits.look_pauses_s, self._http.sleep, adopted)) is not None:
                 return found
             else:
@@ -156,8 +156,8 @@ class Vast:
     def terminate(self, pod_id: str) -> None:
         """Destroyed, its disk too; what is gone, or never was, is success."""
         answer = self._http.ask("DELETE", shapes.instance_path(pod_id), ends_something=True)
-        if refused(answer) and not is_absent(answer):
-            raise failure(answer, f"terminating pod {pod_id}")
+        if not answer.ok and not is_absent(answer):
+            raise SPEAKS.failure(answer, f"terminating pod {pod_id}")
 
     def find(self, prefix: str) -> Live:
         return Live(pods=tuple(pod for pod in self._reads.pods() if pod.name.startswith(prefix)), volumes=())
@@ -192,7 +192,7 @@ class Vast:
     ) -> Bill:
         """Charges by the day from the one that holds `since`; final an hour after `until`."""
         results = self._reads.charges(since) if pod_ids else []
-        with expected_shape("reading what pods cost", SPEAKS.cloud):
+        with SPEAKS.expected_shape("reading what pods cost"):
             usd = sum(shapes.charged_usd(results, pod_id) for pod_id in pod_ids)
         final = until is not None and now_s is not None and now_s >= parse_time(until) + _SETTLED_S
         return Bill(pods_usd=usd, volumes_usd=0.0, final=final)

@@ -17,24 +17,14 @@ a limit on requests is plain text without a Retry-After (docs.vast.ai, "Rate lim
 | 400 and anything else                      | RequestRejected                                                 |
 """
 
-import json
 import re
 from typing import Any
 
-from infra.clouds.runpod_answers import Answer, problem_text
-from infra.clouds.wire import Speaks
-from pushtrain.errors import (
-    ACCESS_DENIED,
-    INVALID_REQUEST,
-    CloudAuthFailed,
-    CloudError,
-    CloudUnavailable,
-    NoBalance,
-    NoCapacity,
-    RequestRejected,
-)
+from infra.clouds.answers import Answer, Speaks
+from infra.clouds.refusals import Why
+from pushtrain.capabilities import VAST
 
-BASE_URL = "https://console.vast.ai"
+BASE_URL = VAST.pod.public_api
 _TAKEN = ("no_such_ask", "no_such_offer", "no longer available")
 _MONEY = re.compile(r"insufficient (credit|balance|funds)|lacks credit|credit (is )?too low|add (credit|funds)", re.I)
 _THRESHOLD = re.compile(r"threshold=(\d+(?:\.\d+)?)")
@@ -42,50 +32,21 @@ _THRESHOLD = re.compile(r"threshold=(\d+(?:\.\d+)?)")
 _PAUSE_S = 2.0
 
 
-def problem(body: bytes) -> dict[str, Any] | None:
-    """Vast's own error object; None for anything a proxy may say instead."""
-    try:
-        found = json.loads(body)
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) and {"error", "msg", "success", "message"} & set(found) else None
-
-
-def text(body: bytes) -> str:
-    found = problem(body)
-    if found is None:
-        return problem_text(body)
-    return ": ".join(str(found[name]) for name in ("error", "msg", "message") if found.get(name))
+def said(error: dict[str, Any]) -> str:
+    return ": ".join(str(error[name]) for name in ("error", "msg", "message") if error.get(name))
 
 
 def wait_s(body: bytes) -> float | None:
     """Seconds after which a request that came too soon is welcome; None where waiting does not help."""
-    said = body.decode("utf-8", "replace")
-    if "search_quota_exceeded" in said:
+    text = body.decode("utf-8", "replace")
+    if "search_quota_exceeded" in text:
         return None
-    named = _THRESHOLD.search(said)
+    named = _THRESHOLD.search(text)
     return float(named[1]) if named else _PAUSE_S
-
-
-SPEAKS = Speaks(
-    cloud="Vast.ai",
-    key_name="VAST_API_KEY",
-    url_name="VAST_URL",
-    public_url=BASE_URL,
-    path="/api/v0",
-    problem=problem,
-    text=text,
-    wait_s=wait_s,
-)
 
 
 def code(answer: Answer) -> str:
     return str(answer.json.get("error") or "") if isinstance(answer.json, dict) else ""
-
-
-def refused(answer: Answer) -> bool:
-    """An error, also one inside a 200."""
-    return not answer.ok or (isinstance(answer.json, dict) and answer.json.get("success") is False)
 
 
 def is_absent(answer: Answer) -> bool:
@@ -94,34 +55,35 @@ def is_absent(answer: Answer) -> bool:
 
 def is_taken(answer: Answer) -> bool:
     """The machine of that offer is gone: somebody else has it, or its host took it back."""
-    return refused(answer) and not answer.ambiguous and (answer.status == 410 or _says(answer, *_TAKEN))
+    return not answer.ok and not answer.ambiguous and (answer.status == 410 or _says(answer, *_TAKEN))
 
 
-def failure(answer: Answer, doing: str) -> CloudError:
-    """The error a refusal means; `doing` says what was asked, with names and ids, no secrets."""
-    said = text(json.dumps(answer.json).encode()) if answer.ok and answer.json else answer.said
-    message, status = f"{doing}: {said}", answer.status
-    if answer.ambiguous:
-        return CloudUnavailable(message, hint="Vast.ai did not answer as it should: run the same command again later")
-    if status == 429:
-        return CloudUnavailable(message, hint="Vast.ai's limit on requests: try again later")
-    if status == 401 or code(answer) == "auth_error":
-        return CloudAuthFailed(message, hint="VAST_API_KEY is wrong, expired, or of another cloud: make a new key")
-    if status == 402 or _MONEY.search(message):
-        return NoBalance(message, hint="add credit at https://cloud.vast.ai/billing/")
-    if status == 403:
-        return CloudAuthFailed(message, hint="the key is valid but may not do this", reason=ACCESS_DENIED)
+def why(answer: Answer) -> Why | None:
+    """What Vast.ai's own codes and words say of a refusal."""
+    if code(answer) == "auth_error":
+        return "auth"
+    if _MONEY.search(answer.said):
+        return "money"
     if is_taken(answer):
-        return NoCapacity(message, hint="another machine, another GPU, or later")
-    if status == 404 and answer.json is None:
-        return CloudUnavailable(message, hint="this is not Vast.ai's own 404: check VAST_URL and proxies")
-    return RequestRejected(
-        message,
-        hint="the request breaks a rule of Vast.ai: fix the value it names; do not retry",
-        reason=INVALID_REQUEST if code(answer) in ("invalid_args", "no_ssh_key_for_vm") else None,
-    )
+        return "full"
+    return "invalid" if code(answer) in ("invalid_args", "no_ssh_key_for_vm") else None
+
+
+SPEAKS = Speaks(
+    can=VAST,
+    path="/api/v0",
+    error_of=lambda body: body if {"error", "msg", "success", "message"} & set(body) else None,
+    said=said,
+    wait_s=wait_s,
+    status_of=lambda content: 400 if isinstance(content, dict) and content.get("success") is False else None,
+    why=why,
+    hints={
+        "money": "add credit at https://cloud.vast.ai/billing/",
+        "full": "another machine, another GPU, or later",
+    },
+)
 
 
 def _says(answer: Answer, *words: str) -> bool:
-    said = f"{code(answer)} {answer.said} {answer.json}".lower()
-    return any(word in said for word in words)
+    text = f"{code(answer)} {answer.said} {answer.json}".lower()
+    return any(word in text for word in words)

@@ -6,8 +6,7 @@ Its lines have neither a time nor a number. A line is known again by itself and 
 import hashlib
 from collections.abc import Iterator
 
-from infra.clouds.runpod_answers import expected_shape
-from infra.clouds.vast_answers import SPEAKS, failure, is_absent, refused
+from infra.clouds.vast_answers import SPEAKS, is_absent
 from infra.clouds.wire import Call, Wire
 from pushtrain.cloud import LogLine
 from pushtrain.errors import CloudUnavailable
@@ -27,9 +26,9 @@ def follow(http: Wire, path: str, doing: str, last_event_id: str | None, timeout
     answer = http.send(Call(method="PUT", path=path, body=body, timeout_s=limit_s, repeatable=True))
     if is_absent(answer):
         return
-    if refused(answer):
-        raise failure(answer, doing)
-    with expected_shape(doing, SPEAKS.cloud):
+    if not answer.ok:
+        raise SPEAKS.failure(answer, doing)
+    with SPEAKS.expected_shape(doing):
         url = str(answer.json["result_url"])
     while (text := http.fetch(url, limit_s)) is None:
         if http.clock() >= until:

@@ -5,8 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from infra.clouds import vast_shapes as shapes
-from infra.clouds.runpod_answers import expected_shape
-from infra.clouds.vast_answers import SPEAKS, failure, is_absent, refused
+from infra.clouds.vast_answers import SPEAKS, is_absent
 from infra.clouds.wire import Call, Wire
 from pushtrain.cloud import Pod
 from pushtrain.errors import CloudUnavailable
@@ -30,9 +29,9 @@ class VastReads:
         doing, answer = f"reading pod {pod_id}", self._http.ask("GET", shapes.instance_path(pod_id))
         if is_absent(answer):
             return None
-        if refused(answer):
-            raise failure(answer, doing)
-        with expected_shape(doing, SPEAKS.cloud):
+        if not answer.ok:
+            raise SPEAKS.failure(answer, doing)
+        with SPEAKS.expected_shape(doing):
             raw = answer.json["instances"]
             return None if not raw else shapes.pod(raw, self._wall())
 
@@ -42,7 +41,7 @@ class VastReads:
         while True:
             limit = str(min(_PAGE, self._http.limits.page))
             page = self._get(doing, "/api/v1/instances/", {"limit": limit} | ({"after_token": token} if token else {}))
-            with expected_shape(doing, SPEAKS.cloud):
+            with SPEAKS.expected_shape(doing):
                 pods += [shapes.pod(raw, self._wall()) for raw in page["instances"]]
                 token = page.get("next_token") or ""
             if not token:
@@ -57,7 +56,7 @@ class VastReads:
         query = {"select_filters": json.dumps({"day": day, "type": {"in": ["instance"]}}), "limit": str(_CHARGES)}
         while True:
             page = self._get(doing, "/api/v0/charges/", query | ({"after_token": token} if token else {}))
-            with expected_shape(doing, SPEAKS.cloud):
+            with SPEAKS.expected_shape(doing):
                 results += page["results"]
                 token = page.get("next_token") or ""
             if not token or token in asked:
@@ -67,24 +66,24 @@ class VastReads:
     def machines(self, body: Mapping[str, Any]) -> list[Any]:
         doing = READING_OFFERS
         answer = self._http.ask("POST", "/api/v0/bundles/", body=body)
-        if refused(answer):
-            raise failure(answer, doing)
-        with expected_shape(doing, SPEAKS.cloud):
+        if not answer.ok:
+            raise SPEAKS.failure(answer, doing)
+        with SPEAKS.expected_shape(doing):
             return list(answer.json["offers"])
 
     def key_records(self) -> list[Any]:
         doing = "reading the account's ssh keys"
         found = self._get(doing, "/api/v0/ssh/")
-        with expected_shape(doing, SPEAKS.cloud):
+        with SPEAKS.expected_shape(doing):
             return list(found["keys"] if isinstance(found, dict) else found)
 
     def _get(self, doing: str, path: str, query: Mapping[str, str] | None = None) -> Any:
         answer = self._http.ask("GET", path, query=query)
-        if refused(answer):
-            raise failure(answer, doing)
+        if not answer.ok:
+            raise SPEAKS.failure(answer, doing)
         return answer.json
 
     def write(self, method: str, path: str, doing: str, body: Any) -> None:
         call = Call(method=method, path=path, body=body, timeout_s=self._http.limits.read_s, repeatable=False)
-        if refused(answer := self._http.send(call)):
-            raise failure(answer, doing)
+        if not (answer := self._http.send(call)).ok:
+            raise SPEAKS.failure(answer, doing)

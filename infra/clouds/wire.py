@@ -17,14 +17,13 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from infra.clouds.runpod_answers import Answer, problem, problem_text
+from infra.clouds.answers import SAID_MAX, Answer, Speaks
 from infra.clouds.runpod_quota import Quota
 from pushtrain import __version__
 from pushtrain.errors import CloudAuthFailed, RequestRejected
 from pushtrain.redact import redact
 
 _LOOPBACK = re.compile(r"^(localhost|127(\.\d{1,3}){3}|::1)$")
-_SAID_MAX = 400
 _AGENT = f"pushtrain/{__version__}"
 
 
@@ -70,35 +69,6 @@ class StreamEnded(Exception):
         self.answer = answer
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Speaks:
-    """How one cloud's answers read. `cloud` is its name for people, `key_name` and `url_name` its variables.
-
-    `problem` is the JSON of an error body, None for whatever a proxy on the way may say instead; `text` its words for
-    people; `wait_s` the seconds that a 429 asks for where no header says so; `status_of` the status that an error in a
-    2xx should have had, None where it is none.
-    """
-
-    cloud: str
-    key_name: str
-    url_name: str
-    public_url: str
-    path: str
-    problem: Callable[[bytes], dict[str, Any] | None] = problem
-    text: Callable[[bytes], str] = problem_text
-    wait_s: Callable[[bytes], float | None] = lambda body: None
-    status_of: Callable[[Any], int | None] = lambda content: None
-
-
-RUNPOD = Speaks(
-    cloud="RunPod",
-    key_name="RUNPOD_API_KEY",
-    url_name="RUNPOD_API_BASE_URL",
-    public_url="https://api.runpod.io",
-    path="/v2",
-)
-
-
 class Wire:
     """Sends calls and reads answers; sorts no errors. Close it with `close`."""
 
@@ -107,18 +77,18 @@ class Wire:
         api_key: str | None,
         base_url: str,
         *,
+        speaks: Speaks,
         limits: Limits,
         sleep: Callable[[float], None],
         clock: Callable[[], float],
         transport: httpx.BaseTransport | None = None,
-        speaks: Speaks = RUNPOD,
     ) -> None:
         """Without a key nothing is sent that names an account: for what a cloud tells everybody. Raises CloudAuthFailed
         for a key no header can carry, RequestRejected for a URL that would expose it."""
         if api_key is not None and not re.fullmatch(r"[\x21-\x7e]+", api_key):
             raise CloudAuthFailed(
                 f"the {speaks.cloud} API key is empty or has characters no key has",
-                hint=f"set {speaks.key_name} to the key alone",
+                hint=f"set {speaks.can.key_name} to the key alone",
             )
         loopback = _is_loopback(base_url, speaks)
         self._speaks, self._loopback = speaks, loopback
@@ -167,7 +137,7 @@ class Wire:
         )
 
     def send(self, call: Call, attempts: int | None = None) -> Answer:
-        """The answer, after `attempts` tries, or those that the table of `runpod_answers` allows. Raises nothing."""
+        """The answer, after `attempts` tries, or as many as the limits allow. Raises nothing."""
         answer = self._exchange(call)
         for attempt in range(1, attempts or self.limits.attempts):
             pause = self.pause_s(answer, attempt, call.repeatable)
@@ -267,24 +237,10 @@ class Wire:
                 return
 
     def _answer(self, response: httpx.Response, body: bytes) -> Answer:
-        status, content, said = response.status_code, None, f"{self._speaks.cloud} answered {response.status_code}"
-        if not response.is_success:
-            text = self.clean(self._speaks.text(body))[:_SAID_MAX] or "(empty body)"
-            headers = dict(response.headers)
-            if status == 429 and (wait_s := self._speaks.wait_s(body)) is not None:
-                headers.setdefault("retry-after", str(math.ceil(wait_s)))
-            return Answer(status=status, said=f"{said}: {text}", headers=headers, json=self._speaks.problem(body))
-        if body.strip():
-            try:
-                content = json.loads(body)
-            except ValueError:
-                return Answer(status=None, said=f"{said} with a body that is not JSON", headers=dict(response.headers))
-        if (meant := self._speaks.status_of(content)) is not None:
-            said, status = f"{said}: {self.clean(self._speaks.text(body))[:_SAID_MAX]}", meant
-        return Answer(status=status, said=said, headers=dict(response.headers), json=content)
+        return self._speaks.answer(response.status_code, dict(response.headers), body, self.clean)
 
     def _lost(self, exc: httpx.RequestError) -> Answer:
-        return Answer(status=None, said=f"no answer ({type(exc).__name__}: {self.clean(str(exc))[:_SAID_MAX]})")
+        return Answer(status=None, said=f"no answer ({type(exc).__name__}: {self.clean(str(exc))[:SAID_MAX]})")
 
 
 @cache
@@ -304,6 +260,6 @@ def _is_loopback(base_url: str, speaks: Speaks) -> bool:
     if not host or url.username or not (url.scheme == "https" or (url.scheme == "http" and loopback)):
         raise RequestRejected(
             f"the {speaks.cloud} base URL {redact(base_url)!r} must be https, or http on loopback, without credentials",
-            hint=f"set {speaks.url_name}, or unset it for {speaks.public_url}",
+            hint=f"set {speaks.can.pod.base_url}, or unset it for {speaks.can.pod.public_api}",
         )
     return loopback

@@ -8,7 +8,7 @@ from typing import Any
 from unittest.mock import patch
 
 from infra import launch
-from infra.clouds.runpod_answers import Answer
+from infra.clouds.answers import Answer
 from pushtrain import climb, run
 from pushtrain.cloud import VolumeRequest
 from pushtrain.pod.watchdog import Limits
