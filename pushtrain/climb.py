@@ -1,8 +1,7 @@
-"""One climb of the ladder: rung after rung is asked for a pod until one has it, and of all pods of a run one lives.
+"""One climb of the ladder: rung after rung is asked for a pod until one has it.
 
 Every rung's price and deadline stand in the ledger before anything is asked for, so that whoever goes on after a crash
-finds the same pod under the same deadline. A pod is known by its name: of two reconciles that create at once, each
-looks again after its create, and both leave the same one.
+finds the same pod under the same deadline.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,12 +34,11 @@ from pushtrain.rungs import Rung, recorded_rungs, rung_of, rungs_in
 from pushtrain.soldout import remember, sold_out
 from pushtrain.spec import JobSpec
 from pushtrain.spot import affordable
+from pushtrain.twins import attempt_of, end_unnamed, keep_one, make_way
 from pushtrain.volumes.kept import given_ids, in_one_place, kept_volume, make_kept
 
 # Below this a pod could not even boot: nothing is rented for it.
 LEAST_USEFUL_S = 120.0
-# How long an earlier attempt's pod may stay listed after it was terminated before the next attempt waits for a tick.
-GONE_WITHIN_S = 30.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,79 +79,18 @@ def climb(control: Control, run: Run, spec: JobSpec, record: RunRecord, turn: Tu
     now_s = control.clock()
     fresh = [Rung.of(spec, candidate, turn.rest, now_s) for candidate in candidates]
     rungs = recorded_rungs(control, run, record, fresh, attempt=attempt)
+    given = _Given(attempt=attempt, is_pinned=pinned, kept=kept)
     refusals: list[CloudError] = []
     for candidate, rung in zip(candidates, rungs, strict=True):
         if rung.deadline_epoch_s < control.clock() + LEAST_USEFUL_S:
             continue
-        refusal = sold_out(control, spec, candidate) or _ask(control, run, spec, candidate, rung, attempt, pinned)
+        refusal = sold_out(control, spec, candidate) or _ask(control, run, spec, candidate, rung, given)
         if refusal is None:
             return True
         refusals.append(refusal)
     if refusals:
         raise worst(refusals)
     return False
-
-
-def make_way(control: Control, run: Run, attempt: int, live: Live) -> None:
-    """Terminate what is still listed of earlier attempts, and wait until it is gone: two pods never share a volume.
-
-    Raises CloudUnavailable when one stays, or when a later attempt has a pod: then this reconcile is behind.
-    """
-    others = [(pod, attempt_of(run, pod)) for pod in live.pods]
-    if any(number > attempt for _, number in others):
-        raise CloudUnavailable(
-            f"{run.id}: a later attempt has a pod already", hint="another reconcile is ahead: the next tick reads on"
-        )
-    earlier = [pod for pod, number in others if 0 < number < attempt]
-    for pod in earlier:
-        control.cloud.terminate(pod.id)
-    give_up_s = control.clock() + GONE_WITHIN_S
-    for pod in earlier:
-        while control.cloud.read_pod(pod.id) is not None:
-            if control.clock() > give_up_s:
-                raise CloudUnavailable(
-                    f"{run.id}: pod {pod.id} ({pod.name}) was terminated and is still there",
-                    hint="the next attempt starts when it is gone",
-                )
-            control.sleep(1.0)
-
-
-def keep_one(control: Control, run: Run, attempt: int, pods: Sequence[Pod]) -> Pod | None:
-    """The pod that is the attempt's, of everything listed of the run: the oldest of that name. Twins are terminated.
-
-    None when none is listed, or when a later attempt's pod is: then those of this attempt are terminated, too.
-    """
-    mine = [pod for pod in pods if attempt_of(run, pod) == attempt and pod.is_alive]
-    behind = any(attempt_of(run, pod) > attempt for pod in pods)
-    oldest = None if behind else min(mine, key=lambda pod: pod.age_key, default=None)
-    for pod in mine:
-        if pod is not oldest:
-            control.say(f"{run.id}: pod {pod.id} is one too many: terminated")
-            end_unnamed(control, run, pod)
-    return oldest
-
-
-def end_unnamed(control: Control, run: Run, pod: Pod) -> None:
-    """Terminate a pod that no event names: it was billed, too."""
-    note(control, run.id, pods=[pod])
-    control.cloud.terminate(pod.id)
-
-
-def one_pod(control: Control, run: Run, attempt: int, live: Live) -> list[Pod]:
-    """The run's living pods, which is one at most when this returns: twins, and pods of attempts that are over, are
-    terminated."""
-    kept = keep_one(control, run, attempt, live.pods)
-    for pod in live.pods:
-        if kept is not None and 0 < attempt_of(run, pod) < attempt:
-            control.say(f"{run.id}: pod {pod.id} of an earlier attempt is still there: terminated")
-            control.cloud.terminate(pod.id)
-    return [kept] if kept else []
-
-
-def attempt_of(run: Run, pod: Pod) -> int:
-    """The attempt a listed pod belongs to, by its name; 0 for a pod that is not the run's."""
-    head, _, number = pod.name.rpartition("-a")
-    return int(number) if head == run.resource_prefix and number.isdigit() else 0
 
 
 def record_pod(
@@ -189,19 +126,29 @@ def pinned_data_center(record: RunRecord) -> str | None:
     return next((str(place) for place in places if place), None)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Given:
+    """What all rungs of one climb have in common. `is_pinned`: checkpoints may be on the run's volume; `kept` is the
+    kept volume as the climb found it."""
+
+    attempt: int
+    is_pinned: bool
+    kept: Volume | None
+
+
 def _ask(
-    control: Control, run: Run, spec: JobSpec, candidate: Candidate, rung: Rung, attempt: int, pinned: bool
+    control: Control, run: Run, spec: JobSpec, candidate: Candidate, rung: Rung, given: _Given
 ) -> CloudError | None:
     """None with a pod, else the refusal that is about this rung alone. Raises one that is for all rungs."""
     control.stacks[run.id] = run
     began = now_text(control.clock())  # billed from the create on, so counted from before it
     try:
-        kept = make_kept(control.cloud, spec, candidate, control.ledger)
+        kept = make_kept(control.cloud, spec, candidate, control.ledger.url, given.kept)
         program = control.launch(
             run,
             spec,
             candidate,
-            attempt=attempt,
+            attempt=given.attempt,
             deadline_epoch_s=rung.deadline_epoch_s,
             kept_id=kept.id if kept else None,
         )
@@ -210,18 +157,19 @@ def _ask(
         control.say(f"{run.id}: {rung.place}: {refusal.reason}: {refusal}")
         remember(control, spec, candidate, refusal)
         for_all = _is_for_all(refusal)
-        if not pinned:
+        if not given.is_pinned:
             _take_back(control, run, must=not for_all)
         if for_all:
             raise
         return refusal
     remember(control, spec, candidate, None)
-    _settle(control, run, attempt, rung, outputs, began)
+    _settle(control, run, given.attempt, rung, outputs, began)
     return None
 
 
 def _is_for_all(refusal: CloudError) -> bool:
-    """RunPod's table: 400 and 403 may be about one candidate; 402, 422 and a wrong key are the same for all of them."""
+    """A broken rule and a denied request may be about one candidate; no balance, a body that breaks the API's contract
+    and a wrong key are the same for all of them."""
     if isinstance(refusal, RequestRejected):
         return refusal.reason in (INVALID_REQUEST, API_RETIRED, UNKNOWN_TEMPLATE)
     return not isinstance(refusal, NoCapacity) and refusal.reason != ACCESS_DENIED
@@ -270,8 +218,8 @@ def _recorded_rung(control: Control, run: Run, attempt: int, pod: Pod, live: Liv
 def worst(refusals: Sequence[CloudError]) -> CloudError:
     """What to say when no rung took the pod: capacity comes back by itself, anything else only if all said so.
 
-    RunPod has no code for 'no capacity': a 400 whose text nobody knows is the next candidate's turn, and when every
-    candidate gets one, the last text is read as a fault of the request.
+    Not every cloud has a code for 'no capacity': a refusal whose text nobody knows is the next candidate's turn, and
+    when every candidate gets one, the last text is read as a fault of the request.
     """
     if any(isinstance(refusal, NoCapacity) for refusal in refusals):
         texts = "; ".join(str(refusal) for refusal in refusals)

@@ -2,7 +2,7 @@
 taken over."""
 
 from pushtrain.budget import late_hours, left
-from pushtrain.climb import LEAST_USEFUL_S, Turn, end_unnamed, record_pod, volume_of
+from pushtrain.climb import LEAST_USEFUL_S, Turn, record_pod, volume_of
 from pushtrain.cloud import Live
 from pushtrain.control import Control
 from pushtrain.errors import CloudAuthFailed, CloudError, NoBalance, NoCapacity, RequestRejected, SpecError
@@ -13,6 +13,7 @@ from pushtrain.run import Run
 from pushtrain.rungs import rung_of, rungs_in
 from pushtrain.several import climb_clouds
 from pushtrain.spec import JobSpec
+from pushtrain.twins import end_unnamed
 
 
 def provision(control: Control, run: Run, spec: JobSpec, record: RunRecord, *, live: Live, attempt: int) -> bool:

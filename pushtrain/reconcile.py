@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from pushtrain.claim import claim_new
-from pushtrain.climb import one_pod
 from pushtrain.cloud import Live, Pod, Volume
 from pushtrain.control import Control
 from pushtrain.desired import Desired
@@ -37,6 +36,7 @@ from pushtrain.source import Source
 from pushtrain.spec.file import loads
 from pushtrain.sweep import of_ledger, remove_orphans, tell_spare, unowned
 from pushtrain.teardown import destroy, names, remove_late
+from pushtrain.twins import one_pod
 
 # How often a silent pod's log is read, and a run without a place is tried again, by one process.
 LOOK_EVERY_S = TRY_EVERY_S = 60.0

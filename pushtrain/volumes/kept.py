@@ -82,16 +82,17 @@ def in_one_place(candidates: Sequence[Candidate]) -> Sequence[Candidate]:
     return [it for it in candidates if it.data_center == candidates[0].data_center]
 
 
-def make_kept(cloud: Cloud, spec: JobSpec, candidate: Candidate, ledger: Ledger) -> Volume | None:
+def make_kept(
+    cloud: Cloud, spec: JobSpec, candidate: Candidate, ledger_url: str, there: Volume | None
+) -> Volume | None:
     """The kept volume, made in the candidate's data center where there is none, and at least as large as the spec asks
-    for; None for a spec that keeps none. Raises CloudError, LedgerError."""
-    name = kept_name(spec, ledger.url)
+    for; None for a spec that keeps none. `there` is the one that `kept_volume` has just found. Raises CloudError."""
+    name = kept_name(spec, ledger_url)
     if name is None:
         return None
     assert candidate.data_center is not None, "a community machine takes no network volume, and the spec refuses it"
     size_gb = spec.compute.volume.size_gb
     wanted = VolumeRequest(name=name, size_gb=size_gb, data_center=candidate.data_center, kind=candidate.volume_kind)
-    there = kept_volume(cloud, spec, ledger.url, lambda: given_ids(ledger))
     is_here = there is not None and there.data_center == candidate.data_center
     found = there if there is not None and is_here else cloud.create_volume(wanted)
     return found if found.size_gb >= size_gb else cloud.grow_volume(found.id, size_gb)
