@@ -100,12 +100,14 @@ def reconcile(
     from pushtrain.github.live import told
     from pushtrain.reconcile import Tick, tick
     from pushtrain.signals import INTERRUPTED, Stopped, stoppable
+    from pushtrain.view import Aloud
     from pushtrain.wiring import open_control
 
     try:
         with stoppable():
             control = open_control(Path.cwd(), say)
             control.may_rent = not end_only
+            control.hear = Aloud.of(control).after
             last = Tick()
             with told(control, os.environ, tick_reporter()) as tell:
 
@@ -133,10 +135,12 @@ def run(
 ) -> None:
     """Run one committed job now, in the foreground. Ctrl-C cancels it and destroys its stack."""
     from pushtrain.foreground import run_job
+    from pushtrain.view import Aloud
     from pushtrain.wiring import open_control
 
     control = open_control(Path.cwd(), say)
-    raise typer.Exit(run_job(control, job, max_minutes=max_minutes, once=report_tick, report=report))
+    control.hear = Aloud.of(control).after
+    raise typer.Exit(run_job(control, job, max_minutes=max_minutes, once=tick_reporter(), report=report))
 
 
 @app.command()

@@ -65,6 +65,9 @@ class Control:
     clock: Callable[[], float]
     sleep: Callable[[float], None]
     expect: Expect | None = None
+    hear: Callable[[Mapping[str, RunRecord]], None] = lambda records: None
+    """Gets what each tick reads of the active runs, before anything is done about it."""
+
     tried_s: dict[str, float] = field(default_factory=dict)
     """When this process last looked for capacity, by run id: within a minute nothing changes."""
     waiting_s: dict[str, float] = field(default_factory=dict)

@@ -4,6 +4,7 @@ RunPod bills every five minutes or so, and a receipt is written seconds after th
 minutes later adds `bill.json`, which is the last file of a run.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from pushtrain.attempts import attempts
@@ -150,3 +151,13 @@ def phases_s(record: RunRecord, now_s: float) -> dict[str, float]:
     for event, begin, end in zip(record.events, times, times[1:], strict=False):
         spans[event.state] = round(spans.get(event.state, 0.0) + max(0.0, end - begin), 3)
     return spans
+
+
+def cost_said(receipt: Mapping[str, Any]) -> str:
+    """`cost_usd` in words, with where that figure is from and what else is known."""
+    usd, billed, source = float(receipt["cost_usd"]), float(receipt["billed_usd"]), str(receipt["billed_source"])
+    if source == "nothing was rented":
+        return f"${usd:.4f}: {source}"
+    if source == "billing API" and usd > billed:
+        return f"${usd:.4f} by time × price, ${billed:.4f} of it billed by now"
+    return f"${usd:.4f} by {source}"

@@ -90,6 +90,7 @@ def tick(control: Control, *, only: str | None = None, may_claim: bool = True) -
             tips |= claim_new(control, wanted, look, report.failures, only)
         records, unreadable = read_each(control.ledger, tips)
         report.records = records
+        control.hear(records)
         report.failures += unreadable.values()
     except LedgerError:
         if live:

@@ -11,7 +11,7 @@ from pushtrain.events import EventDraft, now_text
 from pushtrain.jsontext import json_bytes
 from pushtrain.ledger import RunRecord
 from pushtrain.lifecycle import Step
-from pushtrain.receipt import make_receipt
+from pushtrain.receipt import cost_said, make_receipt
 from pushtrain.run import Run, is_kept
 from pushtrain.volumes.kept import ON_PURPOSE
 
@@ -41,8 +41,7 @@ def destroy(control: Control, run: Run, record: RunRecord, step: Step) -> str:
         writer="control",
         attempt=step.attempt,
         reason=step.reason,
-        message=f"{outcome}; pods 0, volumes 0; ${receipt['cost_usd']:.4f} by {receipt['billed_source']}"
-        + _kept(receipt),
+        message=f"{outcome}; pods 0, volumes 0; {cost_said(receipt)}{_kept(receipt)}",
         data={"outcome": outcome},
     )
     control.ledger.append(

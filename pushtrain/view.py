@@ -1,5 +1,6 @@
 """The live view of one run in a terminal (rich), and plain lines where there is none."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from rich.console import Group, RenderableType
@@ -9,10 +10,15 @@ from rich.table import Table
 from rich.text import Text
 
 from pushtrain.budget import cap_usd
+from pushtrain.control import Control
+from pushtrain.errors import LedgerError
+from pushtrain.events import Event
 from pushtrain.ledger import Ledger, RunRecord
 from pushtrain.progress import Progress, phase_times, spent_usd
 
 _BARS = "▁▂▃▄▅▆▇█"
+# Between two lines about the steps of one run, for whoever follows it by lines.
+STEP_LINE_EVERY_S = 60.0
 
 
 @dataclass(kw_only=True)
@@ -29,10 +35,14 @@ class RunView:
         """The run as of now; None until it is claimed. Raises LedgerUnavailable."""
         tip = self.ledger.refs().get(self.run_id)
         if tip is not None and (self.record is None or tip != self.record.tip):
-            self.record = self.ledger.read(self.run_id, tip)
-            raw, self._chunk = self.ledger.text(self.record, "metrics", self._chunk)
-            self.progress.add(raw.splitlines())
+            self.take(self.ledger.read(self.run_id, tip))
         return self.record
+
+    def take(self, record: RunRecord) -> None:
+        """The run as it was read just now. Raises LedgerUnavailable."""
+        self.record = record
+        raw, self._chunk = self.ledger.text(record, "metrics", self._chunk)
+        self.progress.add(raw.splitlines())
 
 
 def draw(view: RunView, now_s: float, lines: list[str]) -> RenderableType:
@@ -80,3 +90,52 @@ def line(view: RunView, now_s: float) -> tuple[str, str]:
     step = f", step {progress.step} of {progress.total_steps}" if progress.step else ""
     about = f"{record.last.state} {progress.step}"
     return about, f"{record.last.state}{step}{loss}, ${spent_usd(record, now_s):.5f}"
+
+
+@dataclass(kw_only=True)
+class Aloud:
+    """Says in lines how runs go, for a terminal or an Action's log: each word of a pod, and a step a minute."""
+
+    ledger: Ledger
+    say: Callable[[str], None]
+    clock: Callable[[], float]
+    _views: dict[str, RunView] = field(default_factory=dict)
+    _heard: dict[str, int] = field(default_factory=dict)
+    _said_s: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, control: Control) -> "Aloud":
+        return cls(ledger=control.ledger, say=control.say, clock=control.clock)
+
+    def after(self, records: Mapping[str, RunRecord]) -> None:
+        """What is new in `records`, run id → what the ledger says of it now. Raises nothing: a ledger that is away is
+        told by who needs it."""
+        for run_id, record in records.items():
+            if record.is_over:
+                continue
+            for event in self._news(record):
+                why = f" ({event.reason})" if event.reason else ""
+                what = f": {event.message}" if event.message else ""
+                self.say(f"{run_id}: {event.state}{why}{what}")
+            try:
+                self._step(record)
+            except LedgerError:
+                continue
+
+    def _news(self, record: RunRecord) -> list[Event]:
+        """Words of its pod that were not heard yet; of a run that somebody else began the last one alone."""
+        spoken = [event for event in record.events if event.writer == "pod"]
+        before = self._heard.setdefault(record.run_id, spoken[-2].seq if len(spoken) > 1 else 0)
+        self._heard[record.run_id] = spoken[-1].seq if spoken else before
+        return [event for event in spoken if event.seq > before]
+
+    def _step(self, record: RunRecord) -> None:
+        run_id, now_s = record.run_id, self.clock()
+        if now_s < self._said_s.get(run_id, float("-inf")) + STEP_LINE_EVERY_S:
+            return
+        view = self._views.setdefault(run_id, RunView(ledger=self.ledger, run_id=run_id))
+        before = view.progress.step
+        view.take(record)
+        if view.progress.step != before:
+            self._said_s[run_id] = now_s
+            self.say(f"{run_id}: {line(view, now_s)[1]}")

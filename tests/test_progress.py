@@ -10,7 +10,8 @@ from rich.console import Console
 from test_lifecycle import record
 
 from pushtrain.progress import Progress, phase_times, spent_usd
-from pushtrain.view import RunView, draw, line, spark
+from pushtrain.receipt import cost_said
+from pushtrain.view import Aloud, RunView, draw, line, spark
 
 
 def lines(*rows: dict[str, object]) -> list[bytes]:
@@ -99,3 +100,43 @@ def test_a_view_follows_the_branch_and_reads_only_what_is_new(tmp_path: Path) ->
     frame = console.export_text()
     for text in ("▶ training", "step", "2 of 4", "1.500", "[/red] :100:", "said [this]"):
         assert text in frame
+
+
+def test_who_follows_hears_each_word_of_a_pod_once_and_a_step_a_minute(tmp_path: Path) -> None:
+    ledger, said, now_s = Remote(tmp_path).ledger(), list[str](), [1000.0]
+    aloud = Aloud(ledger=ledger, say=said.append, clock=lambda: now_s[0])
+    claim(ledger)
+    aloud.after({RUN_ID: ledger.read(RUN_ID)})
+    assert said == []  # what the control plane does it says itself
+
+    def goes_on(step: int, *states: str) -> list[str]:
+        said.clear()
+        words = [event(state, writer="pod", reason="Why" if state == "failed" else "") for state in states]
+        ledger.append(RUN_ID, events=words, metrics=lines({"step": step, "total_steps": 9, "loss": 1.0})[0] + b"\n")
+        aloud.after({RUN_ID: ledger.read(RUN_ID)})
+        return [text.removeprefix(f"{RUN_ID}: ").partition(", $")[0] for text in said]
+
+    assert goes_on(1, "booting", "training") == ["booting", "training", "training, step 1 of 9, loss 1.000"]
+    assert goes_on(2) == []
+    now_s[0] += 60.0
+    assert goes_on(3) == ["training, step 3 of 9, loss 1.000"]
+    assert goes_on(4, "failed") == ["failed (Why)"]
+
+    said.clear()
+    Aloud(ledger=ledger, say=said.append, clock=lambda: 0.0).after({RUN_ID: ledger.read(RUN_ID)})
+    assert said[0] == f"{RUN_ID}: failed (Why)", "of what came before it joined it hears the last word alone"
+
+
+@pytest.mark.parametrize(
+    ("usd", "billed", "source", "said"),
+    [
+        (0.0, 0.0, "nothing was rented", "$0.0000: nothing was rented"),
+        (0.5, 0.4, "billing API", "$0.5000 by time × price, $0.4000 of it billed by now"),
+        (0.5, 0.5, "billing API", "$0.5000 by billing API"),
+        (0.5, 0.5, "time × price", "$0.5000 by time × price"),
+    ],
+)
+def test_what_a_run_cost_is_said_with_where_that_figure_is_from(
+    usd: float, billed: float, source: str, said: str
+) -> None:
+    assert cost_said({"cost_usd": usd, "billed_usd": billed, "billed_source": source}) == said
