@@ -470,7 +470,7 @@ def at_once(*calls: Callable[[], T]) -> list[T]:
     start = threading.Barrier(len(calls))
 
     def one(call: Callable[[], T]) -> T:
-        start.wait(30)
+        start.wait(150)
         return call()
 
     with ThreadPoolExecutor(len(calls)) as pool:

@@ -3,7 +3,6 @@
 import os
 import shlex
 import shutil
-import signal
 import ssl
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from infra.simulator import processes
 from infra.start import pod_env, start_args
 from pushtrain.ledger import Ledger, RunRecord
 from pushtrain.pod.context import Context, read_context
@@ -305,12 +305,7 @@ class Bench:
 
     def kill_container(self) -> None:
         """As when a container is restarted: every process is gone at once."""
-        while pids := self.processes():
-            for pid in pids:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    continue
+        assert not processes.stop(self.pod_id, 0.0, limit_s=PATIENCE_S)
 
     def close(self) -> None:
         self.kill_container()

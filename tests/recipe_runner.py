@@ -30,7 +30,7 @@ from pathlib import Path
 _FENCE = re.compile(r"^```(sh|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _OTHER_TERMINAL, _STOP_OTHER = "# in another terminal", "# Ctrl-C in the other terminal"
 _TYPED = "pod$ "
-_QUIET_S, _CTRL_C_S = 0.4, 15.0
+_QUIET_S, _CTRL_C_S = 1.5, 150.0
 
 
 @dataclass(frozen=True, kw_only=True)

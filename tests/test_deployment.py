@@ -110,12 +110,12 @@ def test_a_stack_that_somebody_works_on_is_no_failure_and_its_run_goes_on_with_t
     def hold() -> None:
         with StateFile(world.folder / "state" / "stacks", f"run-{record.run_id}").locked():
             held.set()
-            release.wait(60)
+            release.wait(150)
 
     holder = threading.Thread(target=hold)
     holder.start()
     try:
-        assert held.wait(10)
+        assert held.wait(150)
         done = world.cli("reconcile")
         assert done.returncode == 0, done.stderr
         assert "StackLocked" in done.stderr and "next tick" in done.stderr
@@ -124,7 +124,7 @@ def test_a_stack_that_somebody_works_on_is_no_failure_and_its_run_goes_on_with_t
         assert not world.control().cloud.find("").pods, "the pod is billed while somebody else is at work"
     finally:
         release.set()
-        holder.join(10)
+        holder.join(150)
     assert end(world.until(lambda record: record.is_over)) == ("cancelled", "Suspended")
     world.assert_nothing_left()
 

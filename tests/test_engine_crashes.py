@@ -257,7 +257,7 @@ def test_the_cli_is_killed_and_we_are_not(scene: Scene) -> None:
         os.kill(json.loads(lock.read_text())["pid"], signal.SIGKILL)
         said = driver.communicate(timeout=150)[0]
         assert "'pulumi up' was killed (SIGKILL)" in said
-        wait_until(lambda: not scene.processes(), "its provider is gone", 5)
+        wait_until(lambda: not scene.processes(), "its provider is gone")
     outputs = scene.up()
     assert [pod.id for pod in scene.world.live().pods] == [outputs["pod_id"]]
     scene.destroy()

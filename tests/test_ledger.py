@@ -406,7 +406,7 @@ def test_a_refused_append_says_so_at_once(remote: Remote) -> None:
     claim(ledger)
     remote.hook("update", 'echo "GH013: Repository rule violations found" >&2; exit 1')
     with pytest.raises(LedgerError, match=r"hook declined|rule violations") as caught:
-        ledger.append(RUN_ID, events=[event("training")], timeout_s=5)
+        ledger.append(RUN_ID, events=[event("training")], timeout_s=150)
     assert caught.type is LedgerError
 
 

@@ -3,7 +3,6 @@
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -133,8 +132,9 @@ def test_the_deadline_ends_a_deaf_trainer_and_says_why(make_bench: MakeBench) ->
     assert not any("-m trainer" in line for line in bench.processes().values())
 
 
+@pytest.mark.long
 def test_a_restarted_container_resumes_and_keeps_the_deadline(make_bench: MakeBench) -> None:
-    bench = make_bench("event training\nsleep 60", deadline_s=12.0)
+    bench = make_bench("event training\nsleep 60", deadline_s=30.0)
     bench.start()
     bench.wait(lambda: bench.states().count("training") == 1, "first training")
     bench.kill_container()
@@ -217,7 +217,6 @@ def test_a_ledger_that_is_away_for_a_while_misses_nothing(make_bench: MakeBench)
     away = bench.ledger_dir.with_name("away.git")
     bench.ledger_dir.rename(away)
     bench.wait(lambda: bench.said("trying again") and bench.said("pushtrain: finished"), "end during the outage")
-    time.sleep(0.3)
     away.rename(bench.ledger_dir)
     bench.wait_until_terminated()
     assert bench.states() == ["booting", "environment", "preparing", "training", "finished"]

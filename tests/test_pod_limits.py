@@ -92,7 +92,7 @@ def test_a_boot_that_hangs_is_ended_by_a_watchdog_that_was_there_before_it(tmp_p
 
 
 def test_silence_is_a_stall_unless_bytes_move(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, f"event training\nmetric 1\nwrite {4.5 * BUSY}\nmetric 2\nsleep 300", stall_s=3)
+    bench = Bench(tmp_path, f"event training\nmetric 1\nwrite {9 * BUSY}\nmetric 2\nsleep 300", stall_s=6)
     try:
         bench.start()
         bench.wait_until_terminated()

@@ -45,7 +45,7 @@ def test_a_page_is_played_at_a_terminal(tmp_path: Path) -> None:
     page.write_text(
         '```sh\nexport A=b\n[ -t 0 ] || echo "none $A"\nbash\npod$ [ -t 0 ] && echo terminal $A\npod$ exit\n```\n'
     )
-    said = Terminal(tmp_path, dict(os.environ), timeout_s=20).play(page)
+    said = Terminal(tmp_path, dict(os.environ), timeout_s=150).play(page)
     assert "none b" in said and "terminal b" in said
 
 
@@ -53,13 +53,13 @@ def test_a_page_is_played_at_a_terminal(tmp_path: Path) -> None:
 def test_a_page_that_is_wrong_does_not_pass(tmp_path: Path, block: str) -> None:
     (tmp_path / "page.md").write_text(block)
     with pytest.raises(AssertionError):
-        Terminal(tmp_path, dict(os.environ), timeout_s=20).play(tmp_path / "page.md")
+        Terminal(tmp_path, dict(os.environ), timeout_s=150).play(tmp_path / "page.md")
 
 
 def test_the_other_terminal_ends_with_the_page(tmp_path: Path) -> None:
     (tmp_path / "page.md").write_text(
         "```sh\n# in another terminal\nsleep 60\n```\n\n```sh\n# Ctrl-C in the other terminal\n```\n"
     )
-    terminal = Terminal(tmp_path, dict(os.environ), timeout_s=20)
+    terminal = Terminal(tmp_path, dict(os.environ), timeout_s=150)
     terminal.play(tmp_path / "page.md")
     assert not terminal.others

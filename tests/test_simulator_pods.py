@@ -44,8 +44,8 @@ def events(api: Client, pod_id: str, count: int, headers: dict[str, str] | None 
     return found
 
 
-def wait_gone(simulator: RunningSimulator, pod_id: str, within_s: float) -> None:
-    wait_for(lambda: not pod_state(simulator, pod_id)["processes"], within_s)
+def wait_gone(simulator: RunningSimulator, pod_id: str) -> None:
+    wait_for(lambda: not pod_state(simulator, pod_id)["processes"])
 
 
 def test_the_start_command_runs_with_the_volume_as_its_workspace(api: Client, simulator: RunningSimulator) -> None:
@@ -58,7 +58,7 @@ def test_the_start_command_runs_with_the_volume_as_its_workspace(api: Client, si
     wait_for(lambda: (folder / "file").exists())
     assert lines(simulator, pod) == [str(simulator.state_dir / "pods" / pod / "root")]
     api("DELETE", f"/v2/pods/{pod}")
-    wait_gone(simulator, pod, 3)
+    wait_gone(simulator, pod)
     assert (folder / "file").read_text() == "kept\n"
     api("DELETE", f"/v2/network-volumes/{volume}")
     wait_for(lambda: not folder.exists())
@@ -114,7 +114,7 @@ def test_termination_reaches_processes_that_left_session_group_and_environment(
     assert api("DELETE", f"/v2/pods/{pod}").status_code == 204
     assert api("GET", "/v2/pods").json()["pods"] == []
     wait_for(lambda: not any(start_ticks(pid) for pid in pids))
-    wait_gone(simulator, pod, 1)
+    wait_gone(simulator, pod)
     wait_for(lambda: not pod_file(simulator, pod, "hidden").exists(), 3)
 
 
@@ -134,7 +134,7 @@ def test_a_pod_that_terminates_itself_gets_its_answer_first(api: Client, simulat
     )
     pod = api.create_pod(f"bash -c '{script}'")
     wait_for(lambda: api("GET", f"/v2/pods/{pod}").status_code == 404)
-    wait_gone(simulator, pod, 3)
+    wait_gone(simulator, pod)
     assert "204" in lines(simulator, pod)
 
 
@@ -150,7 +150,7 @@ def test_sigterm_comes_before_the_kill(api: Client, simulator: RunningSimulator)
     pod = api.create_pod(f"python3 -c '{trap}'", env={"CODE": code})
     wait_for(lambda: "ready" in lines(simulator, pod))
     api("DELETE", f"/v2/pods/{pod}")
-    wait_gone(simulator, pod, 3)
+    wait_gone(simulator, pod)
     assert lines(simulator, pod)[-1] == "going"
 
 
@@ -161,7 +161,7 @@ def test_stop_ends_the_processes_and_start_begins_on_an_empty_disk(api: Client, 
     first = wait_for(lambda: list(root.glob("1*")))
     stopped = api("POST", f"/v2/pods/{pod}/action", {"action": "stop"}).json()
     assert (stopped["status"], stopped["runtime"]) == ("EXITED", None)
-    wait_gone(simulator, pod, 3)
+    wait_gone(simulator, pod)
     api("POST", f"/v2/pods/{pod}/action", {"action": "start"})
     api.wait_running(pod)
     second = wait_for(lambda: list(root.glob("1*")))
@@ -306,7 +306,7 @@ def test_a_lost_pod_is_gone_without_a_word(api: Client, simulator: RunningSimula
     api.wait_running(pod), api.wait_running(other)
     simulator.fault("lost_pod", seconds=0, pod_name="pt-lost")
     wait_for(lambda: [it["id"] for it in api("GET", "/v2/pods").json()["pods"]] == [other])
-    wait_gone(simulator, pod, 3)
+    wait_gone(simulator, pod)
     assert "never" not in lines(simulator, pod)
     assert pod_state(simulator, pod)["ended_at"] is not None
 
