@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
+import httpx
+
 from infra.clouds import lambda_shapes as shapes
 from infra.clouds.adoption import keep_oldest, look_again
 from infra.clouds.answers import Answer
@@ -31,7 +33,8 @@ _OFFERS_FRESH_S = 30.0
 class Lambda:
     """One Lambda Cloud account. Safe to use from one thread; `close` when done, or let it go out of scope.
 
-    `environ` is where `PodRequest.secret_env` is read from at each launch; `wall` gives epoch seconds.
+    `environ` is where `PodRequest.secret_env` is read from at each launch; a `clock` that is given
+    counts epoch seconds, and is the only one.
     """
 
     name = "lambda"
@@ -44,15 +47,23 @@ class Lambda:
         environ: Mapping[str, str] | None = None,
         limits: LambdaLimits | None = None,
         sleep: Callable[[float], None] = time.sleep,
-        clock: Callable[[], float] = time.monotonic,
-        wall: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
+        transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._environ = os.environ if environ is None else environ
         self._limits = limits or LambdaLimits()
-        self._wall = wall
-        self._http = Wire(api_key, base_url, limits=self._limits, sleep=sleep, clock=clock, speaks=SPEAKS)
+        self._wall = clock or time.time
+        self._http = Wire(
+            api_key,
+            base_url,
+            limits=self._limits,
+            sleep=sleep,
+            clock=clock or time.monotonic,
+            transport=transport,
+            speaks=SPEAKS,
+        )
         pace = Pace(request_s=self._limits.request_s, launch_s=self._limits.launch_s)
-        self._reads = LambdaReads(self._http, pace, wall)
+        self._reads = LambdaReads(self._http, pace, self._wall)
         self._kept: dict[int, tuple[float, list[Offer]]] = {}
 
     def close(self) -> None:

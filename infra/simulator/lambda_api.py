@@ -174,6 +174,7 @@ class LambdaApi:
             image="lambda-stack",
             gpu=sold[0],
             gpu_count=sold[1],
+            disk_gb=0,  # in the price of the machine
             args=start_command(),
             env={"USER_DATA": user_data, "TAGS": json.dumps(tags)},
             ports=["22/tcp"] if " -p 22:22 " in user_data or "22" in tags.get("pushtrain-ports", "").split("-") else [],
@@ -200,7 +201,7 @@ class LambdaApi:
             "ssh_key_names": ["pushtrain"],
             "file_system_names": [volume.name] if volume else [],
             "region": region(pod.data_center),
-            "instance_type": instance_type(pod.gpu, pod.gpu_count),
+            "instance_type": instance_type(pod.gpu, pod.gpu_count, pod.usd_per_gpu_hour),
             "actions": {"terminate": {"available": not ended}},
             "tags": [{"key": key, "value": value} for key, value in json.loads(pod.env["TAGS"]).items()],
         }

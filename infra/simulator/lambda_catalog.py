@@ -62,18 +62,20 @@ def instance_types(service: Service) -> dict[str, Any]:
         levels = service.stock(gpu, "SECURE")
         regions = [region(name) for name, level in levels.items() if level != "NONE"]
         for count in _TYPES[gpu.id][2]:
-            kind = instance_type(gpu.id, count)
+            kind = instance_type(gpu.id, count, gpu.secure_usd)
             found[kind["name"]] = {"instance_type": kind, "regions_with_capacity_available": regions}
     return found
 
 
-def instance_type(gpu: str, count: int) -> dict[str, Any]:
+def instance_type(gpu: str, count: int, usd_per_gpu_hour: float | None = None) -> dict[str, Any]:
+    """At its price in the catalogue unless another one is given."""
+    usd_per_gpu_hour = usd_per_gpu_hour or CATALOG.gpus[gpu].secure_usd or 0.0
     short, words, _ = _TYPES[gpu]
     return {
         "name": f"gpu_{count}x_{short}",
         "description": f"{count}x {words}",
         "gpu_description": words,
-        "price_cents_per_hour": round((CATALOG.gpus[gpu].secure_usd or 0.0) * 100 * count),
+        "price_cents_per_hour": round(usd_per_gpu_hour * 100 * count),
         "specs": {"vcpus": 26 * count, "memory_gib": 225 * count, "storage_gib": 512 * count, "gpus": count},
     }
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pushtrain.capabilities import DEFAULT_CLOUD
 
-from .promises import Figures
+from .figures import Figures
 from .schedule import KINDS, Schedule, schedule
 from .shrink import shrink
 from .world import Result, World, play

@@ -1,7 +1,7 @@
 """What is wrong right now with the ledger's remote, the Hub, the source and the way to the cloud."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -40,20 +40,40 @@ class Windows:
         return sum(max(0.0, min(end, to) - max(start, begin)) for begin, to, _ in self._away)
 
 
+class Way:
+    """The way to one cloud."""
+
+    def __init__(self, scheduler: Scheduler, hit: Hit, pace: Callable[[str], Callable[[], float]]) -> None:
+        self.pace, self._hit = pace, hit
+        self.away = Windows(scheduler, hit)
+        self.refusing = Windows(scheduler, hit)
+        """The cloud answers, and takes nobody's key."""
+        self.slow: list[Fault] = []
+        """The next request of the operation `what` is answered `amount` seconds later."""
+
+    def is_open(self) -> bool:
+        return not self.away
+
+    def slowness_s(self, operation: str) -> float | None:
+        """How slow the cloud is with this very request; None when it is not."""
+        found = next((it for it in self.slow if operation.startswith(it.what)), None)
+        if found is None:
+            return None
+        self.slow.remove(found)
+        self._hit(found)
+        return found.amount
+
+
 class Boards:
     """Every outage of one schedule. `hit` hears of each fault that took effect."""
 
-    def __init__(self, scheduler: Scheduler, seed: int, hit: Hit) -> None:
+    def __init__(self, scheduler: Scheduler, seed: int, hit: Hit, clouds: Iterable[str]) -> None:
         self._seed, self.hit = seed, hit
-        self.cloud = Windows(scheduler, hit)
-        self.refusing = Windows(scheduler, hit)
-        """The cloud answers, and takes nobody's key."""
+        self.ways = {name: Way(scheduler, hit, self.pace) for name in clouds}
         self.hub = Windows(scheduler, hit)
         self.source = Windows(scheduler, hit)
         self.ledger = {"pod": Windows(scheduler, hit), "control": Windows(scheduler, hit)}
         self.hanging_ledger = Windows(scheduler, hit)
-        self.slow: list[Fault] = []
-        """The next request of the operation `what` is answered `amount` seconds later."""
         self.cut_pushes: list[Fault] = []
         self.late_pushes: list[Fault] = []
         self.pushes_under_way = 0
@@ -65,18 +85,6 @@ class Boards:
         """Latencies in seconds for one process: its own, so that one fault less moves nothing else."""
         rng = random.Random(f"{self._seed} {who}")
         return lambda: 0.02 + 0.4 * rng.random() ** 4
-
-    def to_cloud(self) -> bool:
-        return not self.cloud
-
-    def slowness_s(self, operation: str) -> float | None:
-        """How slow the cloud is with this very request; None when it is not."""
-        found = next((it for it in self.slow if operation.startswith(it.what)), None)
-        if found is None:
-            return None
-        self.slow.remove(found)
-        self.hit(found)
-        return found.amount
 
 
 class LedgerLink:

@@ -5,7 +5,7 @@ What is left out of the simulator is the machine: containers are `faults.pod`'s,
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 
 from infra.simulator.app import _problem
-from infra.simulator.catalog import DEFAULT_CATALOG, Catalog, VolumeKind
+from infra.simulator.catalog import VolumeKind
 from infra.simulator.faults import Fault as SimulatorFault
 from infra.simulator.faults import Faults, Kind
 from infra.simulator.machine import STOP_GRACE_S, Running
@@ -28,19 +28,6 @@ from .fault import Fault, Hit
 from .rentals import ACCOUNT_KEY, BASE_URL, Rental
 from .virtual import Process, Scheduler
 
-# A ladder worth climbing, and small enough to be read a hundred thousand times.
-_GPUS = ("NVIDIA A40", "NVIDIA RTX A6000", "NVIDIA A100 80GB PCIe")
-_CENTERS = ("EU-SE-1", "CA-MTL-1", "US-KS-2", "US-TX-3")
-CATALOG = Catalog(
-    gpus={
-        name: replace(gpu, stock={center: level for center, level in gpu.stock.items() if center in _CENTERS})
-        for name, gpu in DEFAULT_CATALOG.gpus.items()
-        if name in _GPUS
-    },
-    data_centers={name: DEFAULT_CATALOG.data_centers[name] for name in _CENTERS},
-)
-
-
 LogLine = tuple[float, str, str]
 """Epoch seconds, `container` or `system`, text."""
 
@@ -48,7 +35,7 @@ LogLine = tuple[float, str, str]
 class Containers(Protocol):
     """The machines under the cloud."""
 
-    def pod_changed(self, pod: Pod) -> None:
+    def pod_changed(self, pod: Pod, service: "VirtualService") -> None:
         """Created, stopped, started or terminated: make its container match."""
         ...
 
@@ -62,13 +49,13 @@ class Containers(Protocol):
 class Watcher(Protocol):
     """Who checks promises. Called at the moment itself, with the account as it is then."""
 
-    def pod_made(self, pod: Pod) -> None: ...
+    def pod_made(self, pod: Pod, rental: Rental) -> None: ...
 
-    def volume_made(self, volume: Volume) -> None: ...
+    def volume_made(self, volume: Volume, rental: Rental) -> None: ...
 
     def gone(self, name: str) -> None: ...
 
-    def kept_gone(self, volume: Volume) -> None:
+    def kept_gone(self, volume: Volume, rental: Rental) -> None:
         """A volume was deleted whose name says that nobody deletes it."""
         ...
 
@@ -99,7 +86,7 @@ class ListedAccount(Account):
 
 
 class VirtualService(Service):
-    """The simulator's service on a virtual machine and clock; nothing is saved."""
+    """One cloud: the simulator's service on a virtual machine and clock; nothing is saved."""
 
     def __init__(
         self,
@@ -109,6 +96,7 @@ class VirtualService(Service):
         hit: Hit,
         page_size: int | None,
         rental: Rental,
+        way: "Network",
     ) -> None:
         ids = (rental.ids(number) for number in count(1))
         settings = Settings(
@@ -118,10 +106,12 @@ class VirtualService(Service):
             expires_at=float("inf"),
             page_size=page_size,
         )
-        account = ListedAccount(CATALOG, lambda: next(ids))
+        account = ListedAccount(rental.catalog, lambda: next(ids))
         self.board = HeardFaults(lambda: next(ids), hit)
         super().__init__(settings, account, self.board, None, clock=lambda: scheduler.now)  # type: ignore[arg-type]
         self.containers, self._watcher = containers, watcher
+        self.rental, self.way = rental, way
+        self.api = RestApi(self)
 
     def running(self, pod: Pod) -> Running | None:
         return self.containers.running(pod.id) if pod.status == "RUNNING" else None
@@ -131,12 +121,12 @@ class VirtualService(Service):
 
     def create_pod(self, order: PodOrder) -> Pod:
         pod = super().create_pod(order)
-        self._watcher.pod_made(pod)
+        self._watcher.pod_made(pod, self.rental)
         return pod
 
     def create_volume(self, name: str, size_gb: int, data_center: str, kind: VolumeKind | None) -> Volume:
         volume = self.account.create_volume(name, size_gb, data_center, kind, self.clock())
-        self._watcher.volume_made(volume)
+        self._watcher.volume_made(volume, self.rental)
         return volume
 
     def lose(self, pod_id: str) -> None:
@@ -156,12 +146,12 @@ class VirtualService(Service):
         pod = self.account.pods[pod_id]
         if pod.status == "TERMINATED":
             self._watcher.gone(pod.name)
-        self.containers.pod_changed(pod)
+        self.containers.pod_changed(pod, self)
 
     def _remove_soon(self, volume_id: str) -> None:
         volume = self.account.volumes[volume_id]
         if is_kept(volume.name):
-            self._watcher.kept_gone(volume)
+            self._watcher.kept_gone(volume, self.rental)
         else:
             self._watcher.gone(volume.name)
         self.containers.volume_gone(volume_id)
@@ -177,8 +167,8 @@ class Answer:
 class RestApi:
     """The simulator's own routes, called as ASGI without an event loop: nothing in them ever waits here."""
 
-    def __init__(self, service: VirtualService, rental: Rental) -> None:
-        self.service, self.rental = service, rental
+    def __init__(self, service: VirtualService) -> None:
+        self.service, rental = service, service.rental
         self.hides: Callable[[Pod], bool] | None = None
         """Pods that a list does not show yet."""
         self._aborted = False
@@ -217,7 +207,7 @@ class RestApi:
         self._aborted = False
         account = self.service.account
         assert isinstance(account, ListedAccount)
-        account.hides = self.hides if method == "GET" and "pod" in self.rental.lists.get(path, ()) else None
+        account.hides = self.hides if method == "GET" and "pod" in self.service.rental.lists.get(path, ()) else None
         handling = self._app(scope, receive, send)
         try:
             handling.send(None)  # type: ignore[attr-defined]
@@ -240,31 +230,31 @@ class RestApi:
 
 
 class Network(Protocol):
-    """How the way to the cloud is at this moment."""
+    """How the way to the cloud is at this moment. `pace` gives each process latencies of its own."""
 
-    def to_cloud(self) -> bool:
+    pace: Callable[[str], Callable[[], float]]
+
+    def is_open(self) -> bool:
         """False: nothing gets through."""
         ...
 
     def slowness_s(self, operation: str) -> float | None: ...
 
-    def pace(self, who: str) -> Callable[[], float]: ...
-
 
 class Wire(httpx.BaseTransport):
     """One control plane's connection to the cloud: a moment to die before and after each request is carried out."""
 
-    def __init__(self, who: str, process: Process, scheduler: Scheduler, api: RestApi, network: Network) -> None:
-        self._process, self._scheduler, self._api, self._network = process, scheduler, api, network
-        self._latency_s = network.pace(f"cloud {who}")
+    def __init__(self, who: str, process: Process, scheduler: Scheduler, service: VirtualService) -> None:
+        self._process, self._scheduler, self._service = process, scheduler, service
+        self._latency_s = service.way.pace(f"cloud {who} {service.rental.name}")
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         self._process.point()
         patience_s = float(request.extensions["timeout"]["read"])
         self._process.sleep(self._latency_s())
-        if not self._network.to_cloud():
+        if not self._service.way.is_open():
             raise httpx.ConnectError("connection refused")
-        if (slow := self._network.slowness_s(self._operation(request))) is not None:
+        if (slow := self._service.way.slowness_s(self._operation(request))) is not None:
             self._wait_for(slow, patience_s, request)
         answer = self._carry_out(request)
         self._process.point()
@@ -283,7 +273,7 @@ class Wire(httpx.BaseTransport):
 
     def _carry_out(self, request: httpx.Request) -> Answer | None:
         target = request.url.raw_path.decode()
-        return self._api.answer(request.method, target, request.headers, request.read())
+        return self._service.api.answer(request.method, target, request.headers, request.read())
 
     def _operation(self, request: httpx.Request) -> str:
-        return self._api.rental.operation(request.method, request.url.path)
+        return self._service.rental.operation(request.method, request.url.path)

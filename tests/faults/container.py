@@ -1,6 +1,6 @@
 """One container of a virtual pod: watchdog and agent as generators of waits, with the pod's own limits and verdicts."""
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -13,7 +13,7 @@ from pushtrain.pod.watchdog import MOST_STARTS, Limits, Reason, View, arrive, ve
 
 from .agent import Agent, OpenLedger, Seat
 from .boards import Boards
-from .cloud import RestApi
+from .cloud import VirtualService
 from .fault import Fault
 from .trainer import Work
 from .virtual import Scheduler
@@ -41,7 +41,6 @@ class Ground:
     boards: Boards
     work: Work
     folder: Path
-    api: RestApi | None = None
     open_ledger: OpenLedger | None = None
     at_work: Callable[[Pod, bool], None]
     """Told when a pod's agent begins and ends: one run has one at most."""
@@ -55,6 +54,10 @@ class Host(Protocol):
     pod: Pod
     fate: Fate
     refused: list[tuple[float, float]]
+    service: VirtualService
+    env: Mapping[str, str]
+
+    def end_itself(self) -> None: ...
 
     def strike(self, blow: str) -> bool: ...
 
@@ -68,8 +71,7 @@ class Container:
         ground, pod = machine.ground, machine.pod
         self._machine, self._scheduler = machine, ground.scheduler
         self.started_s = ground.scheduler.now
-        env = pod.env | {
-            "RUNPOD_POD_ID": pod.id,
+        env = dict(machine.env) | {
             "PUSHTRAIN_WORKSPACE": str(ground.folder / (pod.volume_id or pod.id)),
             "PUSHTRAIN_TRAINER_PYTHON": "python3",
         }
@@ -141,7 +143,7 @@ class Container:
     def _watchdog(self) -> Generator[float, None, None]:
         """The steps of `pushtrain.pod.watchdog.guard`, with its own limits, views and verdicts."""
         context, now = self.context, self._scheduler.now
-        cloud_s = now if self._machine.ground.boards.to_cloud() else None
+        cloud_s = now if self._machine.service.way.is_open() else None
         limits = Limits.starting(wall_s=self.clock(), monotonic_s=now, context=context, cloud_s=cloud_s)
         found = arrive(context, self._machine.pod.id)
         self._seen, self._standing = found.seen or Seen(), Standing(phase=Phase.BOOT, moved_s=now, since_s=now)
@@ -191,16 +193,18 @@ class Container:
     def _terminate(self) -> Generator[float, None, None]:
         """For ever, until the cloud obeys and this very generator is gone."""
         began_s, tick_s, pod_id = self._scheduler.now, self.context.tick_s, self._machine.pod.id
-        ground = self._machine.ground
-        assert ground.api is not None
-        latency_s = ground.boards.pace(f"pod {pod_id}")
-        ways = ground.api.rental.ways(pod_id)
+        service = self._machine.service
+        latency_s = service.way.pace(f"pod {pod_id}")
+        ways = service.rental.ways(pod_id)
         while True:
             asked_s = self._scheduler.now
             for method, target, body in ways:
-                yield ground.boards.slowness_s("pod_action") or latency_s()
-                if ground.boards.to_cloud() and ground.api.from_pod(pod_id, method, target, body) in ACCEPTED:
+                yield service.way.slowness_s("pod_action") or latency_s()
+                if service.way.is_open() and service.api.from_pod(pod_id, method, target, body) in ACCEPTED:
                     break
+            if not ways:
+                self._kill_agent(-9)
+                self._machine.end_itself()
             pause_s = pause_ticks((self._scheduler.now - began_s) / tick_s) * tick_s
             self._machine.refused.append((asked_s, self._scheduler.now + pause_s))
             yield pause_s

@@ -1,12 +1,13 @@
 """The machines under the virtual cloud: their containers start late, crash, are started again or taken away."""
 
 import shutil
+from collections.abc import Mapping
 from functools import partial
 
 from infra.simulator.machine import Running
 from infra.simulator.state import Pod
 
-from .cloud import LogLine
+from .cloud import LogLine, VirtualService
 from .container import Container, Fate, Ground
 from .fault import Fault
 
@@ -23,11 +24,11 @@ class Machines:
         self._fates = fates
         self._numbers: dict[str, int] = {}
 
-    def pod_changed(self, pod: Pod) -> None:
+    def pod_changed(self, pod: Pod, service: VirtualService) -> None:
         machine = self.pods.get(pod.id)
-        if machine is None and "PUSHTRAIN_RUN_ID" in pod.env:
+        if machine is None and "PUSHTRAIN_RUN_ID" in (env := service.rental.env_of(pod)):
             fate = self._fates.get(len(self.pods), Fate())
-            machine = self.pods[pod.id] = Machine(self.ground, pod, fate)
+            machine = self.pods[pod.id] = Machine(self.ground, pod, fate, service, env)
         if machine is not None:
             machine.settle()
 
@@ -36,9 +37,7 @@ class Machines:
 
     def running(self, pod_id: str) -> Running | None:
         machine = self.pods.get(pod_id)
-        if machine is None or machine.container is None:
-            return None
-        return Running(1, machine.container.started_s, machine.restarts)
+        return machine.running() if machine is not None else None
 
     def log(self, pod_id: str) -> list[LogLine]:
         machine = self.pods.get(pod_id)
@@ -56,11 +55,15 @@ class Machines:
 
 
 class Machine:
-    """The host of one pod: starts its container, and starts it again when it ends, until the pod is stopped."""
+    """The host of one pod: starts its container, and starts it again when it ends, until the pod is stopped. A machine
+    that is the pod's own is switched off with its container, and is there, and billed, until somebody ends it."""
 
-    def __init__(self, ground: Ground, pod: Pod, fate: Fate) -> None:
-        self.ground, self.pod, self.fate = ground, pod, fate
+    def __init__(self, ground: Ground, pod: Pod, fate: Fate, service: VirtualService, env: Mapping[str, str]) -> None:
+        self.ground, self.pod, self.fate, self.service, self.env = ground, pod, fate, service, env
         self.container: Container | None = None
+        self.is_off = False
+        self.deadline_s = float(env["PUSHTRAIN_DEADLINE_EPOCH_S"])
+        self._booted_s: float | None = None
         self.restarts = -1
         self.ran: list[list[float]] = []
         self.refused: list[tuple[float, float]] = []
@@ -73,13 +76,19 @@ class Machine:
     def wanted(self) -> bool:
         return self.pod.status == "RUNNING"
 
+    def running(self) -> Running | None:
+        """As the cloud sees it: of a machine not whether its container runs."""
+        if self.service.rental.is_machine:
+            return None if self._booted_s is None or not self.wanted else Running(1, self._booted_s, 0)
+        return None if self.container is None else Running(1, self.container.started_s, self.restarts)
+
     def settle(self) -> None:
         if not self.wanted:
             self._end_container()
         elif self.fate.never_starts is not None:
             self.ground.boards.hit(self.fate.never_starts)
-        elif self.container is None and not self._starting:
-            self._start_after(self.ground.start_s)
+        elif self.container is None and not self._starting and not self.is_off:
+            self._start_after(self.ground.start_s + self.service.rental.boots_s)
 
     def _befall(self, fault: Fault, blow: str) -> None:
         if self.strike(blow):
@@ -90,11 +99,13 @@ class Machine:
         if self.pod.status == "TERMINATED":
             return False
         if blow in ("lost_pod", "preempted_away"):
-            assert self.ground.api is not None
-            self.ground.api.service.lose(self.pod.id)
+            self.service.lose(self.pod.id)
         elif blow == "container_restart":
             self._end_container()
-            self._start_after(RESTART_S)
+            if self.service.rental.is_machine:
+                self.is_off = True
+            else:
+                self._start_after(RESTART_S)
         elif self.container is not None:
             self.container.strike(blow)
             if blow == "preemption":
@@ -109,9 +120,9 @@ class Machine:
         self.ground.scheduler.after(seconds, lambda: self._start(number))
 
     def _start(self, number: int) -> None:
-        if not self.wanted or self.container is not None or number != self._starting:
+        if not self.wanted or self.is_off or self.container is not None or number != self._starting:
             return
-        self._starting = 0
+        self._starting, self._booted_s = 0, self.ground.scheduler.now
         self.restarts += 1
         self.log("system", "start container")
         self.container = Container(self)
@@ -121,6 +132,12 @@ class Machine:
             self.ground.scheduler.after(crash.amount, partial(self._crash, self.container))
         if self.fate.skewed is not None:
             self.ground.boards.hit(self.fate.skewed)
+
+    def end_itself(self) -> None:
+        """What the end of its work is where nobody is asked: the machine goes off, or all stays as it is."""
+        if self.service.rental.ending == "off":
+            self.is_off = True
+            self._end_container()
 
     def log(self, source: str, line: str) -> None:
         self.lines.append((self.ground.scheduler.now, source, line))

@@ -5,7 +5,8 @@
     excused     the part of it during which nobody could have ended it: the cloud refused, or answered nobody; or there
                 was neither a watchdog of the pod running nor a control plane that the ledger answered
 
-What is not excused may be one tick of the control plane at the run's rate, and no more.
+What is not excused may be one tick of the control plane at the run's rate, and no more. A pod's watchdog counts where
+`pushtrain.capabilities` says that a pod of its cloud can end its own bill.
 """
 
 import json
@@ -16,18 +17,14 @@ from typing import TYPE_CHECKING
 
 from infra.simulator import billing
 from infra.simulator.state import Pod, Volume
+from pushtrain.capabilities import CLOUDS
 from pushtrain.ledger import RUNS
-from pushtrain.run import resource_prefix
 
 from .boards import Boards, Windows
 from .office import TICK_S
-from .promises import LEDGER_URL
 
 if TYPE_CHECKING:
     from .world import World
-
-# A tick, and the requests it makes.
-ONE_TICK_S = TICK_S + 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,22 +61,21 @@ def check_money(world: "World") -> None:
         figures.overshoot_usd = max(figures.overshoot_usd, mine_usd)
         figures.overshoot_share = max(figures.overshoot_share, mine_usd / float(budget["max_usd"]))
         figures.excused_usd = max(figures.excused_usd, over_usd - mine_usd)
-        if mine_usd > rate * ONE_TICK_S + 1e-9:
+        one_tick_s = TICK_S + max(it.rental.tick_s for it in world.services.values())
+        if mine_usd > rate * one_tick_s + 1e-9:
             seconds = sum(it.seconds for it in late if it.guarded)
             world.promises.breaks("cap", f"{run_id}: ${mine_usd:.4f} beyond its caps in {seconds:.0f} s {budget}")
 
 
 def stretches(world: "World", run_id: str) -> list[Stretch]:
     """Everything the run ever paid for, cut at every change."""
-    prefix, account = resource_prefix(run_id, LEDGER_URL) + "-", world.service.account
-    pods = [pod for pod in account.pods.values() if pod.name.startswith(prefix)]
-    volumes = [volume for volume in account.volumes.values() if volume.name.startswith(prefix)]
+    its = Rented(*world.promises.rented(run_id))
     now = world.scheduler.now
     moments = {now, *_moments(world, now)}
-    moments |= {at for it in (*pods, *volumes) for span in it.spans for at in (span.start, span.end or now)}
-    first = min((it.spans[0].start for it in (*pods, *volumes)), default=now)
+    moments |= {at for it in its.all for span in it.spans for at in (span.start, span.end or now)}
+    first = min((it.spans[0].start for it in its.all), default=now)
     cut = sorted(at for at in moments if first <= at <= now)
-    return [it for start, end in pairwise(cut) if (it := _stretch(world, pods, volumes, start, end)).usd > 0]
+    return [it for start, end in pairwise(cut) if (it := _stretch(world, its, start, end)).usd > 0]
 
 
 def beyond(all_of_it: Iterable[Stretch], max_usd: float, max_hours: float) -> list[Stretch]:
@@ -98,23 +94,48 @@ def beyond(all_of_it: Iterable[Stretch], max_usd: float, max_hours: float) -> li
     return late
 
 
-def _stretch(world: "World", pods: list[Pod], volumes: list[Volume], start: float, end: float) -> Stretch:
-    middle = (start + end) / 2
-    live = [pod for pod in pods if any(it.start <= middle < (it.end or end) and it.running for it in pod.spans)]
-    boards = world.boards
+@dataclass(frozen=True, slots=True)
+class Rented:
+    """Everything that a run ever had, each with its cloud."""
+
+    pods: Sequence[tuple[str, Pod]]
+    volumes: Sequence[tuple[str, Volume]]
+
+    @property
+    def all(self) -> list[Pod | Volume]:
+        return [it for _, it in (*self.pods, *self.volumes)]
+
+    def clouds(self, start: float, end: float) -> set[str]:
+        """Where something of it is billed within this stretch."""
+        there = (*self.pods, *self.volumes)
+        return {name for name, it in there if any(span.start < end and start < (span.end or end) for span in it.spans)}
+
+
+def _stretch(world: "World", its: Rented, start: float, end: float) -> Stretch:
+    """A pod that cannot end its own bill guards nothing of it: there a control plane alone can."""
+    middle, boards = (start + end) / 2, world.boards
+    live = [(name, pod) for name, pod in its.pods if _runs(pod, middle, end)]
+    there = its.clouds(start, end)
     unread = any(away.seconds_within(start, end) > 0 for away in _ledger_outages(boards))
-    at_work = not unread and any(shift.can_act(middle) for shift in world.office.shifts)
-    watched = bool(live) and all(_covers(world.machines.ran(pod.id), middle) for pod in live)
-    reachable = not any(away.seconds_within(start, end) > 0 for away in (boards.cloud, boards.refusing))
-    refused = any(_covers(world.machines.refused(pod.id), middle) for pod in live)
+    at_work = not unread and any(shift.can_act(middle, there) for shift in world.office.shifts)
+    watched = bool(live) and all(
+        CLOUDS[name].ends_own_bill and _covers(world.machines.ran(pod.id), middle) for name, pod in live
+    )
+    ways = [boards.ways[name] for name in there]
+    reachable = not any(away.seconds_within(start, end) > 0 for way in ways for away in (way.away, way.refusing))
+    refused = any(_covers(world.machines.refused(pod.id), middle) for _, pod in live)
     return Stretch(
         start,
         end,
-        sum(billing.pod_cost(pod, start, end).total for pod in pods),
-        sum(billing.volume_cost(volume, start, end) for volume in volumes),
+        sum(billing.pod_cost(pod, start, end).total for _, pod in its.pods),
+        sum(billing.volume_cost(volume, start, end) for _, volume in its.volumes),
         len(live),
         reachable and not refused and (at_work or watched),
     )
+
+
+def _runs(pod: Pod, moment: float, end: float) -> bool:
+    return any(it.start <= moment < (it.end or end) and it.running for it in pod.spans)
 
 
 def _moments(world: "World", now: float) -> Iterable[float]:
@@ -125,7 +146,8 @@ def _moments(world: "World", now: float) -> Iterable[float]:
         for since, until in (*world.machines.ran(pod_id), *world.machines.refused(pod_id)):
             yield from (since, min(until, now))
     boards = world.boards
-    for away in (boards.cloud, boards.refusing, *_ledger_outages(boards)):
+    ways = [away for way in boards.ways.values() for away in (way.away, way.refusing)]
+    for away in (*ways, *_ledger_outages(boards)):
         yield from away.moments()
 
 

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,21 +17,21 @@ from pushtrain.cloud import Cloud
 from pushtrain.control import Control
 from pushtrain.errors import PushtrainError
 from pushtrain.events import EventDraft
+from pushtrain.fleet import Fleet, cloud_of
 from pushtrain.ledger import Ledger
 from pushtrain.settings import Settings
 
 from .boards import Boards, LedgerLink
-from .cloud import RestApi, Wire
+from .cloud import VirtualService, Wire
 from .fault import Fault
+from .figures import LEDGER_URL, Listed
 from .memory_git import MemoryStore
-from .promises import LEDGER_URL, Listed, Promises
+from .promises import Promises
 from .rentals import BASE_URL, Seams
 from .source import Checkout, Repository
 from .virtual import Died, Process, Scheduler
 
 TICK_S = 60.0
-# What a cloud says that would do something for somebody else, or later.
-REFUSALS = (401, 403, 429, 500, 502)
 ENVIRON = {
     "PUSHTRAIN_POD_TICK_S": "5",
     "PUSHTRAIN_SHIP_EVERY_S": "60",
@@ -42,7 +42,7 @@ ENVIRON = {
 class WatchedLedger(Ledger):
     """The ledger, and a witness of what it said had landed."""
 
-    def __init__(self, promises: Promises, who: str, listed: Listed, **options: Any) -> None:
+    def __init__(self, promises: Promises, who: str, listed: Mapping[str, Listed], **options: Any) -> None:
         super().__init__(LEDGER_URL, cache_dir=Path("/nonexistent"), environ={}, **options)
         self._promises, self._who, self._listed = promises, who, listed
 
@@ -57,7 +57,8 @@ class WatchedLedger(Ledger):
         if has_receipt and not self._is_mine(run_id, more["files"]["receipt.json"]):
             return tip  # another reconcile's receipt stands; nothing of this append was wanted any more
         if has_receipt:
-            self._promises.receipt_landed(run_id, json.loads(more["files"]["receipt.json"]), self._listed)
+            cloud = cloud_of(self.read(run_id))
+            self._promises.receipt_landed(run_id, json.loads(more["files"]["receipt.json"]), self._listed[cloud])
         self._promises.landed(run_id, events, self._who)
         return tip
 
@@ -72,18 +73,19 @@ class WatchedWire(Wire):
 
     def __init__(self, listed: Listed, shift: "Shift", *args: Any) -> None:
         super().__init__(*args)
-        self._listed, self._shift = listed, shift
+        self._listed = listed
+        self._refused = shift.refused.setdefault(self._service.rental.name, [])
         self._is_refused = False
 
     def _carry_out(self, request: Any) -> Any:
         answer = super()._carry_out(request)
-        refused = answer is None or answer.status in REFUSALS
+        rental = self._service.rental
+        refused = answer is None or rental.is_refused(answer.status, answer.body)
         if refused and not self._is_refused:
-            self._shift.refused.append([self._scheduler.now, float("inf")])
+            self._refused.append([self._scheduler.now, float("inf")])
         elif self._is_refused and not refused:
-            self._shift.refused[-1][1] = self._scheduler.now
+            self._refused[-1][1] = self._scheduler.now
         self._is_refused = refused
-        rental = self._api.rental
         if request.method == "GET" and answer is not None and answer.status == 200:
             for kind in rental.lists.get(request.url.path, ()):
                 self._listed.page(kind, self._scheduler.now, rental.more_pages not in request.url.params)
@@ -102,9 +104,9 @@ class VirtualState(StateFile):
 
 
 class VirtualEngine(EmbeddedEngine):
-    def __init__(self, process: Process, state_dir: Path, cloud: Cloud) -> None:
+    def __init__(self, process: Process, state_dir: Path, clouds: Mapping[str, Cloud]) -> None:
         operations = {"NetworkVolume": VolumeOperations(process.sleep), "Pod": PodOperations()}
-        super().__init__(state_dir, lambda name: cloud, operations.__getitem__)  # type: ignore[arg-type]
+        super().__init__(state_dir, clouds.__getitem__, operations.__getitem__)  # type: ignore[arg-type]
         self._process = process
 
     def _file(self, stack: str) -> StateFile:
@@ -115,7 +117,7 @@ class VirtualEngine(EmbeddedEngine):
 
 @dataclass(kw_only=True)
 class Shift:
-    """When one control plane was at work, and within that when the cloud refused it: from, to the next answer.
+    """When one control plane was at work, and within that when each cloud refused it: from, to the next answer.
 
     Its clock is `skew_s` ahead of the truth.
     """
@@ -124,14 +126,16 @@ class Shift:
     skew_s: float
     since: float
     until: float = float("inf")
-    refused: list[list[float]] = field(default_factory=list)
+    refused: dict[str, list[list[float]]] = field(default_factory=dict)
 
-    def can_act(self, moment: float) -> bool:
-        away = any(since <= moment < until for since, until in self.refused)
+    def can_act(self, moment: float, clouds: Iterable[str]) -> bool:
+        """At all of these clouds."""
+        spans = (span for cloud in clouds for span in self.refused.get(cloud, ()))
+        away = any(since <= moment < until for since, until in spans)
         return self.since <= moment < self.until and not away
 
     def moments(self) -> list[float]:
-        return [self.since, self.until, *(moment for span in self.refused for moment in span)]
+        return [self.since, self.until, *(it for spans in self.refused.values() for span in spans for it in span)]
 
 
 @dataclass(kw_only=True)
@@ -143,7 +147,7 @@ class Office:
     boards: Boards
     promises: Promises
     repository: Repository
-    api: RestApi
+    services: Mapping[str, VirtualService]
     folder: Path
     max_minutes: float
     keeps_state: bool
@@ -194,26 +198,28 @@ class Office:
             ledger_token=None,
             tick_s=TICK_S,
         )
-        listed = Listed()
-        scheduler = self.scheduler
-        wire = WatchedWire(listed, shift, who, process, scheduler, self.api, boards)
-        rental = self.api.rental
-        cloud = rental.client(Seams(process=process, clock=lambda: scheduler.now, transport=wire))
+        scheduler, listed = self.scheduler, {name: Listed() for name in self.services}
+        clouds, environ = dict[str, Cloud](), dict(ENVIRON)
+        for name, service in self.services.items():
+            wire = WatchedWire(listed[name], shift, who, process, scheduler, service)
+            clouds[name] = service.rental.client(Seams(process=process, clock=lambda: scheduler.now, transport=wire))
+            environ |= service.rental.environ
+        first = next(iter(clouds))
 
         clock = CloudClock(
             BASE_URL,
             partial(self._say, who),
             local=lambda: scheduler.now + shift.skew_s,
-            ask=lambda url, patience_s: scheduler.now if boards.to_cloud() else None,
+            ask=lambda url, patience_s: scheduler.now if boards.ways[first].is_open() else None,
         )
         store = MemoryStore(self.promises.remote, LedgerLink(process, scheduler, boards, "control", who))
         return Control(
             settings=settings,
             source=checkout,
             ledger=WatchedLedger(self.promises, who, listed, store=store, clock=clock, sleep=process.sleep),
-            cloud=cloud,
-            engine=VirtualEngine(process, state_dir / "stacks", cloud),
-            launch=make_launch(settings, ENVIRON | rental.environ),
+            cloud=clouds[first] if len(clouds) == 1 else Fleet(clouds),
+            engine=VirtualEngine(process, state_dir / "stacks", clouds),
+            launch=make_launch(settings, environ),
             say=partial(self._say, who),
             clock=clock,
             sleep=process.sleep,

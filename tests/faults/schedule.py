@@ -70,6 +70,11 @@ class Schedule:
         return cls(seed=int(said["seed"]), faults=faults, cloud=str(said.get("cloud", DEFAULT_CLOUD)))
 
 
+def clouds_of(it: Schedule) -> tuple[str, ...]:
+    """Where a schedule is played, the first one the cloud of what is not said otherwise."""
+    return (it.cloud,)
+
+
 def scenario(seed: int, cloud: str = DEFAULT_CLOUD) -> Scenario:
     rng = random.Random(f"scenario {seed}")
     names = ("job", "other")[: 2 if rng.random() < 0.2 else 1]
@@ -237,6 +242,8 @@ KINDS: Mapping[str, Draw] = {
 
 # What befalls at one cloud only, drawn besides: the others are the same faults everywhere.
 KINDS_OF: Mapping[str, Mapping[str, Draw]] = {
+    # Prices rise between two looks: a catalogue that was read a moment ago is out of date.
+    "lambda": {"dearer": _for(1.2, 3.0)},
     "vast": {
         # Refused, and rented all the same; the machine of the offer is taken by somebody else; prices rise between two
         # looks; the machine's host stops what runs, which is billed for its disk until it is destroyed.
@@ -244,7 +251,7 @@ KINDS_OF: Mapping[str, Mapping[str, Draw]] = {
         "offer_taken": _times(1, 2, 6),
         "dearer": _for(1.2, 3.0),
         "stopped_by_host": _for(0.0),
-    }
+    },
 }
 
 

@@ -11,10 +11,11 @@ from infra.simulator.state import Pod
 from . import people
 from .container import Fate
 from .fault import Fault
-from .promises import MARK
+from .figures import MARK
 from .schedule import Schedule
 
 if TYPE_CHECKING:
+    from .cloud import VirtualService
     from .world import World
 
 Strike = Callable[["World", Fault], None]
@@ -50,16 +51,20 @@ def fates(schedule: Schedule) -> dict[int, Fate]:
 
 
 def _times(world: "World", fault: Fault) -> None:
-    match = {"operation": f"{fault.what}*"} if fault.what else {}
-    world.service.arm(cast(Kind, fault.kind), int(fault.amount), match, 1.0, fault)
+    for service in world.struck_by(fault):
+        what = service.rental.ends if fault.what == "pod_action" else fault.what
+        match = {"operation": f"{what}*"} if what else {}
+        service.arm(cast(Kind, fault.kind), int(fault.amount), match, 1.0, fault)
 
 
 def _too_many(world: "World", fault: Fault) -> None:
-    world.service.arm("http_429", int(fault.amount), {}, float(fault.what), fault)
+    for service in world.struck_by(fault):
+        service.arm("http_429", int(fault.amount), {}, float(fault.what), fault)
 
 
 def _slow(world: "World", fault: Fault) -> None:
-    world.boards.slow.append(fault)
+    for service in world.struck_by(fault):
+        world.boards.ways[service.rental.name].slow.append(fault)
 
 
 def _no_balance(world: "World", fault: Fault) -> None:
@@ -69,14 +74,21 @@ def _no_balance(world: "World", fault: Fault) -> None:
 def _balance_gone(world: "World", fault: Fault) -> None:
     """RunPod stops what runs when the money is gone; volumes stay, and cost."""
     _no_balance(world, fault)
-    for pod in world.service.account.live_pods():
+    for service in world.struck_by(fault):
+        if service.rental.stops_unpaid:
+            _stop_all(world, service, fault)
+
+
+def _stop_all(world: "World", service: "VirtualService", fault: Fault) -> None:
+    for pod in service.account.live_pods():
         if pod.name.startswith(MARK) and pod.status == "RUNNING":
             world.hit(fault)
-            world.service.stop_pod(pod.id)
+            service.stop_pod(pod.id)
 
 
 def _refused_key(world: "World", fault: Fault) -> None:
-    world.boards.refusing.add(fault)
+    for service in world.struck_by(fault):
+        world.boards.ways[service.rental.name].refusing.add(fault)
     world.for_a_while(cast(Kind, fault.kind), fault, {})
 
 
@@ -85,7 +97,8 @@ def _no_room(world: "World", fault: Fault) -> None:
 
 
 def _cloud_down(world: "World", fault: Fault) -> None:
-    world.boards.cloud.add(fault)
+    for service in world.struck_by(fault):
+        world.boards.ways[service.rental.name].away.add(fault)
 
 
 def _list_behind(world: "World", fault: Fault) -> None:
@@ -98,31 +111,31 @@ def _list_behind(world: "World", fault: Fault) -> None:
             world.hit(fault)
         return is_hidden
 
-    world.api.hides = hides
+    for service in world.struck_by(fault):
+        service.api.hides = hides
 
 
 def _offer_taken(world: "World", fault: Fault) -> None:
-    world.service.arm("no_capacity", int(fault.amount), {"operation": "create_pod"}, 1.0, fault)
+    for service in world.struck_by(fault):
+        service.arm("no_capacity", int(fault.amount), {"operation": "create_pod"}, 1.0, fault)
 
 
 def _dearer(world: "World", fault: Fault) -> None:
     """From now on, for everybody: what runs keeps its price."""
     world.hit(fault)
-    account = world.service.account
-    gpus = {name: replace(gpu, **_times_as_dear(gpu, fault.amount)) for name, gpu in account.catalog.gpus.items()}
-    account.catalog = replace(account.catalog, gpus=gpus)
+    for account in [it.account for it in world.struck_by(fault)]:
+        gpus = {name: replace(gpu, **_times_as_dear(gpu, fault.amount)) for name, gpu in account.catalog.gpus.items()}
+        account.catalog = replace(account.catalog, gpus=gpus)
 
 
 def _times_as_dear(gpu: GpuModel, factor: float) -> dict[str, float]:
     prices = {"secure_usd": gpu.secure_usd, "community_usd": gpu.community_usd}
-    return {name: round(usd * factor, 4) for name, usd in prices.items() if usd is not None}
+    return {name: round(usd * factor, 2) for name, usd in prices.items() if usd is not None}
 
 
 def _stopped_by_host(world: "World", fault: Fault) -> None:
-    for pod in world.service.account.live_pods():
-        if pod.name.startswith(MARK) and pod.status == "RUNNING":
-            world.hit(fault)
-            world.service.stop_pod(pod.id)
+    for service in world.struck_by(fault):
+        _stop_all(world, service, fault)
 
 
 def _dropped_hour(world: "World", fault: Fault) -> None:

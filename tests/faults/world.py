@@ -7,6 +7,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -16,17 +17,19 @@ from pushtrain.ledger import Ledger
 from pushtrain.refs import CLAIMS
 
 from .boards import Boards, LedgerLink
-from .cloud import RestApi, VirtualService
+from .cloud import VirtualService
 from .container import Ground
 from .fault import Fault
+from .figures import IDLE, MARK, OTHER_MARK, OTHERS, Figures
 from .machines import Machines
 from .memory_git import MemoryStore
 from .money import check_money
 from .office import Office, WatchedLedger
 from .people import Actions, delete_as_told
-from .promises import IDLE, MARK, OTHER_MARK, OTHERS, Figures, Listed, Promises
+from .promises import Promises
 from .rentals import RENTALS
-from .schedule import Scenario, Schedule, scenario
+from .rest import check_deadlines, check_rest
+from .schedule import Scenario, Schedule, clouds_of, scenario
 from .source import Repository
 from .strikes import STRIKES, fates
 from .virtual import Process, Scheduler
@@ -51,9 +54,10 @@ class World:
     def __init__(self, schedule: Schedule, folder: Path) -> None:
         self.schedule, self.folder = schedule, folder
         self.scenario: Scenario = scenario(schedule.seed, schedule.cloud)
+        self.clouds = clouds_of(schedule)
         self.scheduler = Scheduler(START)
         self.struck: set[Fault] = set()
-        self.boards = Boards(self.scheduler, schedule.seed, self.hit)
+        self.boards = Boards(self.scheduler, schedule.seed, self.hit, self.clouds)
         self.promises = Promises(self.scheduler)
         ground = Ground(
             scheduler=self.scheduler,
@@ -65,17 +69,15 @@ class World:
             at_work=self.promises.at_work,
         )
         self.machines = Machines(ground, fates(schedule))
-        rental, page_size = RENTALS[schedule.cloud], self.scenario.page_size
-        self.service = VirtualService(self.scheduler, self.machines, self.promises, self.hit, page_size, rental)
-        self.promises.account = self.service.account
-        ground.api = self.api = RestApi(self.service, rental)
+        self.services = {name: self._service(name) for name in self.clouds}
+        self.promises.accounts = {name: it.account for name, it in self.services.items()}
         self.repository = Repository(self.boards.source)
         self.office = Office(
             scheduler=self.scheduler,
             boards=self.boards,
             promises=self.promises,
             repository=self.repository,
-            api=self.api,
+            services=self.services,
             folder=folder,
             max_minutes=self.scenario.max_minutes,
             keeps_state=self.scenario.keeps_state,
@@ -92,7 +94,8 @@ class World:
                 self._arm(fault)
             with contextlib.suppress(_Broken):
                 self._to_rest()
-                self.promises.check_rest()
+                check_rest(self.promises, self.scheduler.now)
+                check_deadlines(self.promises, self.machines)
                 check_money(self)
             if self.scheduler.failure is not None:
                 self.promises.broken.append(f"crash: {self.scheduler.failure!r}")
@@ -130,8 +133,8 @@ class World:
             raise _Broken
 
     def _is_quiet(self) -> bool:
-        account = self.service.account
-        ours = [it for it in [*account.live_pods(), *account.live_volumes()] if it.name.startswith(MARK)]
+        there = [[*it.account.live_pods(), *it.account.live_volumes()] for it in self.services.values()]
+        ours = [it for found in there for it in found if it.name.startswith(MARK)]
         jobs = self.repository.checkout().desired().jobs.values()
         wanted = [CLAIMS + job.claim for job in jobs if not job.spec.suspend]
         unclaimed = [ref for ref in wanted if ref not in self.promises.remote.refs]
@@ -157,7 +160,7 @@ class World:
         return WatchedLedger(
             self.promises,
             f"pod {number}",
-            Listed(),
+            {},
             store=store,
             clock=lambda: self.scheduler.now,
             sleep=process.sleep,
@@ -167,21 +170,33 @@ class World:
         """Of other people: without a mark, with another ledger's mark, and with names that only look like ours. And two
         kept volumes that no run here uses."""
         names = ("my-notebook", f"{OTHER_MARK}job-00000000-00000000", "pt-", "PT-" + MARK[3:])
-        for name in names:
-            volume = self.service.account.create_volume(f"{name}-v", 10, "EU-SE-1", None, START)
-            order = PodOrder(name=f"{name}-a1", image="x", gpu="NVIDIA A40", volume_id=volume.id)
-            self.service.account.create_pod(order, START)
+        for service in self.services.values():
+            account, rental = service.account, service.rental
+            for name in names:
+                volume = account.create_volume(f"{name}-v", 10, rental.place, None, START)
+                gpu, env = rental.gpu("NVIDIA A40"), dict(rental.foreign_env)
+                order = PodOrder(name=f"{name}-a1", image="x", gpu=gpu, volume_id=volume.id, env=env)
+                account.create_pod(order, START)
+            for name in (IDLE, OTHERS):
+                account.create_volume(name, 10, rental.place, None, START)
 
-        for name in (IDLE, OTHERS):
-            self.service.account.create_volume(name, 10, "EU-SE-1", None, START)
+    def _service(self, name: str) -> VirtualService:
+        page_size, way = self.scenario.page_size, self.boards.ways[name]
+        return VirtualService(self.scheduler, self.machines, self.promises, self.hit, page_size, RENTALS[name], way)
+
+    def struck_by(self, fault: Fault) -> list[VirtualService]:
+        """The clouds that a fault is about."""
+        return [it for name, it in self.services.items() if fault.where in ("", name)]
 
     def _arm(self, fault: Fault) -> None:
         self.scheduler.at(START + fault.at_s, lambda: STRIKES[fault.kind](self, fault))
 
     def for_a_while(self, kind: Kind, fault: Fault, match: dict[str, str]) -> None:
-        """A fault of the simulator's own, for `amount` seconds."""
-        number = self.service.arm(kind, None, match, 1.0, fault)
-        self.scheduler.after(fault.amount, lambda: self.service.faults.clear(number))
+        """A fault of the simulator's own, for `amount` seconds. `match` names types of GPU as schedules do."""
+        for service in self.struck_by(fault):
+            words = match | ({"gpu": service.rental.gpu(match["gpu"])} if "gpu" in match else {})
+            number = service.arm(kind, None, words, 1.0, fault)
+            self.scheduler.after(fault.amount, partial(service.faults.clear, number))
 
 
 class _Broken(Exception):
