@@ -48,6 +48,15 @@ def used(record: RunRecord, now_s: float | None = None) -> tuple[float, float]:
     return hours, usd + beside_usd(record)
 
 
+def volume_usd(record: RunRecord, until_s: float) -> float:
+    """Dollars of the run's own volume alone, by the recorded price, from the first pod on."""
+    starts = _starts(record)
+    if not starts:
+        return 0.0
+    rate = max(float(start.data.get("volume_usd_per_hour", 0.0)) for start in starts.values())
+    return max(0.0, until_s - min(start.epoch_s for start in starts.values())) / 3600 * rate
+
+
 def beside_usd(record: RunRecord, since_s: float = 0.0) -> float:
     """What pods cost that no event names, twins say, of those that were ended after `since_s`."""
     notes = [note for note in record.rented.values() if float(note.get("ended", 0.0)) > since_s]

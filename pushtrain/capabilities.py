@@ -4,7 +4,7 @@ docs/clouds.md (`pushtrain.capability_table`). Nothing else asks which cloud it 
 Sources are named where the client of a cloud is (`infra/clouds/`); a cloud is listed here when that client exists.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,9 +30,9 @@ class Capabilities:
     a pod ends what it costs at its deadline with no control plane alive; without, its work alone ends. `ends_after_s`:
     seconds after the deadline at which the cloud itself ends a pod, whatever lives in it; None where it never does.
     `more_keys` are the other variables of the account's key, `key_begins` how a key begins where its maker says so,
-    `funds_at` where the account is paid. `way_in` is how one gets into a pod where `pushtrain ssh` does not.
-    `has_spot`: machines that may be taken away are rented there, for what is bid, or with `sets_spot_price` for what
-    the cloud asks.
+    `funds_at` where the account is paid, `files_instead` how files of a volume are reached there, `way_in` how one gets
+    into a pod where `pushtrain ssh` does not. Without `has_volume_bill` its bill is of pods alone. `has_spot`: machines
+    that may be taken away are rented there, for what is bid, or with `sets_spot_price` for what the cloud asks.
     """
 
     title: str
@@ -69,6 +69,8 @@ class Capabilities:
     more_keys: tuple[str, ...] = ()
     key_begins: tuple[str, ...] = ()
     funds_at: str = ""
+    has_volume_bill: bool = True
+    files_instead: str = ""
     way_in: str = ""
 
     @property
@@ -138,6 +140,7 @@ LAMBDA = Capabilities(
     # "Several minutes" (docs.lambda.ai), docker's NVIDIA part, and the image.
     boots_s=1200.0,
     key_begins=("secret_",),
+    files_instead="run a session with the volume, and `pushtrain sync`",
     funds_at="https://cloud.lambda.ai/settings/billing",
 )
 
@@ -164,7 +167,8 @@ MODAL = Capabilities(
     has_scoped_key=False,
     ends_itself="with its command; and Modal ends it after the deadline whatever happens",
     logs="kept with times, also after the end",
-    bill="Modal's estimate of each sandbox, settled after an hour or so",
+    bill="Modal's estimate of each sandbox, settled after an hour or so; the volume by time × price",
+    has_volume_bill=False,
     has_tcp_ports=False,
     has_sized_volumes=False,
     volume_usd=MODAL_VOLUME_USD,
@@ -172,6 +176,7 @@ MODAL = Capabilities(
     ends_after_s=120.0,
     more_keys=("MODAL_TOKEN_ID",),
     key_begins=("as-",),
+    files_instead="`modal volume ls`, `get` and `put`",
     way_in="`modal shell SANDBOX_ID` opens a shell in a sandbox; no port of it is opened",
     funds_at="https://modal.com/settings/usage",
 )
@@ -209,6 +214,7 @@ JARVISLABS = Capabilities(
     volume_gb=(50, 2048),
     volume_usd=JARVISLABS_DISK_USD,
     funds_at="https://jarvislabs.ai",
+    files_instead="from an instance with the volume, in its console",
     # Its sshd is not ours: nothing tells its host key, so that nobody can say who answers.
     way_in="its console shows the ssh command of each instance, for the keys of the account there",
 )
@@ -261,49 +267,3 @@ def losing(cloud: str | Iterable[str], tiers: Iterable[Tier]) -> list[Tier]:
 def machine(tier: str) -> str:
     """What a pod without a network volume is on, for people."""
     return "community machine" if tier == "COMMUNITY" else "machine without a network volume"
-
-
-def unmet(
-    cloud: str,
-    *,
-    tiers: Iterable[Tier] = (),
-    keeps_volume: bool = False,
-    data_centers: bool = False,
-    template: bool = False,
-    ports: Iterable[str] = (),
-    ssh: bool = False,
-) -> Iterator[str]:
-    """What a spec's `compute` asks for that the cloud does not have, each as a sentence without its end."""
-    can = CLOUDS[cloud]
-    tiers = list(tiers)
-    for tier in tiers:
-        if tier not in can.tiers:
-            yield f"tiers has {tier}, which {can.title} does not rent out: it has {' and '.join(can.tiers)}"
-    if keeps_volume and (without := [tier for tier in tiers if tier in can.tiers and not can.keeps(tier)]):
-        needs = f"needs {' or '.join(can.volume_tiers)}" if can.volume_tiers else f"is not to be had at {can.title}"
-        yield f"tiers has {' and '.join(without)}, whose machines take no network volume: volume.keep {needs}"
-    if data_centers and not can.has_data_centers:
-        yield f"data_centers names places, and {can.title} sells machines by no data center"
-    if template and not can.has_templates:
-        instead = "" if can.framework else "; write image and env into the spec"
-        yield f"template: {can.title} has none that pushtrain reads{instead}"
-    if not can.has_http_proxy and (http := [port for port in ports if port.endswith("/http")]):
-        yield f"ports has {' and '.join(http)}, and {can.title} has no HTTP proxy" + (
-            ": ask for /tcp" if can.has_tcp_ports else ""
-        )
-    if not can.has_tcp_ports and (tcp := [port for port in ports if port.endswith("/tcp")]):
-        yield f"ports has {' and '.join(tcp)}, and {can.title} opens no such ports" + (
-            ": ask for /http" if can.has_http_proxy else ""
-        )
-    if ssh and not can.has_tcp_ports:
-        yield f"ssh: nobody can log in at {can.title}, which opens no port 22"
-
-
-def unmade(cloud: str, *, tiers: Iterable[Tier], size_gb: int, image: bool) -> Iterator[str]:
-    """The same of a network volume's size and of an image; what is smaller than the cloud makes volumes is made as
-    small as it goes."""
-    can = CLOUDS[cloud]
-    if image and can.framework:
-        yield f"image: {can.title} runs no image of one's own, but its framework {can.framework}: leave it out"
-    if can.has_sized_volumes and size_gb > can.volume_gb[1] and any(can.keeps(tier) for tier in tiers):
-        yield f"volume.size_gb is {size_gb}, and {can.title} makes volumes of {can.volume_gb[1]} GB at most"

@@ -1,6 +1,6 @@
 """The table of docs/clouds.md, of what `pushtrain.capabilities` says."""
 
-from pushtrain.capabilities import CLOUDS
+from pushtrain.capabilities import CLOUDS, Capabilities
 
 
 def table() -> list[str]:
@@ -15,13 +15,19 @@ def _cell(value: object) -> str:
     return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
 
 
+def _files(can: Capabilities) -> str:
+    return (
+        "`pushtrain volumes`, by S3" if can.has_volume_files else f"no{can.files_instead and ': ' + can.files_instead}"
+    )
+
+
 _ROWS = (
     ("key of the account", lambda can: " and ".join(f"`{name}`" for name in can.key_names)),
     ("what is rented", lambda can: can.rents),
     ("`tiers`", lambda can: "; ".join(f"{tier}: {words}" for tier, words in can.tiers.items())),
     ("network volume that outlives the pod", lambda can: ", ".join(can.volume_tiers) or "no"),
     ("`data_centers` can be named", lambda can: can.has_data_centers),
-    ("files of a volume without a pod (S3)", lambda can: can.has_volume_files),
+    ("files of a volume without a pod", lambda can: _files(can)),
     ("interruptible machines", lambda can: can.spot),
     ("`image`", lambda can: f"no: its framework {can.framework}" if can.framework else "any"),
     ("`template`", lambda can: can.has_templates),

@@ -24,7 +24,7 @@ def sweep_all(control: Control, *, yes: bool, as_json: bool) -> int:
     if yes:
         for one, it in found:
             remove_orphans(one, it.orphans, wait_s=control.settings.teardown_wait_s)
-    _show([it for _, it in found], orphans, all_answered=not away, removed=yes, as_json=as_json)
+    _show(found, orphans, all_answered=not away, removed=yes, as_json=as_json)
     failures: list[PushtrainError] = [*away, *(it.failure for _, it in found if it.failure is not None)]
     for failure in {str(it): it for it in failures}.values():
         report(failure)
@@ -35,12 +35,12 @@ def sweep_all(control: Control, *, yes: bool, as_json: bool) -> int:
     return max((no_answer.exit_code for no_answer in away), default=0)
 
 
-def _show(found: list[Survey], orphans: list[str], *, all_answered: bool, removed: bool, as_json: bool) -> None:
-    owned, kept = (
-        [line for it in found for line in listed(it.owned)],
-        [in_words(it) for one in found for it in one.kept],
-    )
-    is_known = all(it.failure is None for it in found)
+def _show(
+    found: list[tuple[Control, Survey]], orphans: list[str], *, all_answered: bool, removed: bool, as_json: bool
+) -> None:
+    owned = [line for _, it in found for line in listed(it.owned)]
+    kept = [in_words(volume, one.cloud.name) for one, it in found for volume in it.kept]
+    is_known = all(it.failure is None for _, it in found)
     if as_json:
         print_json({"orphans": orphans, "owned": owned, "kept": kept, "ledger": is_known, "removed": removed})
         return

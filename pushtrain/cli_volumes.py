@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pushtrain.capabilities import CloudName
 from pushtrain.terminal import out, print_drawn, print_json, say
 
 if TYPE_CHECKING:
@@ -26,36 +27,43 @@ volumes = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A kept volume's name, or any volume's id.")]
 PartMb = Annotated[int, typer.Option("--part-mb", min=1, max=500, help="What is sent at once; a cut costs as much.")]
-Size = Annotated[int, typer.Option("--size-gb", help="10 to 4096; a volume only ever grows.")]
+Size = Annotated[int, typer.Option("--size-gb", help="10 to 4096 at RunPod; a volume only ever grows.")]
 
 
 @volumes.callback(invoke_without_command=True)
 def list_volumes(context: typer.Context, as_json: Json = False) -> None:
-    """Every network volume of the account: where, how large, what it costs a month, whose it is, who uses it."""
+    """Every network volume of every cloud with a key: where, how large, its price a month, whose it is, who uses it."""
     if context.invoked_subcommand is not None:
         return
-    rows = _account().rows()
+    from pushtrain.fleet import members
+
+    account = _account()
+    rows = account.rows()
     if as_json:
         print_json([row.as_json() for row in rows])
     elif rows:
         print_drawn(_table(rows))
     else:
-        out.print("no network volume in this account")
+        several = len(members(account.cloud)) > 1
+        out.print(f"no network volume in {'any account' if several else 'this account'}")
 
 
 @volumes.command()
 def create(
     name: Annotated[str, typer.Argument(help="What specs call it in compute.volume.name.")],
-    data_center: Annotated[str, typer.Argument(metavar="DATA_CENTER", help="Where it lives, e.g. EU-RO-1.")],
+    data_center: Annotated[
+        str,
+        typer.Argument(metavar="DATA_CENTER", help="Where it lives, e.g. EU-RO-1; left out where a cloud has none."),
+    ] = "",
     size_gb: Size = 50,
+    cloud: Annotated[CloudName | None, typer.Option(help="Left out: RunPod, or the one with a key.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Make a kept volume before any job needs it; it is billed from now on, and pins its jobs to the data center."""
-    from pushtrain.volumes.kept import told
-
-    made = _account().create(name, size_gb, data_center)
+    """Make a kept volume before any job needs it; it is billed from now on, and pins its jobs to the place."""
+    account = _account()
+    made = account.create(name, size_gb, data_center, cloud or "")
     if as_json:
-        print_json(told(made))
+        print_json(account.one(made.id).as_json())
 
 
 @volumes.command()
@@ -65,11 +73,10 @@ def grow(
     as_json: Json = False,
 ) -> None:
     """Make a volume larger. It cannot shrink again."""
-    from pushtrain.volumes.kept import told
-
-    grown = _account().grow(name, size_gb)
+    account = _account()
+    grown = account.grow(name, size_gb)
     if as_json:
-        print_json(told(grown))
+        print_json(account.one(grown.id).as_json())
 
 
 @volumes.command()
@@ -164,12 +171,12 @@ def copy(
 ) -> None:
     """A volume's copy in another data center, through this machine. Cut off, the same command goes on."""
     from pushtrain.volumes.files import copy_volume
-    from pushtrain.volumes.kept import told
 
-    made, report = copy_volume(_account(), name, data_center, new_name=new_name, transfer=_transfer(part_mb))
+    account = _account()
+    made, report = copy_volume(account, name, data_center, new_name=new_name, transfer=_transfer(part_mb))
     _told(report)
     if as_json:
-        print_json(told(made) | {"files_sent": len(report.sent), "files_there": len(report.there)})
+        print_json(account.one(made.id).as_json() | {"files_sent": len(report.sent), "files_there": len(report.there)})
 
 
 def _transfer(part_mb: int) -> "Transfer":
@@ -189,10 +196,10 @@ def _told(report: "Report") -> None:
 def _account() -> "Account":
     from pushtrain.settings import load_settings
     from pushtrain.volumes.account import Account
-    from pushtrain.wiring import open_cloud, open_ledger
+    from pushtrain.wiring import open_clouds, open_ledger
 
     settings = load_settings(Path.cwd())
-    return Account(cloud=open_cloud(), ledger=open_ledger(settings), say=say)
+    return Account(cloud=open_clouds(), ledger=open_ledger(settings), say=say)
 
 
 def _table(rows: "list[Row]") -> "Table":
@@ -200,10 +207,12 @@ def _table(rows: "list[Row]") -> "Table":
 
     from pushtrain.volumes.kept import usd_per_month
 
-    table = Table("volume", "id", "data center", "GB", "$/month", "whose", "used by", box=None, pad_edge=False)
+    table = Table("volume", "id", "cloud", "data center", "GB", "$/month", "whose", "used by", box=None, pad_edge=False)
     for row in rows:
         it = row.volume
-        month = f"{usd_per_month(it.size_gb, it.kind):.2f}"
+        usd = usd_per_month(it.size_gb, it.kind, row.cloud)
+        month = "by what is on it" if usd is None else f"{usd:.2f}"
+        size = str(it.size_gb or "")
         users = "not known" if row.runs is None and not row.pods else ", ".join(row.users) or "nobody"
-        table.add_row(row.name, it.id, it.data_center, str(it.size_gb), month, row.whose, users)
+        table.add_row(row.name, it.id, row.cloud, it.data_center, size, month, row.whose, users)
     return table

@@ -5,14 +5,17 @@ minutes later adds `bill.json`, which is the last file of a run.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from pushtrain.attempts import attempts
-from pushtrain.budget import cap_usd, used
+from pushtrain.budget import cap_usd, used, volume_usd
+from pushtrain.capabilities import CLOUDS
 from pushtrain.cloud import Bill
 from pushtrain.control import Control
 from pushtrain.errors import CloudError, PushtrainError
 from pushtrain.events import now_text, parse_time
+from pushtrain.fleet import cloud_of
 from pushtrain.jsontext import json_bytes
 from pushtrain.ledger import RunRecord
 from pushtrain.record import BILL
@@ -73,13 +76,14 @@ def _kept(control: Control, record: RunRecord) -> dict[str, Any]:
     if not name:
         return {}
     try:
-        found = first_of(control.cloud.volumes(), str(name))
+        found = first_of(control.at(record).cloud.volumes(), str(name))
     except CloudError as failure:
         control.say(f"{record.run_id}: {name} is kept, and the cloud does not say how large: {failure}")
         return {"kept": [{"name": name, "why": ON_PURPOSE, "in_this_cost": False, "said": str(name)}]}
     if found is None:
         return {"kept": []}
-    return {"kept": [{**told(found), "why": ON_PURPOSE, "in_this_cost": False, "said": in_words(found)}]}
+    cloud = cloud_of(record)
+    return {"kept": [{**told(found, cloud), "why": ON_PURPOSE, "in_this_cost": False, "said": in_words(found, cloud)}]}
 
 
 def settle(control: Control, record: RunRecord) -> None:
@@ -130,12 +134,16 @@ def cost(record: RunRecord) -> tuple[float, str] | None:
 
 
 def _bill(control: Control, record: RunRecord) -> Bill | None:
+    """What the cloud bills; the volume by time × price where it tells the pods' cost alone."""
     try:
         until = None if record.receipt is None else str(record.receipt["closed"])
-        return control.cloud.bill(*rented(record), record.events[0].time, until=until, now_s=control.clock())
+        bill = control.cloud.bill(*rented(record), record.events[0].time, until=until, now_s=control.clock())
     except CloudError as failure:
         control.say(f"{record.run_id}: no bill from the cloud: {failure}")
         return None
+    if CLOUDS[cloud_of(record)].has_volume_bill or not bill.is_told:
+        return bill
+    return replace(bill, volumes_usd=volume_usd(record, parse_time(until) if until else control.clock()))
 
 
 def _source(bill: Bill | None, is_rented: bool) -> str:

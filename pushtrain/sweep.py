@@ -98,7 +98,9 @@ def tell_spare(control: Control, volumes: Sequence[Volume]) -> None:
     cloud: a create that it carried out minutes after everybody gave it up. No machine deletes a kept volume, so a
     person is told, by every tick. Raises LedgerError."""
     if spare := spare_kept(volumes, control.ledger):
-        twice = "; ".join(f"{in_words(it)}, {it.id}, beside {used.id}, which runs use" for it, used in spare)
+        twice = "; ".join(
+            f"{in_words(it, control.cloud.name)}, {it.id}, beside {used.id}, which runs use" for it, used in spare
+        )
         commands = " and ".join(f"`pushtrain volumes delete {it.id} --yes`" for it, _ in spare)
         raise LeakError(
             f"a kept volume is there more than once, and each is billed: {twice}",

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from test_lifecycle import record
 
-from pushtrain.budget import RESERVE_S, Left, late_hours, left, pod_seconds, used
+from pushtrain.budget import RESERVE_S, Left, late_hours, left, pod_seconds, used, volume_usd
 from pushtrain.events import now_text
 from pushtrain.ledger import RunRecord
 from pushtrain.spec.file import loads
@@ -49,6 +49,13 @@ def test_between_attempts_and_afterwards_the_volume_is_paid_for() -> None:
     rest = left(SPEC, priced(*TWO, volume_usd_per_hour=0.5), until_s)
     assert (rest.hours, rest.usd) == (pytest.approx(2 - hours), pytest.approx(3.0 - usd))
     assert left(SPEC, priced(*TWO), until_s, billed_usd=2.5).usd == pytest.approx(0.5)
+
+
+def test_the_volume_alone_is_counted_from_the_first_pod_on() -> None:
+    made = priced(*TWO, volume_usd_per_hour=0.5)
+    first = made.events[1]
+    assert volume_usd(made, first.epoch_s + 7200) == pytest.approx(1.0)
+    assert volume_usd(priced("claimed"), first.epoch_s + 7200) == 0.0
 
 
 def test_a_pod_that_could_not_be_ended_after_its_last_word_spent_the_hours_that_are_billed() -> None:

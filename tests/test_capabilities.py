@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from infra.clouds import CLIENTS, connect, connect_all
 from infra.simulator.others import OTHERS
 from infra.start import _ENDS
-from pushtrain.capabilities import CLOUDS, DEFAULT_CLOUD, CloudName, losing, unmet
+from pushtrain.capabilities import CLOUDS, DEFAULT_CLOUD, CloudName, losing
 from pushtrain.capability_table import table
 from pushtrain.errors import CloudAuthFailed, RequestRejected, SpecError
 from pushtrain.fleet import Fleet, member
@@ -20,6 +20,7 @@ from pushtrain.redact import SECRET_NAMES
 from pushtrain.spec import JobSpec
 from pushtrain.spec.compute import Compute, named_clouds
 from pushtrain.spec.file import loads
+from pushtrain.spec.unmet import unmet
 
 PAGE = Path(__file__).parent.parent / "docs" / "clouds.md"
 BOTH = {"RUNPOD_API_KEY": "rpa_0123456789abcdef", "VAST_API_KEY": "0123456789abcdef"}

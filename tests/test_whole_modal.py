@@ -34,6 +34,7 @@ def test_a_run_by_one_word_at_modal_with_a_volume_and_orphans_are_swept(there: W
     assert booting.data["pod"] == pod["id"] and pod["id"].startswith("sb-")
     receipt = record.receipt or {}
     assert receipt["pods"] == [pod["id"]] and receipt["billed_usd"] > 0
+    assert receipt["billed_source"] == "billing API", "the sandbox's, and the volume by time × price"
     assert modal.read_pod(orphan.id) is None and modal.read_volume(held.id) is None
     assert not modal.find("")
     there.assert_nothing_left()

@@ -17,7 +17,7 @@ from pushtrain.plan.hub import DatasetFacts, Hub
 from pushtrain.plan.market import Market, Offers
 from pushtrain.prices.snapshot import PRICED, Snapshot, of_repository
 from pushtrain.spec import JobSpec, TrainingSpec
-from pushtrain.volumes.kept import in_words, kept_volume, usd_per_month
+from pushtrain.volumes.kept import in_words, kept_volume, month_in_words
 
 # Runs of the ledger that are looked at for a correction; a branch's name has no date, so those of the same job go
 # first.
@@ -59,10 +59,10 @@ class Sources:
         from pushtrain.settings import load_settings
 
         volume = spec.compute.volume
-        month = f"${usd_per_month(volume.size_gb, None):.2f} a month or more"
+        cloud = spec.compute.clouds[0]
+        month = f"{month_in_words(volume.size_gb, None, cloud)} or more"
         apart = "shared by jobs, not in this run's budget, and kept until `pushtrain volumes delete`"
         unknown = f"the volume {volume.name} is kept ({volume.size_gb} GB, {month}): {apart}; made by its first run"
-        cloud = spec.compute.clouds[0]
         if not self.market.is_live(cloud):
             return Kept(data_center=None, note=f"{unknown}. Whether it is there already was not asked")
         try:
@@ -74,7 +74,7 @@ class Sources:
         if found is None:
             return Kept(data_center=None, note=f"{unknown}, in the first place's data center")
         grows = f", grown to {volume.size_gb} GB" if volume.size_gb > found.size_gb else ""
-        return Kept(data_center=found.data_center, note=f"kept volume {in_words(found)}{grows}: {apart}")
+        return Kept(data_center=found.data_center, note=f"kept volume {in_words(found, cloud)}{grows}: {apart}")
 
     def dataset(self, spec: TrainingSpec) -> tuple[Dataset | None, str, DatasetFacts]:
         """How large the dataset is, or None and why; and what the Hub says of it."""

@@ -43,7 +43,7 @@ def storage_usd_per_month(kind: VolumeKind | Literal["DISK"], size_gb: int, clou
     if kind == "DISK":
         return (CLOUDS[cloud].own_disk_usd if cloud in CLOUDS else DISK_USD) * size_gb
     if cloud in CLOUDS and (usd := CLOUDS[cloud].volume_usd) is not None:
-        return usd * max(size_gb, CLOUDS[cloud].volume_gb[0])
+        return usd * (max(size_gb, CLOUDS[cloud].volume_gb[0]) if CLOUDS[cloud].has_sized_volumes else size_gb)
     if kind == "HIGH_PERFORMANCE":
         return HIGH_PERFORMANCE_USD * size_gb
     return VOLUME_USD * min(size_gb, VOLUME_FIRST_GB) + VOLUME_USD_ABOVE * max(0, size_gb - VOLUME_FIRST_GB)

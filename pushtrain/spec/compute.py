@@ -5,11 +5,12 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
-from pushtrain.capabilities import CLOUDS, DEFAULT_CLOUD, CloudName, unmade, unmet
+from pushtrain.capabilities import CLOUDS, DEFAULT_CLOUD, CloudName
 from pushtrain.cloud import Tier
 from pushtrain.gpus import USABLE_GPU_NAMES
 from pushtrain.run import KEPT_NAME
 from pushtrain.spec.names import Part
+from pushtrain.spec.unmet import unmade, unmet
 
 ImageRef = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][A-Za-z0-9_./:@-]{0,254}$")]
 # RunPod's ids (EU-SE-1), and regions as other clouds write them (us-west-1).

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pushtrain.capabilities import CLOUDS
 from pushtrain.cloud import Volume
 from pushtrain.errors import RequestRejected
 from pushtrain.run import KEPT_NAME
 from pushtrain.volumes import folders
-from pushtrain.volumes.account import Account
-from pushtrain.volumes.endpoints import access_to, check_data_center
+from pushtrain.volumes.account import Account, Row
+from pushtrain.volumes.endpoints import Access, access_to, check_data_center
 from pushtrain.volumes.folders import Report
 from pushtrain.volumes.kept import in_words
 from pushtrain.volumes.store import VolumeStore
@@ -79,7 +80,7 @@ def remove(account: Account, where: Place, *, yes: bool, environ: Mapping[str, s
     Raises RequestRejected (NeedsYes, NoSuchFile, NotOurs, or a path that is all of it), CloudError.
     """
     row = account.ours(where.name, "delete files of")
-    store = VolumeStore(access_to(row.volume, environ))
+    store = VolumeStore(_access(row, environ))
     path = where.path.strip("/")
     if not path:
         raise RequestRejected(f"that is all of {row.name}", hint=f"pushtrain volumes delete {row.name} --yes")
@@ -105,7 +106,19 @@ def remove(account: Account, where: Place, *, yes: bool, environ: Mapping[str, s
 
 
 def open_store(account: Account, name: str, environ: Mapping[str, str]) -> VolumeStore:
-    return VolumeStore(access_to(account.one(name).volume, environ))
+    return VolumeStore(_access(account.one(name), environ))
+
+
+def _access(row: Row, environ: Mapping[str, str]) -> Access:
+    """Raises RequestRejected (NoS3) at a cloud that shows no files of a volume without a pod."""
+    can = CLOUDS[row.cloud]
+    if not can.has_volume_files:
+        raise RequestRejected(
+            f"{row.name} is at {can.title}, where the files of a volume are reached from a pod alone",
+            hint=can.files_instead,
+            reason="NoS3",
+        )
+    return access_to(row.volume, environ)
 
 
 def copy_volume(
@@ -123,7 +136,7 @@ def copy_volume(
     RequestRejected, CloudError.
     """
     row = account.one(name)
-    access = access_to(row.volume, environ)
+    access = _access(row, environ)
     check_data_center(data_center)
     if row.volume.data_center == data_center:
         raise RequestRejected(f"{row.name} is in {data_center} already", hint="name another data center")
@@ -136,7 +149,7 @@ def copy_volume(
         account.say(
             f"{row.name} is in use by {', '.join(row.users)}: what changes meanwhile may be missing in the copy"
         )
-    made = account.create(called, row.volume.size_gb, data_center)
+    made = account.create(called, row.volume.size_gb, data_center, row.cloud)
     report = folders.copy(transfer, source, VolumeStore(access_to(made, environ)))
-    account.say(f"{in_words(row.volume)} stays as it is: delete it when nobody needs it any more")
+    account.say(f"{in_words(row.volume, row.cloud)} stays as it is: delete it when nobody needs it any more")
     return made, report

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+from pushtrain.capabilities import CLOUDS, DEFAULT_CLOUD
 from pushtrain.cloud import Cloud, Volume, VolumeKind, VolumeRequest
 from pushtrain.errors import SpecError
 from pushtrain.ledger import Ledger
@@ -98,23 +99,38 @@ def make_kept(
     return found if found.size_gb >= size_gb else cloud.grow_volume(found.id, size_gb)
 
 
-def usd_per_month(size_gb: int, kind: VolumeKind | None) -> float:
-    """By RunPod's list, which a bill may differ from."""
-    return storage_usd_per_month(kind or "STANDARD", size_gb)
+def usd_per_month(size_gb: int, kind: VolumeKind | None, cloud: str) -> float | None:
+    """By the cloud's list, which a bill may differ from; None where what is on it is billed, and nobody says how much
+    that is."""
+    if not size_gb and not CLOUDS[cloud].has_sized_volumes:
+        return None
+    return storage_usd_per_month(kind or "STANDARD", size_gb, cloud)
 
 
-def told(volume: Volume) -> dict[str, Any]:
+def told(volume: Volume, cloud: str) -> dict[str, Any]:
     """For a receipt, and for --json."""
+    usd = usd_per_month(volume.size_gb, volume.kind, cloud)
     return {
+        "cloud": cloud,
         "id": volume.id,
         "name": volume.name,
         "size_gb": volume.size_gb,
         "data_center": volume.data_center,
         "kind": volume.kind,
-        "usd_per_month": round(usd_per_month(volume.size_gb, volume.kind), 2),
+        "usd_per_month": None if usd is None else round(usd, 2),
     }
 
 
-def in_words(volume: Volume) -> str:
-    month = usd_per_month(volume.size_gb, volume.kind)
-    return f"{volume.name} ({volume.size_gb} GB in {volume.data_center}, ${month:.2f} a month)"
+def in_words(volume: Volume, cloud: str) -> str:
+    can = CLOUDS[cloud]
+    size = f"{volume.size_gb} GB " if volume.size_gb else ""
+    place = f"in {volume.data_center}" if can.has_data_centers else ""
+    at = f"{'at ' if not place else ' at '}{can.title}" if cloud != DEFAULT_CLOUD else ""
+    return f"{volume.name} ({size}{place}{at}, {month_in_words(volume.size_gb, volume.kind, cloud)})"
+
+
+def month_in_words(size_gb: int, kind: VolumeKind | None, cloud: str) -> str:
+    usd = usd_per_month(size_gb, kind, cloud)
+    if usd is None:
+        return f"${storage_usd_per_month('STANDARD', 1, cloud):.2f} a month for each GB on it"
+    return f"${usd:.2f} a month" + ("" if CLOUDS[cloud].has_sized_volumes else " for what is on it")
