@@ -12,6 +12,8 @@ from pushtrain.spec import JobSpec
 
 HOURS_PER_MONTH = 730
 AS_SPOT = ", spot"
+# Who bids the least that is asked is the first to be outbid; what is bid is also what is paid.
+MARGIN = 1.2
 
 _STOCK_ORDER: dict[Stock, int] = {"HIGH": 0, "MEDIUM": 1, "LOW": 2, "NONE": 3}
 
@@ -22,7 +24,8 @@ class Candidate:
 
     Where the cloud has no network volumes (a community machine) there is no `data_center`, but a disk of the pod's own.
     `volume_kind` is the network volume the run would get in that data center. With `is_spot` the price is what is bid,
-    or what the cloud asks where it sets that price; `min_bid_usd` is the least of either, an hour for all its GPUs.
+    or what the cloud asks where it sets that price, `on_demand_usd` what the same costs on demand; `min_bid_usd` is the
+    least that has to be bid. All are for all its GPUs.
     """
 
     gpu: str
@@ -35,6 +38,7 @@ class Candidate:
     cloud: str = DEFAULT_CLOUD
     min_bid_usd: float | None = None
     is_spot: bool = False
+    on_demand_usd: float | None = None
 
     @property
     def place(self) -> str:
@@ -147,6 +151,12 @@ def hourly_usd(candidate: Candidate, spec: JobSpec) -> float:
     return candidate.usd_per_hour + storage_usd_per_hour(spec, candidate)
 
 
+def on_demand_hourly_usd(candidate: Candidate, spec: JobSpec) -> float:
+    """The same on demand, where a run that lost its spot machines goes on."""
+    usd = candidate.usd_per_hour if candidate.on_demand_usd is None else candidate.on_demand_usd
+    return usd + storage_usd_per_hour(spec, candidate)
+
+
 def storage_usd_per_hour(spec: JobSpec, candidate: Candidate) -> float:
     """USD per hour of all storage while a pod runs."""
     own_gb = spec.compute.volume.size_gb if candidate.data_center is None else 0
@@ -164,13 +174,14 @@ def volume_usd_per_hour(spec: JobSpec, candidate: Candidate) -> float:
 
 
 def cap(spec: JobSpec, candidate: Candidate) -> CostEstimate:
-    """What the budget means here: the dollar cap holds with storage, so a dear candidate gets fewer hours."""
+    """What the budget means here: the dollar cap holds with storage, so a dear candidate gets fewer hours. What began
+    as spot may end on demand, and cost as much."""
     hourly = hourly_usd(candidate, spec)
-    budget = spec.budget
+    budget, dearest = spec.budget, max(hourly, on_demand_hourly_usd(candidate, spec))
     return CostEstimate(
         usd_per_hour_gpu=candidate.usd_per_hour,
         usd_per_hour_storage=storage_usd_per_hour(spec, candidate),
-        cap_usd=min(budget.max_usd, budget.max_hours * hourly),
+        cap_usd=min(budget.max_usd, budget.max_hours * dearest),
         deadline_hours=min(budget.max_hours, budget.max_usd / hourly),
     )
 
@@ -233,17 +244,31 @@ def candidate_of(offer: Offer, spec: JobSpec, cloud: str | None = None) -> Candi
 
 
 def bids(spec: JobSpec, candidates: list[Candidate]) -> list[Candidate]:
-    """Those of the candidates, all on demand, that are also to be had for what the spec bids: at that price, or at the
-    cloud's own where it sets one."""
+    """Those of the candidates, all on demand, that are also to be had for at most `max_share` of their price: at what a
+    run bids first, or at the cloud's own price where it sets one."""
     spot = spec.compute.spot
     if spot is None:
         return []
-    priced = [(it, it.min_bid_usd, round(it.usd_per_hour * spot.max_share, 6)) for it in candidates]
-    return [
-        replace(it, usd_per_hour=least_usd if _sets_spot_price(it.cloud) else bid_usd, is_spot=True)
-        for it, least_usd, bid_usd in priced
-        if least_usd is not None and least_usd <= bid_usd
+    found = [
+        replace(it, is_spot=True, on_demand_usd=it.usd_per_hour) for it in candidates if it.min_bid_usd is not None
     ]
+    return [
+        replace(it, usd_per_hour=it.min_bid_usd if _sets_spot_price(it.cloud) else bid_usd(it, spot.max_share))
+        for it in found
+        if it.min_bid_usd is not None and it.min_bid_usd <= most_bid_usd(it, spot.max_share)
+    ]
+
+
+def most_bid_usd(candidate: Candidate, max_share: float) -> float:
+    """An hour for all its GPUs."""
+    return round((candidate.on_demand_usd or candidate.usd_per_hour) * max_share, 6)
+
+
+def bid_usd(candidate: Candidate, max_share: float, raised: float = 0.0) -> float:
+    """What is bid: MARGIN above the least, and with `raised` 0 to 1 as far from there to the most."""
+    most = most_bid_usd(candidate, max_share)
+    first = min(most, (candidate.min_bid_usd or 0.0) * MARGIN)
+    return round(first + (most - first) * min(1.0, raised), 6)
 
 
 def _sets_spot_price(cloud: str) -> bool:

@@ -92,6 +92,16 @@ def test_where_a_spec_bids_its_bids_are_rows_of_their_own(simulator: RunningSimu
     plans, _ = plan_specs([path], tmp_path, environ)
     (first, *_) = plans.plans[0].places
     assert first.is_spot and first == bid.place and ", spot" in plan_markdown(plans.plans[0])
+    assert first.interruptions is not None and first.hours is not None and first.money is not None
+    assert on_demand.place.interruptions is None and first.hours.interrupted.expected > 0
+    assert any("interruptions expected" in it for it in bid.missing) and "assumed" in plan_markdown(plans.plans[0])
+    assert any(note.startswith("interruptions at Vast.ai: one in 12 h is assumed") for note in found.notes)
+    told = place_document(first)
+    assert 0 < told["interruptions"]["expected"] <= 2 and told["interruptions"]["hours_between"] == 12
+    often, _ = compare(path, tmp_path, environ | {"PUSHTRAIN_SPOT_HOURS": "1"})
+    assert often is not None
+    dearer = next(row for row in often.rows if row.place.is_spot and row.place.gpu == "NVIDIA A40")
+    assert (dearer.place.money or first.money).expected_usd > first.money.expected_usd
 
 
 def test_a_command_is_compared_on_the_gpus_that_it_names_by_dollars_an_hour() -> None:

@@ -9,15 +9,16 @@ from infra.clouds.vast_shapes import create_body, matching, offers, search_for
 from infra.launch import stack_plan
 from pushtrain.cloud import Offer, Pod, PodRequest
 from pushtrain.errors import SpecError
+from pushtrain.estimate.interruptions import Seen
 from pushtrain.events import Event
 from pushtrain.ledger import RunRecord
 from pushtrain.lifecycle import Step, next_step
 from pushtrain.limits import Limits
-from pushtrain.placement import Candidate, ladder
+from pushtrain.placement import Candidate, bid_usd, cap, ladder
 from pushtrain.run import Run
 from pushtrain.spec import JobSpec
 from pushtrain.spec.file import loads
-from pushtrain.spot import affordable, lost_machines
+from pushtrain.spot import affordable, lost_machines, seen
 
 JOB = """\
 version: 1
@@ -83,6 +84,47 @@ def test_where_the_cloud_sets_the_price_that_is_paid_and_not_what_would_be_bid()
     run = Run(job="job", commit="0" * 40, spec_digest="1" * 64, ledger_url="https://git.example/runs.git")
     pod = stack_plan(run, asked, found[0], attempt=1, env={}).pod
     assert pod is not None and (pod.bid_usd_per_hour, pod.max_usd_per_hour) == (0.24, None)
+
+
+def test_a_bid_begins_above_the_least_and_rises_with_each_loss_to_the_most() -> None:
+    asked = spec("spot: {max_share: 0.9, interruptions: 3}")
+    (bid, here) = ladder(asked, [offer()])
+    assert (bid.usd_per_hour, bid.on_demand_usd, here.on_demand_usd) == (pytest.approx(0.24 * 1.2), 0.40, None)
+    told = [("claimed", 1, "", dict[str, Any]())]
+    paid = []
+    for attempt in (1, 2, 3):
+        paid += [it.usd_per_hour for it in affordable(asked, record(*told).events, [bid, here]) if it.is_spot]
+        told += [placed(attempt, is_spot=True), ("lost", attempt, "Preempted", {})]
+    assert paid == pytest.approx([0.288, 0.324, 0.36])
+    assert affordable(asked, record(*told).events, [bid, here]) == [here]
+    # Where the cloud sets the price there is nothing to raise.
+    fixed = replace(bid, cloud="jarvislabs", usd_per_hour=0.24)
+    assert affordable(asked, record(*told[:3]).events, [fixed]) == [fixed]
+
+
+@pytest.mark.parametrize(("least", "most"), [(0.10, 0.28), (0.24, 0.28), (0.28, 0.28)])
+def test_no_bid_is_below_the_least_or_above_the_most(least: float, most: float) -> None:
+    asked = spec("spot: {max_share: 0.7, interruptions: 20}")
+    (bid, _) = ladder(asked, [offer(min_bid=least)])
+    steps = [bid_usd(bid, 0.7, raised=number / 10) for number in range(12)]
+    assert steps == sorted(steps) and steps[0] >= least and steps[-1] == most
+    assert not any(it.is_spot for it in ladder(asked, [offer(min_bid=0.281)]))
+
+
+def test_the_cap_of_a_bid_is_that_of_the_hours_that_may_follow_on_demand() -> None:
+    (bid, here) = ladder(spec("spot: {}, disk_gb: 5"), [offer()])
+    assert cap(spec(), bid).cap_usd == cap(spec(), here).cap_usd
+    assert cap(spec(), bid).deadline_hours >= cap(spec(), here).deadline_hours
+
+
+def test_the_ledger_tells_how_long_spot_machines_lasted() -> None:
+    began = ("claimed", 1, "", dict[str, Any]())
+    one = record(began, placed(1, is_spot=True), ("training", 1, "", {}), ("lost", 1, "Preempted", {}))
+    two = record(began, placed(1, is_spot=True), ("finished", 1, "", {}), ("destroying", 1, "", {}))
+    other = record(began, placed(1, is_spot=False), ("lost", 1, "PodLost", {}))
+    here = [replace(it, run={"cloud": "vast"}) for it in (one, two, other)]
+    assert seen(here) == {"vast": Seen(lost=1, hours=pytest.approx(3 / 60))}
+    assert seen([other]) == {}
 
 
 def test_a_bid_travels_with_the_request_and_the_search() -> None:

@@ -70,6 +70,7 @@ def comparison(spec: JobSpec, sources: Sources) -> Comparison:
         notes += [] if here or offered.failure else [f"{TITLES[cloud]}: no price known of a GPU that would do"]
         rows += here
     notes += [f"too small for it: {', '.join(sorted(too_large))}"] if too_large else []
+    notes += [f"interruptions at {TITLES[cloud]}: {how}" for cloud, how in _rates(rows).items()]
     notes += [sources.past_trouble] if sources.past_trouble else []
     market = sources.market
     return Comparison(
@@ -128,9 +129,19 @@ def _row(spec: JobSpec, cloud: str, place: Place, boot_s: float | None) -> Row:
         title=TITLES[cloud],
         place=place,
         boot_s=boot_s,
-        missing=(*_cut_off(place), *missing(spec, cloud, place.gpu, place.tier)),
+        missing=(*_cut_off(place), *_taken(place), *missing(spec, cloud, place.gpu, place.tier)),
         goes_there=goes_there(spec, cloud, place.gpu, place.tier),
     )
+
+
+def _rates(rows: Sequence[Row]) -> dict[str, str]:
+    """By cloud who says how often its spot machines are taken away."""
+    return {row.cloud: row.place.interruptions.rate.how for row in rows if row.place.interruptions}
+
+
+def _taken(place: Place) -> tuple[str, ...]:
+    found = place.interruptions
+    return (f"{found.number.expected:.1f} interruptions expected",) if found else ()
 
 
 def _cut_off(place: Place) -> tuple[str, ...]:

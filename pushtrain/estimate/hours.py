@@ -1,6 +1,6 @@
 """From tokens per second to the hours of a pod: start, training, evaluation, upload; low, expected and high. Pure."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pushtrain.estimate.recipe import Recipe, trained_parameters
 from pushtrain.estimate.shape import ModelShape
@@ -40,9 +40,13 @@ class Band:
         return Band(low=self.low * factor, expected=self.expected * factor, high=self.high * factor)
 
 
+NOTHING = Band(low=0.0, expected=0.0, high=0.0)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hours:
-    """Hours of one undisturbed attempt by phase. `correction` is what past runs say the training takes beside this."""
+    """Hours by phase, of one undisturbed attempt but for `interrupted`: what machines that are taken away add to them.
+    `correction` is what past runs say the training takes beside this."""
 
     start: Band
     download: Band
@@ -50,10 +54,15 @@ class Hours:
     evaluation: Band
     upload: Band
     correction: float = 1.0
+    interrupted: Band = NOTHING
 
     @property
     def total(self) -> Band:
-        return self.start + self.download + (self.training + self.evaluation).times(self.correction) + self.upload
+        work = (self.training + self.evaluation).times(self.correction)
+        return self.start + self.download + work + self.upload + self.interrupted
+
+    def with_interruptions(self, lost: Band) -> "Hours":
+        return replace(self, interrupted=lost)
 
 
 def hours(

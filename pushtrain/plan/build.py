@@ -8,13 +8,14 @@ from pushtrain.errors import NoCapacity, PushtrainError
 from pushtrain.estimate.cards import usable_gb
 from pushtrain.estimate.correction import correction, memory_correction
 from pushtrain.estimate.hours import Hours, hours
+from pushtrain.estimate.interruptions import Interruptions, interrupted
 from pushtrain.estimate.memory import GIB, MemoryEstimate, Verdict, memory
 from pushtrain.estimate.recipe import Recipe, recipe_of, trained_parameters
 from pushtrain.estimate.shape import ModelShape
 from pushtrain.estimate.speed import kind_of, speed
 from pushtrain.estimate.tokens import Dataset, Work, bounded_work, work
 from pushtrain.gpus import memory_gb
-from pushtrain.placement import Candidate, candidate_of, cap, hourly_usd, ladder_over
+from pushtrain.placement import Candidate, candidate_of, cap, hourly_usd, ladder_over, on_demand_hourly_usd
 from pushtrain.plan.market import Offers
 from pushtrain.plan.model import Money, Place, Plan, Resource
 from pushtrain.plan.sources import Kept, Sources
@@ -128,6 +129,9 @@ def place_of(spec: JobSpec, group: Sequence[Candidate], training: Training | Non
     first = group[0]
     limits, hourly = cap(spec, first), hourly_usd(first, spec)
     expected, tokens_per_s, corrected, basis = expectation(spec, first.gpu, training, sources)
+    taken = None
+    if expected is not None and training is not None:
+        expected, taken = with_interruptions(spec, first, expected, training, sources)
     return Place(
         cloud=first.cloud,
         gpu=first.gpu,
@@ -140,13 +144,41 @@ def place_of(spec: JobSpec, group: Sequence[Candidate], training: Training | Non
         verdict=_verdict(first.gpu, first.gpu_memory_gb, training, sources),
         tokens_per_s=tokens_per_s,
         hours=expected,
-        money=money(expected, hourly, limits.cap_usd) if expected else None,
+        money=spot_money(expected, spec, first, taken) if expected else None,
         usd_per_hour=hourly,
         deadline_hours=limits.deadline_hours,
         cap_usd=limits.cap_usd,
         correction=corrected,
         basis=basis,
         is_spot=first.is_spot,
+        interruptions=taken,
+    )
+
+
+def with_interruptions(
+    spec: JobSpec, candidate: Candidate, expected: Hours, training: Training, sources: Sources
+) -> tuple[Hours, Interruptions | None]:
+    """The hours of a run that begins there, with those that lost machines cost; on demand nothing is lost."""
+    spot = spec.compute.spot
+    if spot is None or not candidate.is_spot or training.work is None or not isinstance(spec, TrainingSpec):
+        return expected, None
+    share = min(1.0, spec.train.save_steps / max(1, training.work.steps))
+    save_hours = expected.training.times(expected.correction * share)
+    return interrupted(expected, save_hours, sources.interruptions(candidate.cloud), spot.interruptions)
+
+
+def spot_money(expected: Hours, spec: JobSpec, candidate: Candidate, taken: Interruptions | None) -> Money:
+    """What those hours cost: as spot, and on demand after the last machine that is taken away."""
+    limits, hourly = cap(spec, candidate), hourly_usd(candidate, spec)
+    if taken is None:
+        return money(expected, hourly, limits.cap_usd)
+    total, share = expected.total, taken.on_demand_share
+    dearer = on_demand_hourly_usd(candidate, spec) - hourly
+    return Money(
+        low_usd=total.low * (hourly + share.low * dearer),
+        expected_usd=total.expected * (hourly + share.expected * dearer),
+        high_usd=total.high * (hourly + share.high * dearer),
+        cap_usd=limits.cap_usd,
     )
 
 

@@ -45,9 +45,9 @@ def cautions(plan: Plan, model: ModelFacts | None, dataset: DatasetFacts | None)
 def _of_bids(spot: Spot) -> str:
     times = "once" if spot.interruptions == 1 else f"{spot.interruptions} times"
     return (
-        f"bids {spot.max_share:.0%} of the on-demand price, and loses the machine to who bids more: each time what was "
-        f"trained since the last checkpoint, and a start. Lost {times}, the rest is on demand, which the estimate does "
-        "not count; the budget holds over all of it"
+        f"pays at most {spot.max_share:.0%} of the on-demand price, and loses the machine to who pays more: each time "
+        f"what was trained since the last checkpoint, and a start. Lost {times}, the rest is on demand; the budget "
+        "holds over all of it"
     )
 
 

@@ -90,6 +90,14 @@ def place_document(place: Place) -> dict[str, Any]:
             "training": _band(hours.training.times(hours.correction)),
             "evaluation": _band(hours.evaluation.times(hours.correction)),
             "upload": _band(hours.upload),
+            "interrupted": _band(hours.interrupted),
+        },
+        "interruptions": None
+        if place.interruptions is None
+        else {
+            **_band(place.interruptions.number),
+            "hours_between": round(place.interruptions.rate.hours_between, 3),
+            "how": place.interruptions.rate.how,
         },
         "usd": None
         if place.money is None

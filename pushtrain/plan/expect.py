@@ -11,8 +11,8 @@ from pushtrain.errors import PushtrainError
 from pushtrain.estimate.correction import correction
 from pushtrain.estimate.speed import kind_of
 from pushtrain.ledger import Ledger
-from pushtrain.placement import Candidate, hourly_usd
-from pushtrain.plan.build import Training, expectation, money
+from pushtrain.placement import Candidate
+from pushtrain.plan.build import Training, expectation, spot_money, with_interruptions
 from pushtrain.plan.sources import Sources, open_sources, past_runs
 from pushtrain.spec import JobSpec, TrainingSpec
 
@@ -48,7 +48,8 @@ class Expectations:
         hours, tokens_per_s, how, _ = expectation(spec, first.gpu, training, sources)
         if hours is None or tokens_per_s is None:
             return known
-        usd = money(hours, hourly_usd(first, spec), spec.budget.max_usd)
+        hours, taken = with_interruptions(spec, first, hours, training, sources)
+        usd = spot_money(hours, spec, first, taken)
         factor = correction(sources.past(), first.gpu, known["kind"]).factor
         return {
             **known,
@@ -59,4 +60,7 @@ class Expectations:
             "training_s": round((hours.training + hours.evaluation).expected * 3600, 1),
             "tokens_per_s": round(tokens_per_s * factor, 1),
             "correction": how,
+            **(
+                {"interruptions": round(taken.number.expected, 3), "interruptions_how": taken.rate.how} if taken else {}
+            ),
         }

@@ -67,6 +67,7 @@ def rows_of(plan: Plan) -> list[tuple[str, str]]:
     if first is not None and first.hours is not None and first.money is not None:
         rows.append(("hours", words.band(first.hours.total, "h")))
         rows.append(("dollars", words.dollars(first.money)))
+    rows += [("interruptions", words.interruptions(first))] if first is not None and first.interruptions else []
     rows += [(f"cheapest, {number}", words.offer(place)) for number, place in enumerate(plan.best, 1)]
     budget = plan.spec.budget
     rows.append(("never more than", f"${budget.max_usd:g} and {budget.max_hours:g} h, storage and retries included"))
@@ -82,6 +83,7 @@ def _place(place: Place) -> str:
     if place.hours is not None and place.money is not None:
         rows += [("hours", words.band(place.hours.total, "h")), ("of which", words.phases(place))]
         rows.append(("dollars", words.dollars(place.money)))
+    rows += [("interruptions", words.interruptions(place))] if place.interruptions else []
     if place.cap_usd is not None and place.deadline_hours is not None:
         rows.append(("cap here", f"${place.cap_usd:.2f} after {place.deadline_hours:.1f} h"))
     return f"**{plain(f'{place.count} × {place.gpu}')}**\n\n" + table([(key, plain(value)) for key, value in rows])

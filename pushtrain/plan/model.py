@@ -7,6 +7,7 @@ from pushtrain.cloud import Tier
 from pushtrain.differences import Difference
 from pushtrain.errors import SpecError
 from pushtrain.estimate.hours import Hours
+from pushtrain.estimate.interruptions import Interruptions
 from pushtrain.estimate.memory import MemoryEstimate, Verdict
 from pushtrain.estimate.tokens import Work
 from pushtrain.spec import JobSpec
@@ -24,7 +25,7 @@ class Caution:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Money:
-    """US dollars of one undisturbed run with storage, and the most the budget allows here."""
+    """US dollars of one run with storage, undisturbed but for lost spot machines, and the most the budget allows."""
 
     low_usd: float
     expected_usd: float
@@ -60,6 +61,7 @@ class Place:
     correction: str = ""
     basis: str = ""
     is_spot: bool = False
+    interruptions: Interruptions | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pushtrain.errors import PushtrainError, SpecError
 from pushtrain.estimate.correction import Past, past
+from pushtrain.estimate.interruptions import Rate, Seen, assumed_hours, rate
 from pushtrain.estimate.tokens import Dataset
 from pushtrain.ledger import Ledger, RunRecord
 from pushtrain.plan.data import hub_dataset, local_dataset, with_tokenizer
@@ -17,6 +18,7 @@ from pushtrain.plan.hub import DatasetFacts, Hub
 from pushtrain.plan.market import Market, Offers
 from pushtrain.prices.snapshot import PRICED, Snapshot, of_repository
 from pushtrain.spec import JobSpec, TrainingSpec
+from pushtrain.spot import seen
 from pushtrain.volumes.kept import in_words, kept_volume, month_in_words
 
 # Runs of the ledger that are looked at for a correction; a branch's name has no date, so those of the same job go
@@ -45,6 +47,7 @@ class Sources:
     _datasets: dict[tuple[object, ...], tuple[Dataset | None, str]] = field(default_factory=dict)
     _past: list[Past] | None = None
     _records: list[RunRecord] | None = None
+    _taken: dict[str, Seen] | None = None
     past_trouble: str = ""
 
     def offers(self, spec: JobSpec) -> list[Offers]:
@@ -98,6 +101,12 @@ class Sources:
         if self._past is None:
             self._past = _taught(self.records())
         return self._past
+
+    def interruptions(self, cloud: str) -> Rate:
+        """How often its spot machines are taken away. Raises PushtrainError for a setting that is none."""
+        if self._taken is None:
+            self._taken = seen(self.records())
+        return rate(assumed_hours(self.environ), self._taken.get(cloud, Seen()))
 
     def records(self) -> list[RunRecord]:
         """Runs of the ledger, newest first; empty without PUSHTRAIN_LEDGER_URL, and where it cannot be read, which

@@ -129,8 +129,19 @@ def phases(place: Place) -> str:
         "training": place.hours.training.times(place.hours.correction),
         "evaluation": place.hours.evaluation.times(place.hours.correction),
         "upload": place.hours.upload,
+        **({"interruptions": place.hours.interrupted} if place.interruptions else {}),
     }
     return ", ".join(f"{name} {part.expected * 60:.0f} min" for name, part in parts.items())
+
+
+def interruptions(place: Place) -> str:
+    """Of a spot machine, how often it may be taken away, and who says so; empty on demand."""
+    found = place.interruptions
+    if found is None:
+        return ""
+    number, share = found.number, found.on_demand_share.expected
+    rest = f"; {share:.0%} of the hours on demand after the last one" if share >= 0.005 else ""
+    return f"{number.expected:.1f} expected ({number.low:.0f} to {number.high:.0f}), {found.rate.how}{rest}"
 
 
 def weights(plan: Plan) -> str:

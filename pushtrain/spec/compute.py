@@ -65,7 +65,7 @@ class Spot(Part):
     """Machines that are cheaper, and taken away from who bids less; for trainings whose checkpoints survive that."""
 
     max_share: Annotated[float, Field(gt=0, le=1)] = 0.7
-    """What is bid, as a share of the on-demand price; a machine that asks for more is left alone."""
+    """The most that is bid, as a share of the on-demand price; a machine that asks for more is left alone."""
     interruptions: Annotated[int, Field(ge=1, le=20)] = 2
     """After so many lost machines the rest is on demand, within the same budget."""
 
@@ -82,7 +82,7 @@ class Compute(Part):
     tiers: Annotated[list[Tier], Field(min_length=1, max_length=2)] = ["SECURE"]
     """In order of preference. COMMUNITY is cheaper and keeps nothing: a lost pod starts again from step 0."""
     spot: Spot | None = None
-    """Bids for interruptible machines before it asks on demand. Needs publish.hub_strategy: checkpoint."""
+    """Asks for interruptible machines before any on demand. Needs checkpoints that outlive them; docs/clouds.md."""
     data_centers: list[DataCenter] = []
     """Empty: any data center that has network volumes and the GPU. Community machines are in none."""
     image: ImageRef = DEFAULT_IMAGE
