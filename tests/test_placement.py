@@ -135,7 +135,7 @@ def test_a_candidate_costs_what_all_its_gpus_cost():
         "volume_kind": "STANDARD",
         "min_bid_usd": None,
         "is_spot": False,
-            "on_demand_usd": None,
+        "on_demand_usd": None,
     }
 
 
