@@ -3,7 +3,6 @@
 import os
 import shlex
 import shutil
-import ssl
 import subprocess
 import sys
 import threading
@@ -11,11 +10,12 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
 from infra.simulator import processes
+from infra.simulator.loopback import Listener, Reply, Request
 from infra.start import pod_env, start_args
 from pushtrain.ledger import Ledger, RunRecord
 from pushtrain.pod.context import Context, read_context
@@ -139,48 +139,24 @@ class Api:
         self.calls: list[tuple[str, str, str]] = []
         self.headers: list[dict[str, str]] = []
         self.times: list[float] = []
-        api = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def _answer(self) -> None:
-                api.is_open.wait(60)
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
-                api.times.append(time.time())
-                api.headers.append({name.lower(): value for name, value in self.headers.items()})
-                api.calls.append((self.command, self.path, body))
-                self.send_response(statuses(len(api.calls)))
-                self.send_header("Content-Length", str(len(answer)))
-                if location:
-                    self.send_header("Location", location)
-                self.end_headers()
-                if answer:
-                    self.wfile.write(answer)
-
-            do_POST = do_DELETE = do_GET = _answer
-
-            def do_HEAD(self) -> None:
-                api.is_open.wait(60)
-                self.send_error(405)
-
-            def date_time_string(self, timestamp: float | None = None) -> str:
-                return super().date_time_string(time.time() + ahead_s)
-
-            def log_message(self, *args: object) -> None:
-                return
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-        self.port: int = self._server.server_address[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-
-    def wrap(self, tls: ssl.SSLContext) -> None:
-        """From now on by TLS alone."""
-        self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
+        self._said = Reply(headers={"Location": location} if location else {}, body=answer)
+        self._statuses, self._ahead_s = statuses, ahead_s
+        self._listener = Listener(self._answer, port)
+        self.port, self.url, self.wrap = self._listener.port, self._listener.url, self._listener.wrap
 
     def close(self) -> None:
         self.is_open.set()
-        self._server.shutdown()
-        self._server.server_close()
+        self._listener.close()
+
+    def _answer(self, request: Request) -> Reply:
+        self.is_open.wait(60)
+        headers = {"Date": formatdate(time.time() + self._ahead_s, usegmt=True), **self._said.headers}
+        if request.method == "HEAD":
+            return Reply(status=405, headers=headers)
+        self.times.append(time.time())
+        self.headers.append(dict(request.headers))
+        self.calls.append((request.method, request.target, request.body.decode()))
+        return replace(self._said, status=self._statuses(len(self.calls)), headers=headers)
 
 
 class Bench:

@@ -7,14 +7,13 @@ along with a backend that has tokens, leases and an encryption of its own, not t
 import base64
 import gzip
 import json
-import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import urlsplit
+
+from infra.simulator.loopback import Listener, Reply, Request
 
 OWNER = "someone"
 
@@ -42,16 +41,9 @@ class Service:
 @contextmanager
 def service(token: str) -> Iterator[Service]:
     made = Service(token)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"service": made}))
-    made.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with Listener(_Answers(made).to) as listener:
+        made.url = listener.url
         yield made
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(10)
 
 
 class _Failed(Exception):
@@ -60,38 +52,25 @@ class _Failed(Exception):
         self.code = code
 
 
-class _Handler(BaseHTTPRequestHandler):
-    service: Service
-    protocol_version = "HTTP/1.1"
+class _Answers:
+    def __init__(self, service: Service) -> None:
+        self.service = service
 
-    def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: a passing test is silent."""
-
-    def _serve(self) -> None:
-        raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        if self.headers.get("Content-Encoding") == "gzip":
-            raw = gzip.decompress(raw)
+    def to(self, request: Request) -> Reply:
+        is_packed = request.headers.get("content-encoding") == "gzip"
+        raw = gzip.decompress(request.body) if is_packed else request.body
         try:
-            code, answer = 200, self._answer(urlsplit(self.path).path, json.loads(raw) if raw else {})
+            return Reply.of(self._answer(request, json.loads(raw) if raw else {}))
         except _Failed as failed:
-            code, answer = failed.code, {"code": failed.code, "message": str(failed)}
-        text = json.dumps(answer).encode()
-        self.send_response(code)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(text)
+            return Reply.of({"code": failed.code, "message": str(failed)}, failed.code)
 
-    do_GET = do_POST = do_PATCH = do_DELETE = do_HEAD = _serve
-
-    def _answer(self, path: str, body: Any) -> dict[str, Any]:
-        shown = self.headers.get("Authorization", "")
+    def _answer(self, request: Request, body: Any) -> dict[str, Any]:
+        shown = request.headers.get("authorization", "")
         self.service.shown.add(shown)
         leases = {f"update-token {it.running}" for it in self.service.stacks.values() if it.running}
         if shown != f"token {self.service.token}" and shown not in leases:
             raise _Failed(401, "Unauthorized: No credentials provided or are invalid.")
-        match [self.command, *path.strip("/").split("/")[1:]]:
+        match [request.method, *request.path.strip("/").split("/")[1:]]:
             case ["GET", "user"]:
                 return {"githubLogin": OWNER, "name": OWNER, "organizations": [{"githubLogin": OWNER}]}
             case ["GET", "user", "organizations", "default"]:
@@ -99,9 +78,9 @@ class _Handler(BaseHTTPRequestHandler):
             case ["POST", "stacks", owner, project]:
                 return self._create(f"{owner}/{project}/{body['stackName']}")
             case [_, "stacks", owner, project, name, *rest]:
-                return self._of_stack(f"{owner}/{project}/{name}", rest, body)
-        if path not in ("/api/capabilities", "/api/cli/version"):
-            self.service.unknown.append(f"{self.command} {path}")
+                return self._of_stack(request, f"{owner}/{project}/{name}", rest, body)
+        if request.path not in ("/api/capabilities", "/api/cli/version"):
+            self.service.unknown.append(f"{request.method} {request.path}")
         raise _Failed(404, "Not Found")
 
     def _create(self, name: str) -> dict[str, Any]:
@@ -110,11 +89,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.service.stacks[name] = Stack()
         return {}
 
-    def _of_stack(self, name: str, rest: list[str], body: Any) -> dict[str, Any]:
+    def _of_stack(self, request: Request, name: str, rest: list[str], body: Any) -> dict[str, Any]:
         stack = self.service.stacks.get(name)
         if stack is None:
             raise _Failed(404, f"Not Found: Stack '{name}' not found")
-        match [self.command, *rest]:
+        match [request.method, *rest]:
             case ["GET"]:
                 owner, project, short = name.split("/")
                 known = {"orgName": owner, "projectName": project, "stackName": short, "version": stack.version}
@@ -136,7 +115,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return {"updateID": f"{kind}-{uuid.uuid4().hex}"}
             case [_, _, update, *step]:
                 return self._of_update(stack, update, step, body)
-        self.service.unknown.append(f"{self.command} {self.path}")
+        self.service.unknown.append(f"{request.method} {request.path}")
         raise _Failed(404, "Not Found")
 
     def _of_update(self, stack: Stack, update: str, step: list[str], body: Any) -> dict[str, Any]:

@@ -4,16 +4,15 @@ The protocol is the simulator's own, `infra.simulator.s3`: every signature is ch
 """
 
 import secrets
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
-from urllib.parse import unquote, urlsplit
+from functools import partial
+from urllib.parse import unquote
 
 from infra.simulator import s3
+from infra.simulator.loopback import Listener, Reply, Request
 
 REGION = "auto"
 
@@ -95,57 +94,24 @@ class Bucket:
 @contextmanager
 def bucket(name: str = "state", *, access_key: str, secret_key: str) -> Iterator[Bucket]:
     made = Bucket(name=name, access_key=access_key, secret_key=secret_key)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"bucket": made}))
-    made.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with Listener(partial(_answer, made)) as listener:
+        made.url = listener.url
         yield made
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(10)
 
 
-class _Handler(BaseHTTPRequestHandler):
-    bucket: Bucket
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: a passing test is silent."""
-
-    def _serve(self) -> None:
-        self.close_connection = False
-        parts = urlsplit(self.path)
-        request = s3.Request(
-            method=self.command,
-            path=parts.path,
-            query=parts.query,
-            headers={name.lower(): value for name, value in self.headers.items()},
-            body=self.rfile.read(int(self.headers.get("Content-Length") or 0)),
-        )
-        name, _, key = unquote(parts.path).removeprefix("/").partition("/")
-        self.bucket.requests.append((self.command, key))
-        try:
-            s3.check_signature(request, {self.bucket.access_key: self.bucket.secret_key})
-            if name != self.bucket.name:
-                raise s3.Refused(404, "NoSuchBucket")
-            said = s3.answer(request, name, key, self.bucket)
-        except s3.Refused as refused:
-            if refused.code != "NoSuchKey":
-                self.bucket.refused.append(f"{self.command} {self.path}: {refused}")
-            said = s3.refusal(refused)
-        self.send_response(said.status)
-        headers = dict(said.headers)
-        if said.status != 204:
-            headers.setdefault("Content-Length", str(len(said.body)))
-        for header, value in headers.items():
-            self.send_header(header, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(said.body)
-
-    do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = _serve
+def _answer(bucket: Bucket, request: Request) -> Reply:
+    name, _, key = unquote(request.path).removeprefix("/").partition("/")
+    bucket.requests.append((request.method, key))
+    try:
+        s3.check_signature(request, {bucket.access_key: bucket.secret_key})
+        if name != bucket.name:
+            raise s3.Refused(404, "NoSuchBucket")
+        said = s3.answer(request, name, key, bucket)
+    except s3.Refused as refused:
+        if refused.code != "NoSuchKey":
+            bucket.refused.append(f"{request.method} {request.target}: {refused}")
+        said = s3.refusal(refused)
+    return Reply(status=said.status, headers=said.headers, body=said.body)
 
 
 def _about(content: bytes) -> s3.About:

@@ -1,35 +1,25 @@
 """The clock of the control plane: its own, unless the cloud's says something else."""
 
-import threading
 from collections.abc import Iterator
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from infra.simulator.loopback import Listener, Reply, Request
 from pushtrain.clock import ASK_AGAIN_S, CloudClock
 
 CLOUD_S = 1_790_000_000
 
 
-class Answer(BaseHTTPRequestHandler):
-    def do_HEAD(self) -> None:
-        assert "Authorization" not in self.headers
-        self.send_response_only(404)
-        self.send_header("Date", formatdate(CLOUD_S, usegmt=True))
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        """Nothing on the terminal."""
+def answer(request: Request) -> Reply:
+    assert request.method == "HEAD" and "authorization" not in request.headers
+    return Reply(status=404, headers={"Date": formatdate(CLOUD_S, usegmt=True)})
 
 
 @pytest.fixture
 def url() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with Listener(answer) as listener:
+        yield listener.url
 
 
 @pytest.mark.parametrize(

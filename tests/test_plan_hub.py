@@ -1,17 +1,16 @@
 """What a plan asks the Hub: sizes, licence, gate, commit; refusals in words, and a Hub that is away asked once."""
 
 import json
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from git_world import git_environ
 
+from infra.simulator.loopback import Listener, Reply, Request
 from pushtrain.plan import plan_specs
 from pushtrain.plan.hub import Hub
 from pushtrain.plan.sources import open_sources
@@ -70,27 +69,21 @@ class Server:
 def hub() -> Iterator[Server]:
     server = Server()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            path = self.path.partition("?")[0]
-            server.seen.append((path, self.headers.get("authorization")))
-            status, body = server.answers.get(path, (404, b"{}"))
-            self.send_response(status)
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            for start in range(0, len(body), server.drip or len(body) or 1):
-                self.wfile.write(body[start : start + (server.drip or len(body))])
-                time.sleep(0.05 if server.drip else 0)
+    def answer(request: Request) -> Reply:
+        server.seen.append((request.path, request.headers.get("authorization")))
+        status, body = server.answers.get(request.path, (404, b"{}"))
+        size = {"Content-Length": str(len(body))}
+        return Reply(status=status, headers=size, body=dripping(body, server.drip) if server.drip else body)
 
-        def log_message(self, *_: Any) -> None:
-            pass
+    with Listener(answer) as listener:
+        server.url = listener.url
+        yield server
 
-    listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.url = f"http://127.0.0.1:{listening.server_port}"
-    threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    yield server
-    listening.shutdown()
-    listening.server_close()
+
+def dripping(body: bytes, size: int) -> Iterator[bytes]:
+    for start in range(0, len(body), size):
+        yield body[start : start + size]
+        time.sleep(0.05)
 
 
 def put_model(hub: Server, name: str = "org/model", **info: Any) -> None:

@@ -2,10 +2,8 @@
 
 import json
 import subprocess
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import jsonschema
 import pytest
@@ -13,6 +11,7 @@ from climb_world import World
 from git_world import git_environ
 from ruamel.yaml import YAML
 
+from infra.simulator.loopback import Listener, Reply, Request
 from pushtrain.check import check
 from pushtrain.errors import SpecError
 from pushtrain.policy.file import NO_POLICY, parse_policy, policy_at, policy_schema_json
@@ -384,43 +383,30 @@ def test_a_bucket_is_allowed_by_its_name_and_not_by_the_beginning_of_it() -> Non
         assert ("dataset_owners" not in [it.rule for it in found]) is may, owners
 
 
-class Cards(BaseHTTPRequestHandler):
-    """The Hub's answer about a model, as huggingface.co/api/models/ID/revision/REV gives it."""
-
-    CARDS: ClassVar[dict[str, Any]] = {
-        "Qwen/Qwen3-8B": {"license": "apache-2.0"},
-        "Qwen/Other": {"license": "other", "license_name": "qwen"},
-        "no/card": None,
-        "odd/card": {"license": ["mit", "gpl-3.0"]},
-    }
-
-    def do_GET(self) -> None:
-        self.server.seen.append(self.path)  # type: ignore[attr-defined]
-        name = self.path.removeprefix("/api/models/").partition("/revision/")[0]
-        body = json.dumps({"id": name, "modelId": name, "cardData": self.CARDS.get(name)}).encode()
-        self.send_response(200 if name in self.CARDS else 404)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *args: object) -> None:
-        return
+CARDS: dict[str, Any] = {
+    "Qwen/Qwen3-8B": {"license": "apache-2.0"},
+    "Qwen/Other": {"license": "other", "license_name": "qwen"},
+    "no/card": None,
+    "odd/card": {"license": ["mit", "gpl-3.0"]},
+}
 
 
 def test_a_licence_is_read_from_the_models_card_and_remembered_for_a_while() -> None:
-    server, now = ThreadingHTTPServer(("127.0.0.1", 0), Cards), [0.0]
-    server.seen = []  # type: ignore[attr-defined]
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-    try:
-        licences = Licences({"HF_ENDPOINT": f"http://127.0.0.1:{server.server_address[1]}"}, lambda: now[0])
+    seen, now = list[str](), [0.0]
+
+    def answer(request: Request) -> Reply:
+        """The Hub's about a model, as huggingface.co/api/models/ID/revision/REV gives it."""
+        seen.append(request.path)
+        name = request.path.removeprefix("/api/models/").partition("/revision/")[0]
+        return Reply.of({"id": name, "modelId": name, "cardData": CARDS.get(name)}, 200 if name in CARDS else 404)
+
+    with Listener(answer) as listener:
+        licences = Licences({"HF_ENDPOINT": listener.url}, lambda: now[0])
         names = ["Qwen/Qwen3-8B", "Qwen/Other", "no/card", "odd/card", "not/there", "Qwen/Qwen3-8B"]
         assert [licences(name, "main") for name in names] == ["apache-2.0", "qwen", None, None, None, "apache-2.0"]
-        assert len(server.seen) == 5  # type: ignore[attr-defined]
+        assert len(seen) == 5
         now[0] = BELIEVED_S + 1
-        assert licences("Qwen/Qwen3-8B", "main") == "apache-2.0" and len(server.seen) == 6  # type: ignore[attr-defined]
-    finally:
-        server.shutdown()
-        server.server_close()
+        assert licences("Qwen/Qwen3-8B", "main") == "apache-2.0" and len(seen) == 6
     assert Licences({"HF_ENDPOINT": "http://127.0.0.1:9"})("Qwen/Qwen3-8B", "main") is None
 
 

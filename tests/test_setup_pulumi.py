@@ -5,17 +5,15 @@ import io
 import subprocess
 import sys
 import tarfile
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from infra import setup_pulumi as setup
 from infra.setup_pulumi import VERSION, setup_pulumi
+from infra.simulator.loopback import Listener, Reply, Request
 from pushtrain.errors import EngineError
 
 ARCHIVE = f"pulumi-v{VERSION}-linux-x64.tar.gz"
@@ -38,26 +36,14 @@ class Releases:
 def releases() -> Iterator[Releases]:
     made = Releases()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            name = self.path.rpartition("/")[2]
-            made.asked.append(name)
-            content = made.files.get(name)
-            self.send_response(404 if content is None else 200)
-            self.send_header("Content-Length", str(len(content or b"")))
-            self.end_headers()
-            self.wfile.write(content or b"")
+    def answer(request: Request) -> Reply:
+        name = request.path.rpartition("/")[2]
+        made.asked.append(name)
+        return Reply(body=made.files[name]) if name in made.files else Reply(status=404)
 
-        def log_message(self, format: str, *args: Any) -> None:
-            """Nothing: a passing test is silent."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    made.url = f"http://127.0.0.1:{server.server_address[1]}/releases/sdk"
-    yield made
-    server.shutdown()
-    server.server_close()
+    with Listener(answer) as listener:
+        made.url = f"{listener.url}/releases/sdk"
+        yield made
 
 
 @pytest.fixture(autouse=True)

@@ -17,6 +17,8 @@ from urllib.parse import parse_qsl, quote, unquote
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
+from infra.simulator.loopback import Request
+
 _XMLNS = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
 _XML = {"Content-Type": "application/xml"}
 _SIGNED = re.compile(
@@ -31,21 +33,6 @@ class Refused(Exception):
     def __init__(self, status: int, code: str) -> None:
         super().__init__(code)
         self.status, self.code = status, code
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Request:
-    """`path` as sent (percent-encoded), `headers` by lower-case name."""
-
-    method: str
-    path: str
-    query: str
-    headers: Mapping[str, str]
-    body: bytes
-
-    @property
-    def asked(self) -> dict[str, str]:
-        return dict(parse_qsl(self.query, keep_blank_values=True))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

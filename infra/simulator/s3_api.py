@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from infra.simulator import s3
 from infra.simulator.gate import Gate, LostAnswer
+from infra.simulator.loopback import Request
 from infra.simulator.s3_folder import FolderObjects
 from infra.simulator.service import Service
 from infra.simulator.state import Refused
@@ -51,7 +52,7 @@ class _CutAnswer(Response):
 
 async def _serve(gate: Gate, request: WebRequest) -> Response:
     service, params = gate.service, request.path_params
-    asked = s3.Request(
+    asked = Request(
         method=request.method,
         path=request.scope["raw_path"].decode(),
         query=request.url.query,
@@ -76,7 +77,7 @@ async def _serve(gate: Gate, request: WebRequest) -> Response:
     return Response(b"" if request.method == "HEAD" else said.body, said.status, dict(said.headers))
 
 
-def _volume(service: Service, asked: s3.Request, data_center: str, volume_id: str) -> FolderObjects:
+def _volume(service: Service, asked: Request, data_center: str, volume_id: str) -> FolderObjects:
     """Raises s3.Refused: a key nobody has, a region that is another data center, a volume that is not there."""
     region = s3.check_signature(asked, service.s3_secrets)
     if data_center.upper() not in S3_DATA_CENTERS or region.upper() != data_center.upper():

@@ -8,12 +8,12 @@ import json
 import re
 import threading
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote
 
 from infra.simulator.github.rights import may
 from infra.simulator.github.state import REPO, GitHubState
+from infra.simulator.loopback import Listener, Reply, Request
 
 TOKEN = "ghs_canarySecretOfTheWorkflow0123456789"
 
@@ -46,27 +46,11 @@ class GitHubServer(GitHubState):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._lock = threading.Lock()
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                outer._serve(self)
-
-            do_POST = do_PUT = do_PATCH = do_DELETE = do_GET
-
-            def log_message(self, *args: object) -> None:
-                return
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        self._listener = Listener(self._serve)
+        self.url = self._listener.url
 
     def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        self._listener.close()
 
     def env(self, **more: str) -> dict[str, str]:
         """What a workflow's step has."""
@@ -77,11 +61,9 @@ class GitHubServer(GitHubState):
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         self.refusals.append(Refusal(fits=re.compile(fits), status=status, times=times, headers=named, body=body))
 
-    def _serve(self, request: BaseHTTPRequestHandler) -> None:
-        raw = request.rfile.read(int(request.headers.get("Content-Length") or 0))
-        parts = urlsplit(request.path)
-        name = f"{request.command} {unquote(parts.path)}"
-        token = (request.headers.get("Authorization") or "").removeprefix("Bearer ")
+    def _serve(self, request: Request) -> Reply:
+        name = f"{request.method} {unquote(request.path)}"
+        token = request.headers.get("authorization", "").removeprefix("Bearer ")
         with self._lock:
             self.seen.append(name)
             self._is_workflow = token in self.grants
@@ -92,19 +74,14 @@ class GitHubServer(GitHubState):
                 status, body, headers = refusal.status, refusal.body or {"message": "refused"}, refusal.headers
             elif token not in self.tokens:
                 status, body = 401, {"message": "Bad credentials"}
-            elif (self.reads_only and request.command != "GET") or not may(self.grants.get(token), name, REPO):
+            elif (self.reads_only and request.method != "GET") or not may(self.grants.get(token), name, REPO):
                 status, body = 403, {"message": "Resource not accessible by integration"}
             else:
-                query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
-                status, body = self.answer(name, query, json.loads(raw) if raw else {})
+                query = {key: values[-1] for key, values in parse_qs(request.query).items()}
+                status, body = self.answer(name, query, json.loads(request.body) if request.body else {})
         if isinstance(body, list):
-            body, headers = self._page(body, parts.path, parse_qs(parts.query))
-        text = b"" if status == 204 else json.dumps(body).encode()
-        request.send_response(status)
-        for key, value in {"Content-Type": "application/json", "Content-Length": str(len(text)), **headers}.items():
-            request.send_header(key, value)
-        request.end_headers()
-        request.wfile.write(text)
+            body, headers = self._page(body, request.path, parse_qs(request.query))
+        return Reply(status=204, headers=headers) if status == 204 else Reply.of(body, status, headers)
 
     def _page(self, items: list[Any], path: str, query: dict[str, list[str]]) -> tuple[list[Any], dict[str, str]]:
         size, page = min(100, int(query.get("per_page", ["30"])[0])), int(query.get("page", ["1"])[0])
