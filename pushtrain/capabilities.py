@@ -22,7 +22,8 @@ class Capabilities:
     `volume_tiers` are the tiers whose machines mount a volume that outlives the pod; on any other a pod has a disk of
     its own, which goes with it. `keys_at` is where a person makes a key, `console` where one sees what is rented,
     `own_disk_usd` what a GB of a pod's own disk costs a month at most (0: it is in the price of the machine),
-    `volume_usd` what one of a network volume does where that is not as at RunPod. With `has_own_prices` machines of one
+    `volume_usd` what one of a network volume does where that is not as at RunPod, `storage_from` who says so,
+    `traffic_usd` what a GB from or to the internet costs at most. With `has_own_prices` machines of one
     type differ in price, or are priced anew at each create, and the client takes none above what the rung says. Without
     `has_sized_volumes` a volume is as large as what is on it, whatever was asked for; with them it has at least and at
     most `volume_gb`. `framework` is what a pod is made of where the cloud takes no image of one's own; empty: it takes
@@ -70,6 +71,8 @@ class Capabilities:
     key_begins: tuple[str, ...] = ()
     funds_at: str = ""
     has_volume_bill: bool = True
+    storage_from: str = ""
+    traffic_usd: float = 0.0
     files_instead: str = ""
     way_in: str = ""
 
@@ -85,6 +88,8 @@ class Capabilities:
 
 # Each host of Vast.ai has a price of its own; dearer disks are not asked for.
 VAST_DISK_USD = 0.30
+# And so has each GB that it sends or gets: from $0.003 to $0.01 in offers of 2026; dearer hosts are not asked.
+VAST_TRAFFIC_USD = 0.02
 
 VAST = Capabilities(
     title="Vast.ai",
@@ -104,6 +109,8 @@ VAST = Capabilities(
     has_ssh_keys=True,
     has_own_prices=True,
     own_disk_usd=VAST_DISK_USD,
+    traffic_usd=VAST_TRAFFIC_USD,
+    storage_from="the most that a host may ask for",
     has_scoped_key=True,
     ends_itself="REST, with the instance's key",
     logs="a copy on demand, without times",
@@ -136,6 +143,7 @@ LAMBDA = Capabilities(
     data_center_example="us-west-1",
     # docs.lambda.ai/public-cloud/billing, August 2026: its example, by GiB in use and hour.
     volume_usd=0.20,
+    storage_from="Lambda's page of August 2026, for what is on it",
     has_sized_volumes=False,
     # "Several minutes" (docs.lambda.ai), docker's NVIDIA part, and the image.
     boots_s=1200.0,
@@ -172,6 +180,7 @@ MODAL = Capabilities(
     has_tcp_ports=False,
     has_sized_volumes=False,
     volume_usd=MODAL_VOLUME_USD,
+    storage_from="modal.com/pricing, for what is on it",
     # Its own time-out, given to it at the create: `infra.clouds.modal_shapes.GRACE_S`.
     ends_after_s=120.0,
     more_keys=("MODAL_TOKEN_ID",),
@@ -181,8 +190,9 @@ MODAL = Capabilities(
     funds_at="https://modal.com/settings/usage",
 )
 
-# Its pages say that a stopped disk and a file system are billed, and not for how much: counted on the dear side.
-JARVISLABS_DISK_USD = 0.20
+# jarvislabs.ai/pricing, "Storage", as a copy of June 2026 has it (github.com/api-evangelist/jarvislabs, plans): by the
+# GB and month for what is kept, running or paused. Its API tells no price of it.
+JARVISLABS_DISK_USD = 0.10
 
 JARVISLABS = Capabilities(
     title="JarvisLabs",
@@ -213,6 +223,7 @@ JARVISLABS = Capabilities(
     has_tcp_ports=False,
     volume_gb=(50, 2048),
     volume_usd=JARVISLABS_DISK_USD,
+    storage_from="JarvisLabs' page of June 2026",
     funds_at="https://jarvislabs.ai",
     files_instead="from an instance with the volume, in its console",
     # Its sshd is not ours: nothing tells its host key, so that nobody can say who answers.

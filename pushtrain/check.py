@@ -143,22 +143,35 @@ def _unknown_gpus(file: SpecFile, spec: JobSpec, gpu_names: Collection[str]) -> 
 def _lost_with_the_pod(file: SpecFile, spec: JobSpec) -> Iterator[Problem]:
     """What machines without a network volume mean, said before anything is rented."""
     compute = spec.compute
-    if not (lost := losing(compute.clouds, compute.tiers)):
+    lost = {name: tiers for name in compute.clouds if (tiers := losing(name, compute.tiers))}
+    if not lost:
         return
-    can = next((CLOUDS[it] for it in compute.clouds if CLOUDS[it].volume_tiers), CLOUDS[compute.clouds[0]])
-    where, named = file.where("compute", "tiers"), " and ".join(lost)
+    where, named = file.where("compute", "tiers"), " and ".join(losing(lost, compute.tiers))
     if compute.data_centers:
         message = f"compute.tiers allows {named}, but its machines are in none of compute.data_centers"
         yield Problem(where=where, message=message, hint=f"leave compute.data_centers out, or {named}")
         return
     if spec.keeps_on_hub:
         return
-    message = f"on {named} nothing survives a lost pod: the next attempt starts from step 0, within the same budget"
-    last = [*can.volume_tiers, *lost]
-    hint = f"tiers: [{', '.join(last)}] asks for such a machine last" if can.volume_tiers else ""
-    if not hint and isinstance(spec, TrainingSpec):
-        hint = f"{can.title} has no volume that outlives a pod; publish.hub_strategy: checkpoint keeps the last one"
-    yield Problem(where=where, message=message, hint=hint or f"{can.title} has no volume that outlives a pod")
+    places = " and ".join(_lossy(name, tiers, several=len(compute.clouds) > 1) for name, tiers in lost.items())
+    message = f"{places} nothing survives a lost pod: the next attempt starts from step 0, within the same budget"
+    without = [CLOUDS[name].title for name in lost if not CLOUDS[name].volume_tiers]
+    if without:
+        kept = "; publish.hub_strategy: checkpoint keeps the last one" if isinstance(spec, TrainingSpec) else ""
+        hint = f"{' and '.join(without)} has no volume that outlives a pod{kept}"
+        where = file.where("compute", "cloud")
+    else:
+        last = [*CLOUDS[next(iter(lost))].volume_tiers, *losing(lost, compute.tiers)]
+        hint = f"tiers: [{', '.join(last)}] asks for such a machine last"
+    yield Problem(where=where, message=message, hint=hint)
+
+
+def _lossy(cloud: str, tiers: Sequence[str], *, several: bool) -> str:
+    """Where a lost pod takes all with it: a tier of a cloud that has another one, else the cloud."""
+    can = CLOUDS[cloud]
+    if not can.volume_tiers:
+        return f"at {can.title}"
+    return f"on {' and '.join(tiers)}{f' at {can.title}' if several else ''}"
 
 
 def _known_later(file: SpecFile, spec: JobSpec) -> Iterator[Problem]:

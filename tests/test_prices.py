@@ -7,10 +7,14 @@ from pathlib import Path
 import pytest
 
 from infra.simulator.server import RunningSimulator
+from pushtrain.capabilities import CLOUDS
 from pushtrain.cloud import Offer
 from pushtrain.errors import CloudError, PushtrainError
 from pushtrain.events import parse_time
 from pushtrain.gpus import USABLE_GPU_NAMES, memory_gb
+from pushtrain.plan.build import with_traffic
+from pushtrain.plan.model import Money
+from pushtrain.prices import storage_said
 from pushtrain.prices.show import document_of, refresh, rows, table_of
 from pushtrain.prices.snapshot import FILE, MAX_BYTES, PRICED, document, file_of, of_repository, packaged, parse
 from pushtrain.terminal import out
@@ -149,3 +153,15 @@ def test_what_does_not_answer_stays_as_it_is_and_only_a_key_makes_that_a_failure
 
 def test_a_snapshot_nobody_asked_for_stock_says_so() -> None:
     assert {row["stock"] for cloud in PRICED for row in rows(packaged(cloud))} == {"not asked"}
+
+
+def test_what_storage_is_counted_at_is_said_for_each_cloud_with_who_says_so_and_traffic_where_it_is_billed() -> None:
+    for name, can in CLOUDS.items():
+        said = storage_said([name])
+        assert can.title in said
+        assert ("RunPod's pages" in said) == (name == "runpod"), name
+        assert can.storage_from in said and ("traffic" in said) == bool(can.traffic_usd), name
+    assert "high-performance" not in storage_said(["lambda", "modal"])
+    found = Money(low_usd=1.0, expected_usd=2.0, high_usd=3.0, cap_usd=5.0)
+    assert with_traffic(found, "runpod", None) == found
+    assert with_traffic(found, "vast", None).expected_usd == pytest.approx(2.0 + 3.3 * CLOUDS["vast"].traffic_usd)

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from infra.clouds.vast_names import gpu_ids, sold_as, vast_names
-from pushtrain.capabilities import VAST_DISK_USD
+from pushtrain.capabilities import VAST_DISK_USD, VAST_TRAFFIC_USD
 from pushtrain.cloud import Offer, Pod, PodRequest, SshAddress, Stock, Tier
 from pushtrain.errors import RequestRejected
 
@@ -42,6 +42,8 @@ def search_body(gpu_count: int, tier: Tier, min_cuda_version: str | None, gpus: 
         "reliability2": {"gte": LEAST_RELIABILITY},
         "inet_down": {"gte": LEAST_DOWN_MBPS},
         "storage_cost": {"lte": VAST_DISK_USD},
+        "inet_down_cost": {"lte": VAST_TRAFFIC_USD},
+        "inet_up_cost": {"lte": VAST_TRAFFIC_USD},
         "type": "ondemand",
         "order": [["dph_total", "asc"]],
         "limit": MOST_OFFERS,

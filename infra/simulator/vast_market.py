@@ -11,6 +11,7 @@ from typing import Any
 from infra.simulator.catalog import Catalog, GpuModel, Stock, Tier, version_key
 
 STORAGE_USD_PER_GB_MONTH = 0.15
+TRAFFIC_USD_PER_GB = 0.005
 # Vast's word for a type of the catalogue, and the memory its drivers show.
 _NAMES: Mapping[str, tuple[str, int]] = {
     "NVIDIA RTX A4000": ("RTX A4000", 16376),
@@ -74,6 +75,8 @@ class Machine:
             "cuda_max_good": float(max(model.cuda_versions, key=version_key)),
             "inet_down": 2500.0,
             "inet_up": 1800.0,
+            "inet_down_cost": TRAFFIC_USD_PER_GB,
+            "inet_up_cost": TRAFFIC_USD_PER_GB,
             "direct_port_count": 100,
             "verified": True,
             "verification": "verified",

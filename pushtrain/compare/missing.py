@@ -7,8 +7,6 @@ from pushtrain.cloud import Tier
 from pushtrain.spec import JobSpec
 from pushtrain.spec.compute import named_clouds
 
-# Bills of a cloud that are in no figure here, since nobody can tell them before.
-BESIDES = {"vast": "traffic is billed besides"}
 NO_CLIENT = "pushtrain does not rent there yet"
 
 
@@ -51,5 +49,5 @@ def _of_the_cloud(cloud: str, tier: Tier) -> Iterator[str]:
 
 
 def _besides(cloud: str) -> Iterator[str]:
-    if cloud in BESIDES:
-        yield BESIDES[cloud]
+    if cloud in CLOUDS and (usd := CLOUDS[cloud].traffic_usd):
+        yield f"traffic is billed, at most ${usd:.2f} a GB"

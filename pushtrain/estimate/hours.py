@@ -11,7 +11,8 @@ from pushtrain.estimate.tokens import Work
 # s, one it has to pull and build on takes 8 to 10 minutes (neuromechanist/research-skills#92, runpod-deploy's
 # documentation).
 BOOT_S = (60.0, 240.0, 720.0)
-# The locked environment: 3.3 GB of wheels and their bytecode.
+# The locked environment: wheels, and then their bytecode.
+ENVIRONMENT_GB = 3.3
 ENVIRONMENT_S = (90.0, 180.0, 600.0)
 # Imports, tokens of the data, the first batch; the trainer's own start was 10 s on two cores.
 PREPARE_S = (20.0, 60.0, 180.0)

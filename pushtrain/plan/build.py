@@ -1,13 +1,13 @@
 """One spec and its facts to a Plan."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pushtrain.capabilities import CLOUDS
 from pushtrain.errors import NoCapacity, PushtrainError
 from pushtrain.estimate.cards import usable_gb
 from pushtrain.estimate.correction import correction, memory_correction
-from pushtrain.estimate.hours import Hours, hours
+from pushtrain.estimate.hours import ENVIRONMENT_GB, Hours, hours
 from pushtrain.estimate.interruptions import Interruptions, interrupted
 from pushtrain.estimate.memory import GIB, MemoryEstimate, Verdict, memory
 from pushtrain.estimate.recipe import Recipe, recipe_of, trained_parameters
@@ -144,7 +144,7 @@ def place_of(spec: JobSpec, group: Sequence[Candidate], training: Training | Non
         verdict=_verdict(first.gpu, first.gpu_memory_gb, training, sources),
         tokens_per_s=tokens_per_s,
         hours=expected,
-        money=spot_money(expected, spec, first, taken) if expected else None,
+        money=with_traffic(spot_money(expected, spec, first, taken), first.cloud, training) if expected else None,
         usd_per_hour=hourly,
         deadline_hours=limits.deadline_hours,
         cap_usd=limits.cap_usd,
@@ -179,6 +179,19 @@ def spot_money(expected: Hours, spec: JobSpec, candidate: Candidate, taken: Inte
         expected_usd=total.expected * (hourly + share.expected * dearer),
         high_usd=total.high * (hourly + share.high * dearer),
         cap_usd=limits.cap_usd,
+    )
+
+
+def with_traffic(found: Money, cloud: str, training: Training | None) -> Money:
+    """What an attempt brings over the internet: environment and model, at a cloud that bills each GB. Its image is
+    free, and what it sends is small."""
+    brought_gb = ENVIRONMENT_GB + (training.stored_bytes / 1e9 if training else 0.0)
+    usd = brought_gb * CLOUDS[cloud].traffic_usd if cloud in CLOUDS else 0.0
+    return replace(
+        found,
+        low_usd=found.low_usd + usd,
+        expected_usd=found.expected_usd + usd,
+        high_usd=found.high_usd + usd,
     )
 
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from pushtrain.capabilities import losing, machine
+from pushtrain.capabilities import CLOUDS, losing, machine
 from pushtrain.estimate.tokens import packs
 from pushtrain.plan.hub import DatasetFacts, ModelFacts
 from pushtrain.plan.model import Caution, Place, Plan, Revision
@@ -67,7 +67,9 @@ def _of_any(plan: Plan) -> Iterator[Caution]:
     if lost := losing(spec.compute.clouds, spec.compute.tiers):
         goes_on = "goes on from what was pushed" if isinstance(spec, SessionSpec) else "starts from step 0"
         goes_on = "goes on from the checkpoint on the Hub" if spec.keeps_on_hub else goes_on
-        message = f"on a {machine(lost[0])} nothing survives a lost pod: the next attempt {goes_on}"
+        clouds = [CLOUDS[it].title for it in spec.compute.clouds if losing(it, spec.compute.tiers)]
+        at = f" ({' and '.join(clouds)})" if len(spec.compute.clouds) > 1 else ""
+        message = f"on a {machine(lost[0])}{at} nothing survives a lost pod: the next attempt {goes_on}"
         yield Caution(reason="CommunityMachine", message=message)
     if spec.compute.spot is not None:
         yield Caution(reason="Interruptible", message=_of_bids(spec.compute.spot))

@@ -168,4 +168,5 @@ def after_a_lost_pod(plan: Plan) -> str:
         return goes_on
     if plan.spec.keeps_on_hub:
         return f"{goes_on}, which is also on the Hub"
-    return anew if len(lost) == len(tiers) else f"{goes_on}; on a {machine(lost[0])} {anew}"
+    never = all(len(losing(it, tiers)) == len(tiers) for it in plan.spec.compute.clouds)
+    return anew if never else f"{goes_on}; on a {machine(lost[0])} {anew}"

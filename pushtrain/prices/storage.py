@@ -34,7 +34,8 @@ def _said_of(cloud: str) -> str:
     volume = VOLUME_USD if can.volume_usd is None else can.volume_usd
     said = [f"network volume ${volume:.2f}"] if can.volume_tiers else []
     said.append(f"disk of a pod ${can.own_disk_usd:.2f}" if can.own_disk_usd else "the machine's disk is in its price")
-    return f"storage at {can.title} a GB and month: {', '.join(said)}"
+    traffic = f"; traffic at most ${can.traffic_usd:.2f} a GB" if can.traffic_usd else ""
+    return f"storage at {can.title} a GB and month: {', '.join(said)} ({can.storage_from}){traffic}"
 
 
 def storage_usd_per_month(kind: VolumeKind | Literal["DISK"], size_gb: int, cloud: str = "runpod") -> float:
