@@ -11,7 +11,6 @@ from typing import Any
 import httpx
 import pytest
 from simulator_client import Client
-from simulator_fixtures import Faults
 
 from infra.clouds.jarvis import JarvisLabs
 from infra.clouds.wire import Limits
@@ -23,6 +22,7 @@ from pushtrain.errors import CloudAuthFailed, CloudError, CloudUnavailable, NoBa
 
 pytest.register_assert_rewrite("cloud_contract")
 from cloud_contract import CloudContract, Facts, Trouble, within  # noqa: E402
+from contract_on_simulator import OnTheSimulator  # noqa: E402
 
 pytest_plugins = ("simulator_fixtures",)
 
@@ -36,24 +36,10 @@ def url_of(simulator: RunningSimulator) -> str:
     return simulator.env(NAME)["JARVISLABS_URL"]
 
 
-def connect(simulator: RunningSimulator, **secrets: str) -> Iterator[JarvisLabs]:
-    client = JarvisLabs(simulator.keys.others[NAME], url_of(simulator), environ=secrets, limits=LIMITS)
-    yield client
-    client.close()
-
-
-class TestJarvisLabsOnTheSimulator(CloudContract):
-    @pytest.fixture
-    def cloud(self, api: Client, simulator: RunningSimulator) -> Iterator[JarvisLabs]:
-        yield from connect(simulator, CANARY="s3cret canary's")
-
-    @pytest.fixture
-    def twin(self, api: Client, simulator: RunningSimulator) -> Iterator[JarvisLabs]:
-        yield from connect(simulator)
-
-    @pytest.fixture
-    def trouble(self, api: Client, simulator: RunningSimulator) -> Trouble:
-        return Faults(simulator)
+class TestJarvisLabsOnTheSimulator(OnTheSimulator, CloudContract):
+    def client(self, simulator: RunningSimulator) -> JarvisLabs:
+        secrets = {"CANARY": "s3cret canary's"}
+        return JarvisLabs(simulator.keys.others[NAME], url_of(simulator), environ=secrets, limits=LIMITS)
 
     @pytest.fixture
     def facts(self) -> Facts:

@@ -2,13 +2,10 @@
 machine instead of a container, file systems without a size, neither log nor bill nor a key of a machine's own."""
 
 import contextlib
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from simulator_client import Client
-from simulator_fixtures import Faults
 
 from infra.clouds.lambda_cloud import Lambda
 from infra.clouds.lambda_pace import LambdaLimits
@@ -18,7 +15,8 @@ from pushtrain.cloud import PodRequest, VolumeRequest
 from pushtrain.errors import CloudAuthFailed, CloudUnavailable, NoBalance, NoCapacity, RequestRejected
 
 pytest.register_assert_rewrite("cloud_contract")
-from cloud_contract import CloudContract, Facts, Trouble, within  # noqa: E402
+from cloud_contract import CloudContract, Facts, within  # noqa: E402
+from contract_on_simulator import OnTheSimulator  # noqa: E402
 
 pytest_plugins = ("simulator_fixtures",)
 
@@ -28,24 +26,13 @@ CANARY = "canary-7c1e5b"
 PATIENCE_S = 60.0
 
 
-def connect(simulator: RunningSimulator) -> Iterator[Lambda]:
-    client = Lambda(simulator.keys.others["lambda"], simulator.url, limits=LIMITS, environ={"HF_TOKEN": CANARY})
-    yield client
-    client.close()
+def connect(simulator: RunningSimulator) -> Lambda:
+    return Lambda(simulator.keys.others["lambda"], simulator.url, limits=LIMITS, environ={"HF_TOKEN": CANARY})
 
 
-class TestLambdaOnTheSimulator(CloudContract):
-    @pytest.fixture
-    def cloud(self, api: Client, simulator: RunningSimulator) -> Iterator[Lambda]:
-        yield from connect(simulator)
-
-    @pytest.fixture
-    def twin(self, api: Client, simulator: RunningSimulator) -> Iterator[Lambda]:
-        yield from connect(simulator)
-
-    @pytest.fixture
-    def trouble(self, api: Client, simulator: RunningSimulator) -> Trouble:
-        return Faults(simulator)
+class TestLambdaOnTheSimulator(OnTheSimulator, CloudContract):
+    def client(self, simulator: RunningSimulator) -> Lambda:
+        return connect(simulator)
 
     @pytest.fixture
     def facts(self) -> Facts:
@@ -184,7 +171,7 @@ class TestLambdaOnTheSimulator(CloudContract):
 
 
 def test_offers_are_machines_of_just_so_many_gpus(simulator: RunningSimulator):
-    for cloud in connect(simulator):
+    with contextlib.closing(connect(simulator)) as cloud:
         eight = {(it.gpu, it.data_center): it for it in cloud.offers(8)}
         assert eight["NVIDIA H100 80GB HBM3", "us-south-2"].usd_per_gpu_hour == 2.99
         assert {it.max_count for it in eight.values()} == {8} and ("NVIDIA H100 PCIe", "us-west-3") not in eight

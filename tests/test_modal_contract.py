@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import pytest
 from simulator_client import Client
-from simulator_fixtures import Faults
 
 from infra.clouds.modal_cloud import Modal
 from infra.clouds.modal_shapes import ANYWHERE, GRACE_S
@@ -21,7 +20,8 @@ from pushtrain.cloud import Cloud, PodRequest
 from pushtrain.errors import CloudAuthFailed, CloudUnavailable, NoBalance, NoCapacity, RequestRejected
 
 pytest.register_assert_rewrite("cloud_contract")
-from cloud_contract import CloudContract, Facts, Trouble, within  # noqa: E402
+from cloud_contract import CloudContract, Facts, within  # noqa: E402
+from contract_on_simulator import OnTheSimulator  # noqa: E402
 
 pytest_plugins = ("simulator_fixtures",)
 
@@ -46,7 +46,7 @@ def modal(simulator: RunningSimulator, secret: str | None = None, environ: dict[
     )
 
 
-class TestModalOnTheSimulator(CloudContract):
+class TestModalOnTheSimulator(OnTheSimulator, CloudContract):
     @pytest.fixture
     def cloud(self, api: Client, clients: tuple[Modal, Modal]) -> Modal:
         return clients[0]
@@ -54,10 +54,6 @@ class TestModalOnTheSimulator(CloudContract):
     @pytest.fixture
     def twin(self, api: Client, clients: tuple[Modal, Modal]) -> Modal:
         return clients[1]
-
-    @pytest.fixture
-    def trouble(self, api: Client, simulator: RunningSimulator) -> Trouble:
-        return Faults(simulator)
 
     @pytest.fixture
     def facts(self) -> Facts:

@@ -2,13 +2,12 @@
 of refused creates, prices of single machines, logs without numbers, an instance's own key."""
 
 import time
-from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 
 import httpx
 import pytest
 from simulator_client import Client
-from simulator_fixtures import Faults
 
 from infra.clouds.vast import Vast
 from infra.clouds.wire import Limits
@@ -19,7 +18,8 @@ from pushtrain.cloud import PodRequest
 from pushtrain.errors import CloudAuthFailed, NoCapacity
 
 pytest.register_assert_rewrite("cloud_contract")
-from cloud_contract import Facts, Trouble, WithoutVolumes, within  # noqa: E402
+from cloud_contract import Facts, WithoutVolumes, within  # noqa: E402
+from contract_on_simulator import OnTheSimulator  # noqa: E402
 
 pytest_plugins = ("simulator_fixtures",)
 
@@ -27,24 +27,15 @@ pytest_plugins = ("simulator_fixtures",)
 LIMITS = Limits(page=2, look_pauses_s=(0.05, 0.1, 0.2))
 
 
-def connect(simulator: RunningSimulator) -> Iterator[Vast]:
-    client = Vast(simulator.keys.others["vast"], simulator.url, limits=LIMITS)
-    yield client
-    client.close()
+def connect(simulator: RunningSimulator) -> Vast:
+    return Vast(simulator.keys.others["vast"], simulator.url, limits=LIMITS)
 
 
-class TestVastOnTheSimulator(WithoutVolumes):
-    @pytest.fixture
-    def cloud(self, api: Client, simulator: RunningSimulator) -> Iterator[Vast]:
-        yield from connect(simulator)
+class TestVastOnTheSimulator(OnTheSimulator, WithoutVolumes):
+    refusals = 5
 
-    @pytest.fixture
-    def twin(self, api: Client, simulator: RunningSimulator) -> Iterator[Vast]:
-        yield from connect(simulator)
-
-    @pytest.fixture
-    def trouble(self, api: Client, simulator: RunningSimulator) -> Trouble:
-        return Faults(simulator, refusals=5)
+    def client(self, simulator: RunningSimulator) -> Vast:
+        return connect(simulator)
 
     @pytest.fixture
     def facts(self) -> Facts:
@@ -153,7 +144,7 @@ class TestVastOnTheSimulator(WithoutVolumes):
 
 def test_a_runpod_account_and_one_at_vast_do_not_see_each_other(simulator: RunningSimulator, api: Client):
     before = time.monotonic()
-    for cloud in connect(simulator):
+    with closing(connect(simulator)) as cloud:
         made = cloud.create_pod(_REQUEST)
         try:
             assert api.raw("GET", "/v2/pods").json()["pods"] == []
