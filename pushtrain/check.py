@@ -66,6 +66,7 @@ def check(
     policy, problems, warnings = policy_for(root, base)
     if not files:
         warnings.append(Problem(where="jobs/", message="there is no job spec"))
+    warnings += _elsewhere(files, root, paths)
     taken: dict[str, str] = {}
     for file in files:
         wrong = [*file.problems, *_name_taken(file, taken)]
@@ -112,8 +113,27 @@ def counted(known: Known | None, spec: JobSpec) -> Known | None:
     return replace(known, month_usd=known.month_usd + spec.budget.max_usd)
 
 
+def is_looked_at(path: str) -> bool:
+    """Whether a reconcile would look at a spec at this path, relative to the top."""
+    return Path(path).parent == Path("jobs")
+
+
 def _job_files(root: Path) -> list[Path]:
     return sorted(path for pattern in ("*.yaml", "*.yml") for path in (root / "jobs").glob(pattern))
+
+
+def _elsewhere(files: Sequence[SpecFile], root: Path, named: Sequence[Path]) -> list[Problem]:
+    """Specs that nobody would ever run: what a reconcile reads is jobs/ itself."""
+    found = list(files)
+    if not named:
+        below = (path for pattern in ("*.yaml", "*.yml") for path in (root / "jobs").glob(f"*/**/{pattern}"))
+        found = [read(path, root) for path in sorted(below)]
+    hint = "git mv it to jobs/NAME.yaml"
+    return [
+        Problem(where=file.name, message="is not in jobs/ itself: nothing ever starts it", hint=hint)
+        for file in found
+        if file.spec is not None and not is_looked_at(file.name)
+    ]
 
 
 def _name_taken(file: SpecFile, taken: dict[str, str]) -> Iterator[Problem]:

@@ -63,12 +63,13 @@ def check(
     from pushtrain.check import check as check_specs
     from pushtrain.policy.file import policy_schema_json
     from pushtrain.spec.file import schema_json, write_text
+    from pushtrain.worktree import work_tree
 
-    root = Path.cwd()
+    root = work_tree(Path.cwd())
     if write_schema:
         write_text(root / "jobs" / "schema.json", schema_json())
         write_text(root / "jobs" / "policy-schema.json", policy_schema_json())
-    found = check_specs(paths or [], root, base=base)
+    found = check_specs([Path.cwd() / path for path in paths or []], root, base=base)
     if as_json:
         print_json(found.as_json())
     for problem in found.problems:
@@ -78,7 +79,8 @@ def check(
     if found.problems:
         raise typer.Exit(2)
     if not as_json:
-        out.print(f"{len(found.specs)} job specs are fine: {', '.join(spec.name for spec in found.specs)}")
+        fine = ", ".join(spec.name for spec in found.specs)
+        out.print(f"{len(found.specs)} job specs are fine: {fine}" if fine else "there is no job spec to check")
 
 
 app.command()(plan)

@@ -8,6 +8,7 @@ import typer
 
 from pushtrain.redact import redact
 from pushtrain.terminal import print_drawn, print_json, report, say
+from pushtrain.worktree import work_tree
 
 
 def plan(
@@ -22,7 +23,9 @@ def plan(
     """
     from pushtrain.plan import plan_specs
 
-    plans, problems = plan_specs(paths or [], Path.cwd(), os.environ, base=base)
+    plans, problems = plan_specs(
+        [Path.cwd() / path for path in paths or []], work_tree(Path.cwd()), os.environ, base=base
+    )
     if as_json:
         from pushtrain.plan.document import document
 
@@ -55,7 +58,7 @@ def compare(
     from pushtrain.compare import svg as drawing
     from pushtrain.spec.file import write_text
 
-    found, problems = room.compare(path, Path.cwd(), os.environ)
+    found, problems = room.compare(Path.cwd() / path, work_tree(Path.cwd()), os.environ)
     if found is not None:
         if as_json:
             print_json(document.document(found))
@@ -82,8 +85,8 @@ def prices(
     from pushtrain.prices.snapshot import PRICED, of_repository
 
     if refresh:
-        show.refresh(Path.cwd(), os.environ, say)
-    found = [of_repository(Path.cwd(), name) for name in PRICED]
+        show.refresh(work_tree(Path.cwd()), os.environ, say)
+    found = [of_repository(work_tree(Path.cwd()), name) for name in PRICED]
     if as_json:
         print_json(show.document_of(found))
     else:
@@ -99,7 +102,7 @@ def review(
     """
     from pushtrain.github.posting import review_here
 
-    found = review_here(Path.cwd(), base, os.environ, say)
+    found = review_here(work_tree(Path.cwd()), base, os.environ, say)
     for problem in found.problems:
         report(problem)
     raise typer.Exit(found.exit_code)

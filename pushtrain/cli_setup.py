@@ -8,6 +8,7 @@ import typer
 
 from pushtrain.redact import redact
 from pushtrain.terminal import out, print_json, say
+from pushtrain.worktree import work_tree
 
 
 def doctor(
@@ -20,7 +21,7 @@ def doctor(
     from pushtrain.doctor.finding import exit_code, text_of
     from pushtrain.doctor.look import look, shown
 
-    found = look(Path.cwd(), os.environ)
+    found = look(work_tree(Path.cwd()), os.environ)
     if as_json:
         print_json([it.as_json() for it in found])
     else:
@@ -35,6 +36,6 @@ def init(
     """Put workflows, a policy, a first job and the tool into this repository; what is there is not overwritten."""
     from pushtrain.init import init as write
 
-    done = write(Path.cwd(), force=force)
+    done = write(work_tree(Path.cwd()), force=force)
     out.print(done.as_text())
     say(done.next_steps())

@@ -64,6 +64,13 @@ class SpecError(PushtrainError):
         return {"where": self.where, "message": str(self), "hint": self.hint}
 
 
+class UsageError(PushtrainError):
+    """The command line names what is not there, or asks for nothing: nothing was begun."""
+
+    exit_code = 2
+    reason = "WrongUsage"
+
+
 class CloudError(PushtrainError):
     exit_code = 3
     reason = "CloudFailed"

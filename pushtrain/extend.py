@@ -13,7 +13,7 @@ from pushtrain.budget import cap_usd, extended
 from pushtrain.capabilities import machine
 from pushtrain.control import Control
 from pushtrain.desired import Desired
-from pushtrain.errors import GitHubError, PushtrainError, SpecError
+from pushtrain.errors import GitHubError, PushtrainError, SpecError, UsageError
 from pushtrain.events import Event, EventDraft
 from pushtrain.ledger import RunRecord
 from pushtrain.lifecycle import keeps
@@ -47,7 +47,7 @@ def extend(control: Control, name: str, more: More) -> RunRecord:
     bounds of a budget do not allow the sum.
     """
     if not (more.hours >= 0 and more.usd >= 0 and more.hours + more.usd > 0):
-        raise PushtrainError("nothing is added", hint="--hours 2, --usd 3, or both", reason="NothingAdded")
+        raise UsageError("nothing is added", hint="--hours 2, --usd 3, or both", reason="NothingAdded")
     record = newest_run(control.ledger, name)
     if more.request and any(event.data.get("request") == more.request for event in record.events):
         control.say(f"{record.run_id}: that was added already")

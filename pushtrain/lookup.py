@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from pushtrain.desired import Job
-from pushtrain.errors import LedgerError, LedgerUnavailable, PushtrainError
+from pushtrain.errors import LedgerError, LedgerUnavailable, UsageError
 from pushtrain.ledger import Ledger, RunRecord
 from pushtrain.refs import runs_of_spec
 from pushtrain.run import RUN_ID
@@ -12,7 +12,7 @@ from pushtrain.run import RUN_ID
 def newest_run(ledger: Ledger, name: str) -> RunRecord:
     """A run by its job, its id or the beginning of it, the newest of several of one job.
 
-    Raises PushtrainError when there is none, or when runs of several jobs begin like that: nobody's run is guessed.
+    Raises UsageError when there is none, or when runs of several jobs begin like that: nobody's run is guessed.
     """
     refs = ledger.refs()
     if name in refs:
@@ -22,11 +22,11 @@ def newest_run(ledger: Ledger, name: str) -> RunRecord:
     matches = matches or [run_id for run_id in refs if name and run_id.startswith(name)]
     if not matches:
         known = ", ".join(sorted(refs)[:5]) or "none"
-        raise PushtrainError(f"no run '{name}' in the ledger", hint=f"known runs: {known}", reason="UnknownRun")
+        raise UsageError(f"no run '{name}' in the ledger", hint=f"known runs: {known}", reason="UnknownRun")
     jobs = sorted({job_of[run_id] for run_id in matches})
     if len(jobs) > 1:
         message = f"'{name}' begins runs of {len(jobs)} jobs: {', '.join(jobs[:5])}"
-        raise PushtrainError(message, hint="give the whole name of the job, or the run id", reason="UnknownRun")
+        raise UsageError(message, hint="give the whole name of the job, or the run id", reason="UnknownRun")
     records = ledger.read_all({run_id: refs[run_id] for run_id in matches})
     return max(records.values(), key=lambda record: record.events[0].epoch_s)
 

@@ -51,7 +51,7 @@ def load_settings(root: Path, environ: Mapping[str, str] | None = None) -> Setti
     environ = os.environ if environ is None else environ
     try:
         with Repo(root, search_parent_directories=True) as repo:
-            work_tree = Path(repo.working_tree_dir or root)
+            top = Path(repo.working_tree_dir or root)
             origin = str(repo.config_reader().get_value('remote "origin"', "url", ""))
     except (InvalidGitRepositoryError, NoSuchPathError):
         raise SpecError(
@@ -66,12 +66,12 @@ def load_settings(root: Path, environ: Mapping[str, str] | None = None) -> Setti
             hint="git remote add origin URL, or set PUSHTRAIN_SOURCE_URL",
             reason=NO_REMOTE,
         )
-    ledger_url = _plain_url(environ.get("PUSHTRAIN_LEDGER_URL") or source, work_tree)
+    ledger_url = _plain_url(environ.get("PUSHTRAIN_LEDGER_URL") or source, top)
     return Settings(
-        root=work_tree,
+        root=top,
         ledger_url=ledger_url,
-        source_url=_plain_url(source, work_tree),
-        state_dir=work_tree / (environ.get("PUSHTRAIN_STATE_DIR") or ".pushtrain"),
+        source_url=_plain_url(source, top),
+        state_dir=top / (environ.get("PUSHTRAIN_STATE_DIR") or ".pushtrain"),
         ledger_token=_token(ledger_url, environ),
         runpod_provider=environ.get("PUSHTRAIN_RUNPOD_PROVIDER") or Settings.runpod_provider,
         tick_s=_seconds(environ, "PUSHTRAIN_TICK_S", Settings.tick_s),
@@ -102,11 +102,11 @@ def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
     return value
 
 
-def _plain_url(url: str, work_tree: Path) -> str:
+def _plain_url(url: str, top: Path) -> str:
     """Without user and password; a local path becomes file://, because the pod has its own working directory."""
     url = re.sub(r"^(https?://)[^/]*@", r"\1", url.strip())
     is_path = "://" not in url and ":" not in url.partition("/")[0]
-    return f"file://{(work_tree / url).resolve()}" if is_path else url
+    return f"file://{(top / url).resolve()}" if is_path else url
 
 
 def _token(ledger_url: str, environ: Mapping[str, str]) -> str | None:

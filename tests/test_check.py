@@ -91,6 +91,18 @@ def test_paths_pick_the_jobs_that_are_checked(root: Path, monkeypatch: pytest.Mo
     assert len(check([], Path()).problems) == 1
 
 
+def test_a_spec_outside_of_jobs_is_a_warning_for_nothing_ever_starts_it(root: Path) -> None:
+    text = job(root, "other").read_text()
+    for path in ("other.yaml", "jobs/more/other.yaml"):
+        (root / path).parent.mkdir(exist_ok=True)
+        (root / path).write_text(text)
+    (root / "jobs/more/settings.yaml").write_text("colour: blue\n")  # no spec: a command's own file, say
+    said = check([], root).warnings
+    assert said == ("jobs/more/other.yaml: is not in jobs/ itself: nothing ever starts it",)
+    (root / "jobs/other.yaml").unlink()
+    assert "other.yaml: is not in jobs/ itself: nothing ever starts it" in check([root / "other.yaml"], root).warnings
+
+
 def test_both_endings_of_yaml_are_checked(root: Path) -> None:
     job(root, "other", gpus="abacus").rename(root / "jobs" / "other.yml")
     assert only_problem(root).where == "jobs/other.yml:5:18"

@@ -143,6 +143,21 @@ def test_a_good_spec_is_fine(shell: Shell) -> None:
     assert "### `job`" in shell("plan", "--markdown").out
 
 
+def test_within_a_folder_of_the_work_tree_its_top_counts(shell: Shell) -> None:
+    (shell.root / "job-outside.yaml").write_text(SPEC.replace("name: job", "name: job-outside"))
+    shell.root = shell.root / "jobs"
+    assert shell("check").out == shell("check", "job.yaml").out == "1 job specs are fine: job\n"
+    assert "job: a merge starts it" in shell("plan", "job.yaml").out
+    outside = shell("plan", "../job-outside.yaml").out
+    assert "job-outside: not in jobs/ itself, so that nothing ever starts it" in outside
+
+
+def test_a_name_that_no_run_has_is_exit_code_2(shell: Shell) -> None:
+    for args in (["logs", "nobodys"], ["cp", "a", "b"], ["tunnel", "job", "http"], ["check", "nobodys.yaml"]):
+        done = shell(*args)
+        assert (done.code, done.err.count("hint:")) == (2, 1), args
+
+
 def test_a_wrong_spec_is_two_lines_and_exit_code_2(shell: Shell) -> None:
     (shell.root / "jobs/job.yaml").write_text(SPEC.replace("max_usd: 1", "max_usd: -1"))
     for verb in ("check", "plan"):
@@ -291,7 +306,7 @@ def test_a_reader_that_leaves_is_no_traceback(shell: Shell, remote: Remote) -> N
 def test_an_unknown_run_is_named_with_the_known_ones(shell: Shell, remote: Remote, args: list[str]) -> None:
     claim(remote.ledger("other", url=remote.file_url))
     done = shell(*args, RUNPOD_API_KEY="canary-secret-key")
-    assert done.code == 1
+    assert done.code == 2
     assert two_lines(done) == ("error: no run 'nobody' in the ledger", f"hint:  known runs: {RUN_ID}")
 
 

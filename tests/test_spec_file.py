@@ -105,8 +105,8 @@ def test_every_way_to_write_a_learning_rate_is_a_number(written: str) -> None:
         ("path: data/x.jsonl", "path: ../x.jsonl", "6:9", "data.path must be a relative path inside the rep", None),
         ("  path: data/x.jsonl", "  split: train", "6:3", "data needs exactly one of 'path'", None),
         ("name: support", "name: other", "3:7", "name is 'other', but the file is support.yaml", "name: support"),
-        ("name: support", 'name: "$(reboot)"', "3:7", "name must match ^[a-z0-9]", None),
-        ("name: support", 'name: "support\\n"', "3:7", r"not 'support\n'", None),
+        ("name: support", 'name: "$(reboot)"', "3:7", "name must match ^[a-z0-9]", "hyphens, at most 41: reboot"),
+        ("name: support", 'name: "support\\n"', "3:7", r"not 'support\n'", "at most 41: support"),
     ],
 )
 def test_a_wrong_key_or_value_is_reported_where_it_stands(

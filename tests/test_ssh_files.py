@@ -12,7 +12,7 @@ import pytest
 from ssh_world import has_door, needs_clients
 from whole import World
 
-from pushtrain.errors import SshError
+from pushtrain.errors import SshError, UsageError
 from pushtrain.ssh.copying import Ways, carry
 from pushtrain.ssh.places import read_places
 from pushtrain.ssh.session import Line, open_line, run_client
@@ -68,10 +68,10 @@ def test_the_verbs_copy_a_folder_and_make_one_like_another(guest: World, tmp_pat
 
 def test_what_cannot_be_copied_is_said_before_anything_is_sent(guest: World, tmp_path: Path) -> None:
     line = open_line(guest.repository, guest.env, guest.said.append)
-    with pytest.raises(SshError, match="is not here"):
+    with pytest.raises(UsageError, match="is not here"):
         carry(line, read_places([str(tmp_path / "nothing")], "job:x"), ways(), wait_s=0)
     (tmp_path / "file").touch()
-    with pytest.raises(SshError, match="is no folder"):
+    with pytest.raises(UsageError, match="is no folder"):
         copy = replace(read_places([str(tmp_path / "file")], "job:x"), contents=True)
         carry(line, copy, ways(), wait_s=0)
     missing = guest.cli("cp", "job:no/such/file", str(tmp_path / "x"))

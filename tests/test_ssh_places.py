@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pushtrain.errors import SshError
+from pushtrain.errors import UsageError
 from pushtrain.ssh.client import SshFiles
 from pushtrain.ssh.endpoint import Endpoint
 from pushtrain.ssh.places import Copy, here, on_pod, read_places, rsync_argv, scp_argv
@@ -32,7 +32,7 @@ def test_one_side_is_on_a_pod() -> None:
     [(["a"], "b"), (["job:a"], "job:b"), (["job:a", "other:b"], "."), (["job:a", "b"], "."), (["./job:a"], "b")],
 )
 def test_anything_else_is_refused(sources: list[str], target: str) -> None:
-    with pytest.raises(SshError, match="one side has to be RUN:path"):
+    with pytest.raises(UsageError, match="one side has to be RUN:path"):
         read_places(sources, target)
 
 

@@ -17,7 +17,7 @@ from git import Repo
 from ssh_world import has_door, needs_clients
 from whole import World
 
-from pushtrain.errors import SshError
+from pushtrain.errors import SshError, UsageError
 from pushtrain.pod.processes import descendants
 from pushtrain.ssh.endpoint import Endpoint
 from pushtrain.ssh.forwards import Forward, is_free, read_forwards, settle
@@ -38,7 +38,7 @@ def test_ports_as_a_person_writes_them() -> None:
 
 @pytest.mark.parametrize("texts", [["http"], ["0"], ["70000"], ["8000:"], ["6006", "6006:1"], ["-1"]])
 def test_what_is_no_port_is_refused(texts: list[str]) -> None:
-    with pytest.raises(SshError):
+    with pytest.raises(UsageError):
         read_forwards(texts)
 
 

@@ -53,6 +53,7 @@ def plan_specs(
     before = read_base(root, base) if base else None
     sources = open_sources(root, environ, before.prices if before else None)
     made = _made(found.specs, found.refused, sources, before)
+    made = [replace(plan, is_elsewhere=not (root / plan.path).exists()) for plan in made]
     kept = [plan for plan in made if paths or plan.status != "unchanged"]
     gone = _deleted(before, {plan.path for plan in made}, root) if before and not paths else []
     policy = policy_at(root, base) if base else None
@@ -68,6 +69,7 @@ def plan_specs(
         storage=storage_said(_clouds(kept)),
         unchanged=len(made) - len(kept),
         warnings=tuple(notes),
+        base=base,
     )
     return together, problems
 

@@ -101,6 +101,7 @@ class Plan:
 
     `memory` and `work` are None for a command and where model or dataset are not known; `notes` say why and where
     every figure is from. `fits`: on at least one of its cards; None where nobody can tell. `is_refused` by the policy.
+    `is_elsewhere`: the file lies outside of jobs/, where nothing looks for specs.
     A deleted job has its old spec and nothing else.
     """
 
@@ -121,6 +122,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     facts: tuple[tuple[str, str], ...] = ()
     is_refused: bool = False
+    is_elsewhere: bool = False
 
     @property
     def fits(self) -> bool | None:
@@ -137,7 +139,7 @@ class Plan:
     @property
     def would_start(self) -> bool:
         """The same, were it let through."""
-        return self.status != "deleted" and not self.spec.suspend
+        return self.status != "deleted" and not self.spec.suspend and not self.is_elsewhere
 
     @property
     def best(self) -> tuple[Place, ...]:
@@ -161,7 +163,8 @@ def _dearness(place: Place) -> tuple[bool, float]:
 @dataclass(frozen=True, kw_only=True)
 class Plans:
     """All of one call: `prices` says where prices are from and how old they are, `problems` what is wrong with specs
-    (those of which there is no plan among them), `warnings` what of the base's policy could not be looked at."""
+    (those of which there is no plan among them), `warnings` what of the base's policy could not be looked at, `base`
+    what the specs were compared with."""
 
     plans: tuple[Plan, ...]
     prices: str
@@ -169,6 +172,7 @@ class Plans:
     unchanged: int = 0
     problems: tuple[SpecError, ...] = ()
     warnings: tuple[str, ...] = ()
+    base: str | None = None
 
     @property
     def expected_usd(self) -> float:

@@ -14,6 +14,8 @@ def headline(plan: Plan) -> str:
     """One sentence a reviewer can say yes or no to."""
     if plan.status == "deleted":
         return "deleted: a merge cancels its active run"
+    if plan.is_elsewhere:
+        return "not in jobs/ itself, so that nothing ever starts it"
     if plan.is_refused:
         return f"refused by the policy{_let_through(plan)}"
     if plan.fits is False:
@@ -26,7 +28,9 @@ def headline(plan: Plan) -> str:
 
 def nothing(plans: Plans) -> str:
     """What is said where there is no plan at all."""
-    return "no plan: see what is wrong" if plans.problems else "no job spec is changed"
+    if plans.problems:
+        return "no plan: see what is wrong"
+    return "no job spec is changed" if plans.base else "there is no job spec in jobs/"
 
 
 def _let_through(plan: Plan) -> str:

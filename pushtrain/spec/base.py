@@ -37,7 +37,10 @@ class JobSpec(Part):
     @classmethod
     def _safe_name(cls, name: str) -> str:
         if not NAME.fullmatch(name):
-            raise ValueError("must match ^[a-z0-9][a-z0-9-]{0,40}$: it becomes part of refs, pod names and URLs")
+            wrong = "must match ^[a-z0-9][a-z0-9-]{0,40}$: it becomes part of refs, pod names and URLs"
+            meant = re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")[:41]
+            hint = "small letters, digits and hyphens, at most 41" + (f": {meant}" if meant and name.isascii() else "")
+            raise WrongAt(wrong, (), hint)
         return name
 
     @model_validator(mode="after")

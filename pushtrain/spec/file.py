@@ -79,14 +79,14 @@ def read(path: Path, root: Path | None = None) -> SpecFile:
     shown = shown_path(path, root)
     try:
         if path.is_symlink():
-            return _unreadable(shown, "is a symlink; a job spec is a file of its own")
+            return _unreadable(shown, "is a symlink; a job spec is a file of its own", "copy the file it points at")
         if root is not None and not path.resolve().is_relative_to(root.resolve()):
             return _unreadable(shown, "is not in the repository")
         if not path.exists():
-            return _unreadable(shown, "is not there")
+            return _unreadable(shown, "is not there", "job specs are jobs/NAME.yaml; without an argument all are taken")
         # A device or a pipe would never end.
         if not path.is_file():
-            return _unreadable(shown, "is not a file")
+            return _unreadable(shown, "is not a file", "name job specs; without an argument all of jobs/ are taken")
         with path.open("rb") as file:
             return parse(file.read(MAX_BYTES + 1), shown)
     except (OSError, RuntimeError) as error:
@@ -155,8 +155,8 @@ def _spec_or_raise(file: SpecFile) -> JobSpec:
     return file.spec
 
 
-def _unreadable(name: str, message: str) -> SpecFile:
-    return SpecFile(name=name, spec=None, problems=(Problem(where=name, message=message),), tree=Tree(name))
+def _unreadable(name: str, message: str, hint: str | None = None) -> SpecFile:
+    return SpecFile(name=name, spec=None, problems=(Problem(where=name, message=message, hint=hint),), tree=Tree(name))
 
 
 def _bounded(problems: list[Problem]) -> tuple[Problem, ...]:

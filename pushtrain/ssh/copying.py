@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pushtrain.errors import SshError
+from pushtrain.errors import SshError, UsageError
 from pushtrain.ssh.client import SshFiles
 from pushtrain.ssh.codes import by_code
 from pushtrain.ssh.endpoint import Endpoint
@@ -43,7 +43,8 @@ def ways_here(progress: bool) -> Ways:
 def carry(line: Line, copy: Copy, ways: Ways, *, wait_s: float) -> None:
     """Carry one copy out; a connection that breaks is made again, at the next attempt's pod if need be.
 
-    Raises SshError: BadPlace, OnlyTerminal, NoProgram, CopyFailed, and what `reach` raises once no pod follows.
+    Raises UsageError (BadPlace), SshError: OnlyTerminal, NoProgram, CopyFailed, and what `reach` raises
+    once no pod follows.
     """
     _check(copy)
     for cuts in range(_MOST_CUTS):
@@ -83,9 +84,13 @@ def _check(copy: Copy) -> None:
     if copy.up:
         missing = [path for path in copy.here if not os.path.lexists(path)]
         if missing:
-            raise SshError(f"{missing[0]} is not here", hint="nothing was sent", reason="BadPlace")
+            raise UsageError(
+                f"{missing[0]} is not here",
+                hint="nothing was sent",
+                reason="BadPlace",
+            )
         if copy.contents and not Path(copy.here[0]).is_dir():
-            raise SshError(f"{copy.here[0]} is no folder", hint="pushtrain cp is for files", reason="BadPlace")
+            raise UsageError(f"{copy.here[0]} is no folder", hint="pushtrain cp is for files", reason="BadPlace")
         return
     target = Path(here(copy.here[0]))
     is_folder = copy.contents or copy.here[0].endswith("/") or len(copy.there) > 1

@@ -5,7 +5,7 @@ import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pushtrain.errors import SshError
+from pushtrain.errors import SshError, UsageError
 
 _FORWARD = re.compile(r"(?:(?P<here>\d{1,5}):)?(?P<there>\d{1,5})")
 _NEXT = 100
@@ -29,16 +29,16 @@ class Forward:
 
 
 def read_forwards(texts: Sequence[str]) -> list[Forward]:
-    """Raises SshError (BadPort) for what is no port, and for one that is named twice."""
+    """Raises UsageError (BadPort) for what is no port, and for one that is named twice."""
     found = []
     for text in texts:
         match = _FORWARD.fullmatch(text)
         here, there = (int(match["here"] or match["there"]), int(match["there"])) if match else (0, 0)
         if not (0 < here < 65536 and 0 < there < 65536):
-            raise SshError(f"{text!r} is no port", hint="6006, or 8000:80 for port 80 there", reason="BadPort")
+            raise UsageError(f"{text!r} is no port", hint="6006, or 8000:80 for port 80 there", reason="BadPort")
         found.append(Forward(here=here, there=there, is_exact=bool(match and match["here"])))
     if len({it.here for it in found}) < len(found):
-        raise SshError("a port here is named twice", hint="name another one: 8001:8000", reason="BadPort")
+        raise UsageError("a port here is named twice", hint="name another one: 8001:8000", reason="BadPort")
     return found
 
 

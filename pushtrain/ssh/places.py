@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pushtrain.errors import SshError
+from pushtrain.errors import UsageError
 from pushtrain.ssh.client import SshFiles, option_arguments
 from pushtrain.ssh.endpoint import Endpoint
 
@@ -30,7 +30,7 @@ class Copy:
 
 
 def read_places(sources: Sequence[str], target: str) -> Copy:
-    """Raises SshError (BadPlace) unless exactly one side is on a pod, and all of that side on one."""
+    """Raises UsageError (BadPlace) unless exactly one side is on a pod, and all of that side on one."""
     from_pod = [match for source in sources if (match := _REMOTE.fullmatch(source))]
     to_pod = _REMOTE.fullmatch(target)
     runs = {match["run"] for match in from_pod}
@@ -38,7 +38,7 @@ def read_places(sources: Sequence[str], target: str) -> Copy:
         return Copy(run=to_pod["run"], here=tuple(sources), there=(to_pod["path"],), up=True)
     if len(from_pod) == len(sources) and len(runs) == 1 and not to_pod:
         return Copy(run=runs.pop(), here=(target,), there=tuple(match["path"] for match in from_pod), up=False)
-    raise SshError(
+    raise UsageError(
         "one side has to be RUN:path and the other one here",
         hint="pushtrain cp data.tar my-job:data/ · pushtrain cp my-job:runs/x/log.txt . · ./a:b is a file here",
         reason="BadPlace",

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from pushtrain.errors import PushtrainError
+from pushtrain.errors import PushtrainError, UsageError
 from pushtrain.volumes.store import VolumeStore
 from pushtrain.volumes.transfer import LocalFile, RemoteFile, Transfer
 
@@ -26,7 +26,7 @@ def put(transfer: Transfer, store: VolumeStore, local: Path, path: str) -> Repor
     Links and what is no file are left out, and named. Raises PushtrainError where `local` is not there.
     """
     if not local.exists():
-        raise PushtrainError(f"{local} is not there", reason="NoSuchFile")
+        raise UsageError(f"{local} is not there", reason="NoSuchFile")
     report, clean = Report(), _path(path)
     begun = store.unfinished(f"{clean}/" if clean and local.is_dir() else clean)
     for file, key in _files_of(local, path, report):
@@ -55,7 +55,7 @@ def get(transfer: Transfer, store: VolumeStore, path: str, local: Path) -> Repor
             raise PushtrainError(f"{found.key!r} would be written outside {local}", reason="UnsafePath")
         _note(report, found.key, transfer.download(store, found, local / inside))
     if not (report.sent or report.there):
-        raise PushtrainError(f"there is no {path or 'file'} on the volume", reason="NoSuchFile")
+        raise UsageError(f"there is no {path or 'file'} on the volume", reason="NoSuchFile")
     return report
 
 
