@@ -148,7 +148,7 @@ LAMBDA = Capabilities(
     # "Several minutes" (docs.lambda.ai), docker's NVIDIA part, and the image.
     boots_s=1200.0,
     key_begins=("secret_",),
-    files_instead="run a session with the volume, and `pushtrain sync`",
+    files_instead="run a session with the volume, and `pushtrain sync FROM TO`",
     funds_at="https://cloud.lambda.ai/settings/billing",
 )
 
