@@ -34,6 +34,10 @@ _ROWS = (
     ("`ports` as /http, by a proxy of the cloud", lambda can: can.has_http_proxy),
     ("`ports` as /tcp, and `ssh`", lambda can: can.has_tcp_ports),
     ("the account's ssh keys reach the pod", lambda can: can.has_ssh_keys),
+    (
+        "pushtrain's `ssh`, `cp`, `sync` and `tunnel` to a pod",
+        lambda can: "yes" if can.has_tcp_ports else f"no: {can.way_in}",
+    ),
     ("the pod gets a key that is good for itself alone", lambda can: can.has_scoped_key),
     ("how a pod ends itself", lambda can: can.ends_itself),
     ("the bill ends at the deadline with no control plane alive", lambda can: can.ends_own_bill),

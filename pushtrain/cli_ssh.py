@@ -56,20 +56,22 @@ def ssh(
 
 
 def ssh_key() -> None:
-    """Register this machine's ssh key with RunPod, making one where there is none; every other key stays.
+    """Register this machine's ssh key with every cloud that takes one and whose API key is set, making one where there
+    is none; every other key stays.
 
     Pods that are made from now on let it in. Its private half is never read nor sent.
     """
-    from pushtrain.ssh.keys import find_or_make, register
-    from pushtrain.wiring import open_cloud
+    from pushtrain.ssh.keys import find_or_make, register_everywhere
+    from pushtrain.wiring import open_clouds
 
+    clouds = open_clouds(os.environ)
     key = find_or_make(os.environ)
-    cloud = open_cloud(os.environ)
-    added = register(cloud, key.line)
-    others = len(cloud.ssh_keys()) - 1
     say(f"{'made' if key.was_made else 'found'} {key.path}")
-    kept = "no other key is there" if not others else f"{others} other key{'s' if others > 1 else ''} kept"
-    out.print(f"{key.fingerprint} {'is registered now' if added else 'was registered already'}; {kept}")
+    failures = register_everywhere(clouds, key, out.print, say)
+    for failure in failures[1:]:
+        say(f"{failure}")
+    if failures:
+        raise failures[0]
 
 
 def cp(

@@ -1,6 +1,9 @@
-"""RunPod's GPU type ids, so that a typing mistake, or a GPU no run can use, is found before anything is asked.
+"""GPU type ids of specs, RunPod's where it has the type, so that a typing mistake, or a GPU no run can use, is found
+before anything is asked.
 
 Known since 2026-08-27. Source: RunPod's documentation page "GPU types" and the public `gpuTypes` query of that day.
+Types that other clouds alone have are called as their driver shows them (nvidia-smi): A10, A100 of PCIe with 40 GB and
+GH200 are Lambda's (its API's instance types; NVIDIA, "Supported NVIDIA GPU Products" of the driver's README).
 The list ages; at run time `Cloud.gpu_names()` and `Cloud.offers()` decide.
 """
 
@@ -11,7 +14,8 @@ from typing import NamedTuple
 
 
 class GpuType(NamedTuple):
-    """`name` is the id as RunPod's API takes it, letter for letter; memory per GPU in RunPod's GB.
+    """`name` is the id as RunPod's API takes it, letter for letter, else the driver's name; memory per GPU in GB as it
+    is sold.
 
     `display` is RunPod's name for people where its words are not in the id.
     """
@@ -23,7 +27,9 @@ class GpuType(NamedTuple):
 
 GPU_TYPES = (
     GpuType("AMD Instinct MI300X OAM", 192),
+    GpuType("NVIDIA A10", 24),
     GpuType("NVIDIA A100 80GB PCIe", 80),
+    GpuType("NVIDIA A100-PCIE-40GB", 40, "A100 PCIe 40GB"),
     GpuType("NVIDIA A100-SXM4-40GB", 40, "A100 SXM 40GB"),
     GpuType("NVIDIA A100-SXM4-80GB", 80, "A100 SXM"),
     GpuType("NVIDIA A30", 24),
@@ -41,6 +47,7 @@ GPU_TYPES = (
     GpuType("NVIDIA GeForce RTX 4090", 24),
     GpuType("NVIDIA GeForce RTX 5080", 16),
     GpuType("NVIDIA GeForce RTX 5090", 32),
+    GpuType("NVIDIA GH200 480GB", 96, "GH200"),
     GpuType("NVIDIA H100 80GB HBM3", 80, "H100 SXM"),
     GpuType("NVIDIA H100 NVL", 94),
     GpuType("NVIDIA H100 PCIe", 80),
@@ -80,6 +87,7 @@ MIN_CUDA_VERSION = "13.0"
 # (pytorch/pytorch#172352 and #190385).
 _AMD = re.compile(r"\b(AMD|Instinct|MI\d{2,3}X?)\b", re.IGNORECASE)
 _TOO_OLD = re.compile(r"\b(V100|P100|P40|P4|M60|M40|K80|TITAN (V|Xp?)|GTX 10\d\d( ?Ti)?)\b", re.IGNORECASE)
+_ARM = re.compile(r"\bG[HB]200\b", re.IGNORECASE)
 # Turing, compute capability 7.5, has no bf16: that begins with 8.0 (NVIDIA, CUDA C++ Programming Guide, table of
 # arithmetic throughput).
 _TURING = re.compile(r"\b(T4G?|T1000|T2000|TITAN RTX|Quadro RTX \d{4}|RTX 20[5-8]0|GTX 16[356]0)\b", re.IGNORECASE)
@@ -90,6 +98,8 @@ def unusable(name: str, *, bf16: bool = False) -> str | None:
     when nothing is known against it."""
     if _AMD.search(name):
         return "the trainer's torch is built for CUDA, this is an AMD GPU"
+    if _ARM.search(name):
+        return "its CPU is an Arm, and the images that pods are made of, the trainer's among them, are for x86"
     if _TOO_OLD.search(name):
         return "the trainer's torch is built for CUDA 13, which needs compute capability 7.5 (Turing) or newer"
     if bf16 and _TURING.search(name):

@@ -35,7 +35,11 @@ def test_at_most_three_names_are_offered_from_any_list() -> None:
 
 def test_what_the_trainers_torch_cannot_use_is_known_and_not_offered() -> None:
     useless = [name for name in GPU_NAMES if unusable(name)]
-    assert useless == ["AMD Instinct MI300X OAM", *(name for name in GPU_NAMES if name.startswith("Tesla V100"))]
+    assert useless == [
+        "AMD Instinct MI300X OAM",
+        "NVIDIA GH200 480GB",
+        *(name for name in GPU_NAMES if name.startswith("Tesla V100")),
+    ]
     assert not set(useless) & set(USABLE_GPU_NAMES) and len(useless) + len(USABLE_GPU_NAMES) == len(GPU_NAMES)
     for name in ("AMD Instinct MI355X", "Tesla P100-PCIE-16GB", "NVIDIA GeForce GTX 1080 Ti", "NVIDIA TITAN V"):
         assert unusable(name)

@@ -106,7 +106,9 @@ def test_gpu_types_are_those_of_job_specs() -> None:
         sold = sold_as(words)
         assert sold is not None and memory_gb(sold[0]) == sold[1]
     assert sold_as("A6000 (48 GB PCIe)") == sold_as("RTX A6000 (48 GB)") == ("NVIDIA RTX A6000", 48)
-    for words in ("A10 (24 GB PCIe)", "GH200 (96 GB)", "Tesla V100 (16 GB)", "RTX 6000 (24 GB)", "N/A", ""):
+    assert sold_as("A10 (24 GB PCIe)") == ("NVIDIA A10", 24)
+    assert sold_as("A100 (40 GB PCIe)") == ("NVIDIA A100-PCIE-40GB", 40)
+    for words in ("GH200 (96 GB)", "Tesla V100 (16 GB)", "RTX 6000 (24 GB)", "N/A", ""):
         assert sold_as(words) is None
 
 
@@ -222,7 +224,8 @@ def test_a_machine_gets_more_time_to_its_first_word_than_a_container() -> None:
 
 def test_a_plan_counts_storage_as_lambda_does() -> None:
     assert storage_said(["lambda"]) == (
-        "storage at Lambda Cloud a GB and month: network volume $0.20, the machine's disk is in its price"
+        "storage at Lambda Cloud a GB and month: network volume $0.20, the machine's disk is in its price "
+        "(Lambda's page of August 2026, for what is on it)"
     )
     assert (storage_usd_per_month("STANDARD", 200, "lambda"), storage_usd_per_month("DISK", 60, "lambda")) == (
         40.0,

@@ -8,12 +8,16 @@ from typing import Any
 import pytest
 from runpod_memory import MemoryRunPod, Turns, every_order
 from ssh_world import needs_clients
+from whole import World
 
 from infra.clouds.runpod import RunPod
 from infra.clouds.wire import Limits
+from infra.simulator.others import OTHERS, others_env
 from pushtrain.errors import CloudUnavailable, SshError
 from pushtrain.ssh.keys import OwnKey, find_or_make, has
 from pushtrain.ssh.keys import register as register_key
+
+pytest_plugins = ("whole",)
 
 THEIRS, MINE, HERS = (
     f"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI{name} {name}@laptop" for name in ("theirs", "mine", "hers")
@@ -96,3 +100,20 @@ def test_what_is_no_public_key_is_never_sent(tmp_path: Path) -> None:
         find_or_make({"HOME": str(tmp_path)})
     with pytest.raises(SshError, match="is not there"):
         find_or_make({"HOME": str(tmp_path), "PUSHTRAIN_SSH_KEY": str(tmp_path / "nothing")})
+
+
+@needs_clients
+def test_the_verb_registers_with_every_cloud_that_takes_keys_and_names_those_that_do_not(world: World) -> None:
+    every = others_env(world.simulator.urls, world.simulator.keys.others, *OTHERS)
+    done = world.cli("ssh-key", **every)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0 and [line.partition(":")[0] for line in lines] == ["RunPod", "Vast.ai", "Lambda Cloud"]
+    assert all("is registered now" in line for line in lines)
+    assert "modal shell" in done.stderr and "JarvisLabs takes no keys" in done.stderr
+    again = world.cli("ssh-key", **every)
+    assert [line.count("was registered already") for line in again.stdout.splitlines()] == [1, 1, 1]
+    broken = world.cli("ssh-key", **every | {"VAST_API_KEY": "nobody"})
+    assert broken.returncode == 3 and broken.stdout.count("was registered") == 2 and "Vast.ai" in broken.stderr
+    alone = others_env(world.simulator.urls, world.simulator.keys.others, "modal") | {"RUNPOD_API_KEY": ""}
+    refused = world.cli("ssh-key", **alone)
+    assert refused.returncode != 0 and "takes ssh keys" in refused.stderr and "modal shell" in refused.stderr

@@ -12,7 +12,7 @@ from pushtrain.errors import LedgerUnavailable, SshError
 from pushtrain.events import Event
 from pushtrain.pod.ssh import authorized, sshd_config
 from pushtrain.record import RunRecord
-from pushtrain.ssh.endpoint import pod_of, way
+from pushtrain.ssh.endpoint import check_way_in, pod_of, way
 from pushtrain.ssh.reach import Seams, reach
 from pushtrain.ssh.session import open_line
 
@@ -59,6 +59,19 @@ def test_each_state_of_a_run_has_a_reason_of_its_own() -> None:
     assert reason(record("provisioned", "booting", ssh={"off": "NoKeys", "why": "no key"})) == "NoKeys"
     no_proxy = replace(POD, ssh_proxy=None)
     assert reason(record("provisioned", "booting", ssh={"off": "NoPort", "why": "x"}), no_proxy) == "NoPort"
+
+
+def test_a_cloud_without_ssh_says_so_with_what_to_do_instead() -> None:
+    def refused(cloud: str) -> SshError:
+        with pytest.raises(SshError) as caught:
+            check_way_in(replace(record("provisioned", "booting"), run={"cloud": cloud}), "sb-17")
+        return caught.value
+
+    assert refused("modal").reason == "NoWayIn" and "is at Modal" in str(refused("modal"))
+    assert "`modal shell sb-17`" in str(refused("modal").hint) and "modal volume ls" in str(refused("modal").hint)
+    assert "console" in str(refused("jarvislabs").hint)
+    for cloud in ("runpod", "vast", "lambda"):
+        check_way_in(replace(record("provisioned", "booting"), run={"cloud": cloud}), "x")
 
 
 def test_the_ledger_gives_the_host_key_and_the_cloud_the_address() -> None:

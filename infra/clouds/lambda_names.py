@@ -1,14 +1,16 @@
 """GPU types: what Lambda calls them and the ids that job specs use. Pure.
 
 A spec keeps its `compute.gpus` when it moves, so what it names is RunPod's id on every cloud. Lambda's words are those
-of `gpu_description`, e.g. `A100 (40 GB SXM4)` (Lambda's API reference and dstackai/gpuhunt). Not here: V100 and RTX
-6000, which the locked torch cannot use or which have no bf16; GH200, whose CPU is an Arm; A10 and the A100 of PCIe with
-40 GB, which RunPod has no id for.
+of `gpu_description`, e.g. `A100 (40 GB SXM4)` (Lambda's API reference and dstackai/gpuhunt). RunPod has no id
+for A10 and for the A100 of PCIe with 40 GB: they are called as their driver shows them. Not here: V100 and RTX 6000,
+which the locked torch cannot use or which have no bf16, and GH200, whose CPU is an Arm.
 """
 
 import re
 
 _LAMBDA: dict[tuple[str, int, str], str] = {
+    ("A10", 24, "PCIe"): "NVIDIA A10",
+    ("A100", 40, "PCIe"): "NVIDIA A100-PCIE-40GB",
     ("A100", 40, "SXM4"): "NVIDIA A100-SXM4-40GB",
     ("A100", 80, "SXM4"): "NVIDIA A100-SXM4-80GB",
     ("A6000", 48, ""): "NVIDIA RTX A6000",

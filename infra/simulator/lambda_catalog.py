@@ -23,8 +23,12 @@ _TYPES: dict[str, tuple[str, str, tuple[int, ...]]] = {
     "NVIDIA H100 80GB HBM3": ("h100_sxm5", "H100 (80 GB SXM5)", (1, 2, 4, 8)),
     "NVIDIA B200": ("b200_sxm6", "B200 (180 GB SXM6)", (1, 8)),
     "NVIDIA A10": ("a10", "A10 (24 GB PCIe)", (1,)),
+    "NVIDIA A100-PCIE-40GB": ("a100", "A100 (40 GB PCIe)", (1, 2, 4)),
+    "NVIDIA GH200 480GB": ("gh200", "GH200 (96 GB)", (1,)),
 }
 _GPUS = (
+    GpuModel(id="NVIDIA A100-PCIE-40GB", name="A100", memory_gb=40, secure_usd=1.29, stock={"us-east-1": "LOW"}),
+    GpuModel(id="NVIDIA GH200 480GB", name="GH200", memory_gb=96, secure_usd=1.49, stock={"us-east-1": "LOW"}),
     GpuModel(id="NVIDIA A10", name="A10", memory_gb=24, secure_usd=0.75, stock={"us-west-1": "LOW"}),
     GpuModel(
         id="NVIDIA RTX A6000",

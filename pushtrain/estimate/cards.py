@@ -1,6 +1,6 @@
 """GPUs: how fast they multiply, and how much of their memory a program gets.
 
-`bf16_tflops`: dense bf16 with fp32 accumulation. NVIDIA's datasheets of A100, A30, A40, H100, H200, B200, L4, L40,
+`bf16_tflops`: dense bf16 with fp32 accumulation. NVIDIA's datasheets of A10, A100, A30, A40, H100, H200, B200, L4, L40,
 L40S and RTX A-series; elsewhere from the architecture's whitepaper: RTX Ada and RTX PRO multiply bf16 at 4 × their
 fp32 rate, GeForce at 2 × (fp32 accumulation is halved there).
 `usable_gb`: what nvidia-smi shows as total (cards with ECC on GDDR6 lose a sixteenth), less half a GB.
@@ -23,7 +23,9 @@ class Card:
 
 
 _CARDS = (
+    Card("NVIDIA A10", 125, 22.0),
     Card("NVIDIA A100 80GB PCIe", 312, 78.7),
+    Card("NVIDIA A100-PCIE-40GB", 312, 38.9),
     Card("NVIDIA A100-SXM4-40GB", 312, 38.9),
     Card("NVIDIA A100-SXM4-80GB", 312, 78.7),
     Card("NVIDIA A30", 165, 23.5),

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
-from pushtrain.capabilities import DEFAULT_CLOUD
+from pushtrain.capabilities import CLOUDS, DEFAULT_CLOUD
 from pushtrain.cloud import Cloud, Pod
 from pushtrain.errors import SshError
 from pushtrain.fleet import cloud_of, member
@@ -47,6 +47,7 @@ def endpoint(cloud: Cloud, ledger: Ledger, name: str) -> Endpoint:
     """
     record = newest_run(ledger, name)
     pod_id = pod_of(record)
+    check_way_in(record, pod_id)
     pod = member(cloud, cloud_of(record)).read_pod(pod_id)
     if pod is None or not pod.is_alive:
         raise SshError(
@@ -56,6 +57,19 @@ def endpoint(cloud: Cloud, ledger: Ledger, name: str) -> Endpoint:
             may_pass=True,
         )
     return replace(way(record, pod), cloud=cloud_of(record))
+
+
+def check_way_in(record: RunRecord, pod_id: str) -> None:
+    """Raises SshError (NoWayIn), with what to do instead, for a run at a cloud that lets nobody in by ssh."""
+    can = CLOUDS[cloud_of(record)]
+    if can.has_tcp_ports:
+        return
+    files = f"; the volume's files: {can.files_instead}" if can.files_instead else ""
+    raise SshError(
+        f"run {record.run_id} is at {can.title}: no ssh, cp, sync or tunnel reaches a pod there",
+        hint=can.way_in.replace("SANDBOX_ID", pod_id) + files,
+        reason="NoWayIn",
+    )
 
 
 def pod_of(record: RunRecord) -> str:
@@ -94,7 +108,7 @@ def way(record: RunRecord, pod: Pod) -> Endpoint:
     if pod.ssh_direct is None:
         raise SshError(
             f"port 22 of pod {pod.id} is not mapped yet",
-            hint="RunPod shows a pod's address some seconds after it started",
+            hint=f"{CLOUDS[cloud_of(record)].title} shows a pod's address some time after it started",
             reason="NotMapped",
             may_pass=True,
         )

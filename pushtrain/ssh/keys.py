@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from pushtrain.errors import CloudUnavailable, SshError
+from pushtrain.capabilities import CLOUDS
+from pushtrain.cloud import Cloud
+from pushtrain.errors import CloudError, CloudUnavailable, SshError
+from pushtrain.fleet import members
 from pushtrain.pod.ssh import fingerprint
 from pushtrain.ssh.client import KEY_NAME, KEY_VARIABLE, home, private_key
 
@@ -101,6 +104,32 @@ def register(
         "somebody else keeps changing the account's ssh keys: ours does not stay among them",
         hint="run pushtrain ssh-key again in a minute",
     )
+
+
+def register_everywhere(
+    clouds: Cloud, key: OwnKey, told: Callable[[str], None], say: Callable[[str], None]
+) -> list[CloudError]:
+    """`register` at every cloud that takes keys, with a line for each to `told`; returns what failed, after all were
+    asked. `say` hears of clouds that take none. Raises SshError (NoWayIn) where none does."""
+    there = members(clouds)
+    takes = {name: cloud for name, cloud in there.items() if CLOUDS[name].has_ssh_keys}
+    if not takes:
+        ways = "; ".join(f"{CLOUDS[name].title}: {CLOUDS[name].way_in}" for name in there)
+        raise SshError("no cloud whose API key is set takes ssh keys for its pods", hint=ways, reason="NoWayIn")
+    for name in there.keys() - takes.keys():
+        say(f"{CLOUDS[name].title} takes no keys for pods: {CLOUDS[name].way_in}")
+    failures = list[CloudError]()
+    for name, cloud in takes.items():
+        where = f"{CLOUDS[name].title}: " if len(takes) > 1 else ""
+        try:
+            added = register(cloud, key.line)
+            others = len(cloud.ssh_keys()) - 1
+        except CloudError as failure:
+            failures.append(failure)
+            continue
+        kept = "no other key is there" if not others else f"{others} other key{'s' if others > 1 else ''} kept"
+        told(f"{where}{key.fingerprint} {'is registered now' if added else 'was registered already'}; {kept}")
+    return failures
 
 
 def has(keys: Sequence[str], line: str) -> bool:
