@@ -17,7 +17,8 @@ from pushtrain.limits import pod_env as limits_env
 from pushtrain.placement import Candidate, hourly_usd
 from pushtrain.run import Run
 from pushtrain.settings import Settings
-from pushtrain.spec import CommandSpec, JobSpec, SessionSpec
+from pushtrain.spec import CommandSpec, JobSpec, SessionSpec, TrainingSpec
+from pushtrain.spec.job import CHECKPOINT_KEYS
 
 # The cloud client reads their values from its own environment at the moment of the create; Pulumi sees only the names
 # (of RunPod's own plugin, encrypted values).
@@ -83,9 +84,12 @@ def _check_secrets(spec: JobSpec, environ: Mapping[str, str]) -> None:
         named = spec.command.secrets
     elif isinstance(spec, SessionSpec):
         named = spec.session.secrets
+    elif isinstance(spec, TrainingSpec) and spec.publish.checkpoints:
+        named = [name for name in CHECKPOINT_KEYS if name.endswith(("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"))]
     if missing := [name for name in named if not environ.get(name)]:
         hint = f"set {missing[0]} where pushtrain runs (in an Action: a secret of the environment gpu)"
-        raise SpecError(f"{spec.task}.secrets: {' and '.join(missing)} is not set", hint=hint)
+        key = "publish.checkpoints" if isinstance(spec, TrainingSpec) else f"{spec.task}.secrets"
+        raise SpecError(f"{key}: {' and '.join(missing)} is not set", hint=hint)
 
 
 def stack_plan(

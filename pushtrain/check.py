@@ -171,7 +171,7 @@ def _lost_with_the_pod(file: SpecFile, spec: JobSpec) -> Iterator[Problem]:
         message = f"compute.tiers allows {named}, but its machines are in none of compute.data_centers"
         yield Problem(where=where, message=message, hint=f"leave compute.data_centers out, or {named}")
         return
-    if spec.keeps_on_hub:
+    if spec.copies_to:
         return
     places = " and ".join(_lossy(name, tiers, several=len(compute.clouds) > 1) for name, tiers in lost.items())
     message = f"{places} nothing survives a lost pod: the next attempt starts from step 0, within the same budget"

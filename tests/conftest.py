@@ -28,6 +28,7 @@ LONG = frozenset(
         "ssh_files",
         "ssh_refusals",
         "ssh_tunnel",
+        "trainer_copies",
         "trainer_dry_run",
         "trainer_fit",
         "trainer_methods",

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from hub_server import Hub
 from huggingface_hub import CommitOperationAdd
+from s3_server import bucket
 from tiny_model import (
     MODEL_ID,
     SEQ2SEQ_ID,
@@ -139,7 +140,7 @@ def test_a_training_goes_on_though_its_machine_and_disk_are_gone(
         )
     environ = {"PUSHTRAIN_RUN_ID": "tiny-run"}
     assert forks.train(whole.command(), whole.root, environ=environ) == 0, log(whole)
-    dies = point("trainer.copies.commit_files", call=2, when="after")
+    dies = point("trainer.copies.hub.commit_files", call=2, when="after")
     assert forks.train(broken.command(), broken.root, at=dies, environ=environ) == -signal.SIGKILL, log(broken)
     names = hub.alice.list_repo_files("demo/copied-broken", revision="checkpoint/tiny-run")
     (step,) = {int(name.partition("/")[0][11:]) for name in names if name.startswith("checkpoint-")}
@@ -152,6 +153,38 @@ def test_a_training_goes_on_though_its_machine_and_disk_are_gone(
         assert "checkpoint/tiny-run" not in [
             it.name for it in hub.alice.list_repo_refs(f"demo/copied-{bench.root.name}").branches
         ]
+
+
+def test_a_training_goes_on_from_a_bucket_though_its_machine_and_disk_are_gone(
+    hub: Hub, home: Path, forks: Zygote, tmp_path: Path
+) -> None:
+    """publish.checkpoints. Killed when the second copy has its marker; nothing of the disk is left."""
+    whole, broken = (Bench(tmp_path / name, hub, home) for name in ("whole", "broken"))
+    with bucket("copies", access_key="AKIDCOPIES", secret_key="canary-secret-of-copies") as store:
+        environ = {
+            "PUSHTRAIN_RUN_ID": "tiny-run",
+            "PUSHTRAIN_CHECKPOINTS_AWS_ACCESS_KEY_ID": store.access_key,
+            "PUSHTRAIN_CHECKPOINTS_AWS_SECRET_ACCESS_KEY": store.secret_key,
+            "PUSHTRAIN_CHECKPOINTS_AWS_ENDPOINT_URL": store.url,
+        }
+        for bench in (whole, broken):
+            publish = {"repo": f"demo/bucket-{bench.root.name}", "checkpoints": f"s3://copies/{bench.root.name}"}
+            method, data = {"dropout": 0.2}, {"eval_fraction": 0.0}
+            bench.write(method=method, train={"max_steps": 40}, publish=publish, data=data)
+        assert forks.train(whole.command(), whole.root, environ=environ) == 0, log(whole)
+        assert store.objects == {}, "removed once the result is published"
+        dies = point("trainer.copies.bucket:BucketCopies._prune", call=2, when="after")
+        assert forks.train(broken.command(), broken.root, at=dies, environ=environ) == -signal.SIGKILL, log(broken)
+        markers = [key for key in store.objects if key.endswith("/COMPLETE.json")]
+        step = max(int(key.split("/")[2][11:]) for key in markers)
+        assert len(markers) == 2 and step > 2
+        shutil.rmtree(broken.run_dir)
+        assert forks.train(broken.command(2), broken.root, environ=environ) == 0, log(broken)
+        assert broken.file("result.json", attempt=2)["metrics"]["resumed_from_step"] == step
+        assert last_bytes(broken) == last_bytes(whole) and published(broken) == published(whole)
+        assert store.objects == {} and store.refused == []
+        told = "".join(path.read_text(errors="replace") for path in tmp_path.rglob("*") if path.is_file())
+        assert "canary-secret" not in told
 
 
 def test_a_replay_trains_on_what_the_first_run_found_and_publishes_beside_it(

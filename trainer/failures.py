@@ -2,11 +2,11 @@
 
 exit 2, a person edits the spec, the data or what they name
     DatasetError · ModelNotFound · ModelUnsupported · OtherRecipe · ParallelUnavailable · RevisionNotFound ·
-    CommandNotFound, and the SpecErrors of `pushtrain`
+    CheckpointsRefused · CommandNotFound, and the SpecErrors of `pushtrain`
 exit 1, the run itself
     OutOfMemory · DiskFull · GpuUnavailable · LossNotFinite · LossExploded · GpuIdle · StepGap · AdapterBroken ·
     HubUnreachable · HubForbidden · HubRejected · DataUnreachable · WorkerDied · CommandFailed ·
-    ArtifactMissing, and TrainingFailed for everything nobody foresaw
+    ArtifactMissing · CheckpointsUnreachable, and TrainingFailed for everything nobody foresaw
 exit 75, no failure: Preempted, the next attempt resumes
 """
 
@@ -36,6 +36,16 @@ class ModelUnsupported(SpecError):
 
 class RevisionNotFound(SpecError):
     reason = "RevisionNotFound"
+
+
+class CheckpointsRefused(SpecError):
+    """`publish.checkpoints` names what the keys may not write, or what is not there."""
+
+    reason = "CheckpointsRefused"
+
+
+class CheckpointsUnreachable(RunFailed):
+    reason = "CheckpointsUnreachable"
 
 
 class CommandNotFound(SpecError):

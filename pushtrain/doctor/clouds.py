@@ -141,7 +141,7 @@ def _limits(check: Check, can: Capabilities, specs: Sequence[JobSpec]) -> Iterat
         message = f"{_names(specs)}: a pod there cannot end its own bill ({can.ends_itself})"
         yield check.warning(message, "keep a reconcile running, every hour at least: docs/clouds.md")
     without = []
-    if lost := [spec for spec in specs if losing(check.name, spec.compute.tiers) and not spec.keeps_on_hub]:
+    if lost := [spec for spec in specs if losing(check.name, spec.compute.tiers) and not spec.copies_to]:
         without.append(f"{_names(lost)}: nothing outlives a lost pod, the next attempt starts from step 0")
     if any(spec.compute.ssh for spec in specs) and not (can.has_ssh_keys and can.has_tcp_ports):
         without.append(f"nobody can log in by pushtrain ssh: {can.way_in}")

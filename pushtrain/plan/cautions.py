@@ -66,7 +66,7 @@ def _of_any(plan: Plan) -> Iterator[Caution]:
         yield Caution(reason="PublishedOpenly", message=f"{spec.publish.repo} is created for everybody to see")
     if lost := losing(spec.compute.clouds, spec.compute.tiers):
         goes_on = "goes on from what was pushed" if isinstance(spec, SessionSpec) else "starts from step 0"
-        goes_on = "goes on from the checkpoint on the Hub" if spec.keeps_on_hub else goes_on
+        goes_on = f"goes on from the checkpoint {spec.copies_to}" if spec.copies_to else goes_on
         clouds = [CLOUDS[it].title for it in spec.compute.clouds if losing(it, spec.compute.tiers)]
         at = f" ({' and '.join(clouds)})" if len(spec.compute.clouds) > 1 else ""
         message = f"on a {machine(lost[0])}{at} nothing survives a lost pod: the next attempt {goes_on}"

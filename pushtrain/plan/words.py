@@ -170,7 +170,7 @@ def after_a_lost_pod(plan: Plan) -> str:
         goes_on, anew = "the command starts again on the same volume", "the command starts again on an empty disk"
     if not (lost := losing(plan.spec.compute.clouds, tiers)):
         return goes_on
-    if plan.spec.keeps_on_hub:
-        return f"{goes_on}, which is also on the Hub"
+    if plan.spec.copies_to:
+        return f"{goes_on}, which is also {plan.spec.copies_to}"
     never = all(len(losing(it, tiers)) == len(tiers) for it in plan.spec.compute.clouds)
     return anew if never else f"{goes_on}; on a {machine(lost[0])} {anew}"

@@ -72,8 +72,8 @@ class Policy(Part):
     """Owners of datasets on the Hub, single ones as OWNER/NAME, buckets as s3://BUCKET; not files of the commit."""
     licences: Annotated[list[Licence], Field(min_length=1)] | None = None
     """Licences of base models as the Hub names them, e.g. apache-2.0; one that cannot be read is refused."""
-    publish_owners: Annotated[list[HubId], Field(min_length=1)] | None = None
-    """Owners of the Hub repositories that results go to, or single ones as OWNER/NAME."""
+    publish_owners: Annotated[list[DatasetOwner], Field(min_length=1)] | None = None
+    """Owners of the Hub repositories that results go to, single ones as OWNER/NAME, buckets of copies as s3://BUCKET."""
     public_results: bool = True
     """False: `publish.private` has to be true."""
     trust_remote_code: bool = False

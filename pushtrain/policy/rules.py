@@ -10,6 +10,7 @@ from pushtrain.policy.model import Policy
 from pushtrain.spec import CommandSpec, JobSpec, SessionSpec, TrainingSpec
 from pushtrain.spec.compute import Compute
 from pushtrain.spec.file import SpecFile
+from pushtrain.spec.publish import Publish
 from pushtrain.spec.yaml_tree import Problem, shorten
 
 VIOLATION = "PolicyViolation"
@@ -85,7 +86,7 @@ def owned(hub_id: str, owners: Sequence[str]) -> bool:
     return any(it.lower() in (name, name.partition("/")[0]) for it in owners)
 
 
-def _dataset_may(source: str, owners: Sequence[str]) -> bool:
+def _may_be_at(source: str, owners: Sequence[str]) -> bool:
     if "://" not in source:
         return owned(source, owners)
     return any(source == it or source.startswith(it.rstrip("/") + "/") for it in owners if "://" in it)
@@ -185,7 +186,7 @@ def _task(policy: Policy, spec: JobSpec, known: Known) -> Iterator[_Broken]:
     if policy.model_owners is not None and not owned(model.id, policy.model_owners):
         yield _not_allowed("model_owners", ("model", "id"), model.id, policy.model_owners)
     source = (spec.data.source or "").removeprefix("hf://datasets/")
-    if source and policy.dataset_owners is not None and not _dataset_may(source, policy.dataset_owners):
+    if source and policy.dataset_owners is not None and not _may_be_at(source, policy.dataset_owners):
         yield _not_allowed("dataset_owners", ("data", "source"), source, policy.dataset_owners)
     if model.trust_remote_code and not policy.trust_remote_code:
         message = "model.trust_remote_code is true, which runs code of the model's repository, and is not allowed here"
@@ -207,6 +208,9 @@ def _publish(policy: Policy, spec: JobSpec) -> Iterator[_Broken]:
         return
     if policy.publish_owners is not None and not owned(publish.repo, policy.publish_owners):
         yield _not_allowed("publish_owners", ("publish", "repo"), publish.repo, policy.publish_owners)
+    copies = publish.checkpoints if isinstance(publish, Publish) else None
+    if policy.publish_owners is not None and copies and not _may_be_at(copies, policy.publish_owners):
+        yield _not_allowed("publish_owners", ("publish", "checkpoints"), copies, policy.publish_owners)
     if not policy.public_results and not publish.private:
         message = "publish.private is false, and results may not be public here"
         yield _Broken(rule="public_results", path=("publish", "private"), value="false", message=message)

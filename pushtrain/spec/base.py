@@ -55,8 +55,8 @@ class JobSpec(Part):
             some = " or ".join(name for name, can in CLOUDS.items() if can.has_spot)
             hint = f"compute.cloud: {some}, or no compute.spot"
             raise WrongAt(f"is not to be had: no interruptible machines of {titles} are rented", path, hint)
-        if losing(where, self.compute.tiers) and not self.keeps_on_hub:
-            hint = "publish.hub_strategy: checkpoint keeps a training's last checkpoint on the Hub"
+        if losing(where, self.compute.tiers) and not self.copies_to:
+            hint = "publish.hub_strategy: checkpoint keeps the last one on the Hub, publish.checkpoints in a bucket"
             raise WrongAt("needs checkpoints that survive the machine, which takes its disk with it", path, hint)
         return self
 
@@ -74,9 +74,9 @@ class JobSpec(Part):
         return self.limits.model_dump(mode="json")
 
     @property
-    def keeps_on_hub(self) -> bool:
-        """Whether the next attempt goes on where the one before it stopped, though nothing of its machine is left."""
-        return False
+    def copies_to(self) -> str:
+        """Where the next attempt finds what it goes on from, though nothing of its machine is left; empty: nowhere."""
+        return ""
 
     @property
     def silence_s(self) -> float | None:

@@ -31,6 +31,8 @@ BUCKET_KEYS = {
     ),
     "gs": ("PUSHTRAIN_DATA_GOOGLE_CREDENTIALS",),
 }
+# The same of the bucket that publish.checkpoints names: keys that may write, where those of data need not.
+CHECKPOINT_KEYS = tuple(name.replace("PUSHTRAIN_DATA_", "PUSHTRAIN_CHECKPOINTS_") for name in BUCKET_KEYS["s3"])
 
 
 class TrainingSpec(JobSpec):
@@ -124,11 +126,12 @@ class TrainingSpec(JobSpec):
     @property
     def secrets(self) -> tuple[str, ...]:
         tracking = ("WANDB_API_KEY",) if "wandb" in self.track else ()
-        return ("HF_TOKEN", *(BUCKET_KEYS[self.data.bucket] if self.data.bucket else ()), *tracking)
+        copies = CHECKPOINT_KEYS if self.publish.checkpoints else ()
+        return ("HF_TOKEN", *(BUCKET_KEYS[self.data.bucket] if self.data.bucket else ()), *copies, *tracking)
 
     @property
-    def keeps_on_hub(self) -> bool:
-        return self.publish.hub_strategy == "checkpoint"
+    def copies_to(self) -> str:
+        return self.publish.copies_to
 
     @property
     def computes_in_bf16(self) -> bool:
@@ -138,7 +141,8 @@ class TrainingSpec(JobSpec):
     def extras(self) -> tuple[str, ...]:
         bucket = (self.data.bucket,) if self.data.bucket else ()
         divides = ("deepspeed",) if self.train.parallel == "deepspeed_zero3" else ()
-        return (*bucket, *(name for name in self.track if name != "tensorboard"), *divides)
+        copies = ("volumes",) if self.publish.checkpoints else ()
+        return (*bucket, *copies, *(name for name in self.track if name != "tensorboard"), *divides)
 
     @model_validator(mode="after")
     def _streams_one_way(self) -> "TrainingSpec":

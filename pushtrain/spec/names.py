@@ -15,6 +15,14 @@ DatasetUrl = Annotated[
         pattern=rf"^(hf://datasets/{_HUB_NAME}(/{_HUB_NAME})?|{BUCKET_URL}\.(jsonl|csv|tsv|parquet))$", max_length=500
     ),
 ]
+# Where copies go: a bucket, and what all names in it begin with.
+CopiesUrl = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_=+-][A-Za-z0-9_.=+-]{0,200}){0,20}$",
+        max_length=500,
+    ),
+]
 HubRepo = Annotated[str, StringConstraints(pattern=rf"^{_HUB_NAME}/{_HUB_NAME}$")]
 Revision = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*([./][A-Za-z0-9_-]+)*$", max_length=100)

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from pushtrain.spec.names import HubRepo, Part
+from pushtrain.spec.names import CopiesUrl, HubRepo, Part
 
 
 class Destination(Part):
@@ -44,5 +44,20 @@ class Publish(Destination):
     """qlora: merges onto the 4-bit base it was trained beside, dequantized (trained), or the 16-bit one (original)."""
     hub_strategy: Literal["end", "checkpoint"] = "end"
     """checkpoint: the last one is also kept in branch checkpoint/RUN-ID, for the next attempt on an empty disk."""
+    checkpoints: CopiesUrl | None = None
+    """s3://BUCKET/PREFIX: the last two are kept there instead; keys PUSHTRAIN_CHECKPOINTS_AWS_…, docs/training.md."""
     promote: Promote | None = None
     """Gates that must hold before the result becomes the main revision; left out: it always does."""
+
+    @model_validator(mode="after")
+    def _copies_go_to_one_place(self) -> "Publish":
+        if self.checkpoints is not None and self.hub_strategy == "checkpoint":
+            raise ValueError("has checkpoints and hub_strategy: checkpoint: copies go to one place, leave one out")
+        return self
+
+    @property
+    def copies_to(self) -> str:
+        """Where checkpoints are copied to while a training goes on, for people; empty: nowhere."""
+        if self.checkpoints:
+            return f"in {self.checkpoints}"
+        return "on the Hub" if self.hub_strategy == "checkpoint" else ""

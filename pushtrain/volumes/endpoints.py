@@ -35,13 +35,16 @@ S3_DATA_CENTERS = frozenset(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Access:
-    """How one volume's files are reached. `region` is what requests are signed for: the data center."""
+    """How one bucket, a volume's files, is reached. `region` is what requests are signed for, `key_names` are the
+    variables that the keys came from. An empty `url` is AWS itself."""
 
     url: str
     region: str
     bucket: str
     access_key: str = field(repr=False)
     secret_key: str = field(repr=False)
+    session_token: str = field(default="", repr=False)
+    key_names: tuple[str, str] = (ACCESS_KEY, SECRET_KEY)
 
 
 def access_to(volume: Volume, environ: Mapping[str, str] = os.environ) -> Access:

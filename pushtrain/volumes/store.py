@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from pushtrain.errors import CloudAuthFailed, CloudError, CloudUnavailable, PushtrainError, RequestRejected
 from pushtrain.redact import redact
-from pushtrain.volumes.endpoints import Access
+from pushtrain.volumes.endpoints import ACCESS_KEY, Access
 
 T = TypeVar("T")
 # Of unfinished uploads; RunPod keeps their parts there, on the volume itself.
@@ -160,25 +160,30 @@ class VolumeStore:
         said = f"{doing}: {status} {code}"
         if code == "NoSuchBucket":
             return RequestRejected(
-                f"{said}: the volume is gone, or not in {self._access.region}", reason="UnknownVolume"
+                f"{said}: {self._access.bucket} is gone, or not in {self._access.region}", reason="UnknownVolume"
             )
         if status == 404:
             return FileNotFoundError(said)
         if status == 412:
             return Changed(f"{said}: it was changed meanwhile", hint="repeat the command")
         if status in (401, 403) or code in _REFUSED:
-            return CloudAuthFailed(
-                f"{said}: RunPod's S3 API does not take RUNPOD_S3_ACCESS_KEY and RUNPOD_S3_SECRET_KEY",
-                hint="they are an S3 API key (user_… and rps_…) of the account the volume is in, not its API key",
-            )
+            return self._refused(said)
         if status == 507 or code in _FULL:
             return VolumeFull(f"{said}: the volume is full", hint="`pushtrain volumes grow`, then repeat the command")
         if status >= 500 or status == 429:
             return CloudUnavailable(said, hint="repeat the command: it goes on where it was")
         return RequestRejected(f"{said}: {self._clean(error)}")
 
+    def _refused(self, said: str) -> CloudAuthFailed:
+        names = self._access.key_names
+        if ACCESS_KEY in names:
+            hint = "they are an S3 API key (user_… and rps_…) of the account the volume is in, not its API key"
+            return CloudAuthFailed(f"{said}: RunPod's S3 API does not take {' and '.join(names)}", hint=hint)
+        hint = "they have to list, read, write and delete there"
+        return CloudAuthFailed(f"{said}: {self._access.bucket} does not take {' and '.join(names)}", hint=hint)
+
     def _clean(self, error: object) -> str:
-        return redact(str(error), extra=[self._access.secret_key])[:300]
+        return redact(str(error), extra=[self._access.secret_key, self._access.session_token])[:300]
 
 
 def _client(access: Access, attempts: int) -> Any:
@@ -209,8 +214,9 @@ def _client(access: Access, attempts: int) -> Any:
     return session.create_client(
         "s3",
         region_name=access.region,
-        endpoint_url=access.url,
+        endpoint_url=access.url or None,
         aws_access_key_id=access.access_key,
         aws_secret_access_key=access.secret_key,
+        aws_session_token=access.session_token or None,
         config=config,
     )
