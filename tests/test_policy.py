@@ -106,6 +106,18 @@ def test_a_policy_limits_nothing_that_it_does_not_name_but_code_of_others() -> N
     assert file.spec is not None and violations(NO_POLICY, file.spec, file) == []
 
 
+@pytest.mark.parametrize(
+    ("owners", "may"),
+    [("[stranger]", False), ("[stranger, 's3://ours']", True), ("[stranger, 's3://our']", False)],
+)
+def test_copies_of_checkpoints_go_where_results_may_go(owners: str, may: bool) -> None:
+    spec = SPEC.replace("publish: {", "publish: {checkpoints: 's3://ours/team', ")
+    policy = f"version: 1\ntrust_remote_code: true\npublish_owners: {owners}\n"
+    assert [(it.rule, it.value) for it in broken(policy, spec)] == (
+        [] if may else [("publish_owners", "s3://ours/team")]
+    )
+
+
 SESSION = """\
 version: 1
 name: job
@@ -211,7 +223,7 @@ def test_every_place_where_a_spec_names_somebody_elses_repository_is_known_to_th
     for kind in KINDS:
         schema = kind.model_json_schema()
         walk(schema, schema.get("$defs", {}), "")
-    assert found == {"model.id", "data.source", "publish.repo"}
+    assert found == {"model.id", "data.source", "publish.repo", "publish.checkpoints"}
 
 
 def test_a_wrong_policy_is_told_with_its_place_and_lets_nothing_through() -> None:
