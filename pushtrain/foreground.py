@@ -30,7 +30,7 @@ def run_job(
     earlier = run_of_spec(control.ledger, job)
     if earlier is not None and earlier.receipt is not None:
         outcome = earlier.receipt.get("outcome")
-        control.say(f"{earlier.run_id}: {outcome} already; one spec runs once: change it (train.seed will do), commit")
+        control.say(f"{earlier.run_id}: {outcome} already; one spec runs once: change a value in it, commit, push")
         if outcome != "succeeded":
             control.say(f"or run it once more as it is: pushtrain retry {name}")
         return 0 if outcome == "succeeded" else 1

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any
 
 from rich.table import Table
 
@@ -24,18 +24,19 @@ def list_runs(ledger: Ledger) -> list[dict[str, Any]]:
 
 
 def runs_table(rows: list[dict[str, Any]]) -> Table:
-    table = Table(title=f"{len(rows)} runs")
-    for column in ("run", "state", "attempt", "claimed", "dollars", "cap", "published"):
+    table = Table(title=f"{len(rows)} runs", box=None, padding=(0, 1), pad_edge=False, title_justify="left")
+    for column in ("run", "state", "claimed (UTC)", "dollars of cap"):
         # A run id is there to be copied: it is never cut, however narrow the terminal.
-        justify: Literal["left", "right"] = "right" if column in ("attempt", "dollars", "cap") else "left"
-        table.add_column(column, justify=justify, no_wrap=column == "run", overflow="fold")
+        table.add_column(column, no_wrap=column == "run", overflow="fold")
     for row in rows:
         state = (
             f"{row['state']} ({row['outcome'] or row['reason']})" if row["outcome"] or row["reason"] else row["state"]
         )
-        usd, cap = f"${row['spent_usd']:.4f}\n{row['spent_source']}", f"${row['cap_usd']:.2f}"
-        attempt = f"{row['attempt']}\n{row['steps_lost']} steps lost" if row["steps_lost"] else str(row["attempt"])
-        table.add_row(row["run_id"], state, attempt, row["claimed"], usd, cap, row["published"])
+        state += f"\nattempt {row['attempt']}" if row["attempt"] > 1 else ""
+        state += f", {row['steps_lost']} steps lost" if row["steps_lost"] else ""
+        usd = f"${row['spent_usd']:.4f} of ${row['cap_usd']:.2f}\n{row['spent_source']}"
+        name = f"{row['run_id']}\n  {row['published']}" if row["published"] else row["run_id"]
+        table.add_row(name, state, row["claimed"][:16], usd)
     return table
 
 

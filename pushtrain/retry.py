@@ -97,7 +97,7 @@ def _run_again(control: Control, job: Job, runs: Sequence[RunRecord], *, by: str
     newest = runs[-1]
     outcome = (newest.receipt or {}).get("outcome")
     if outcome == "succeeded" and job.spec.task != "session":
-        control.say(f"{newest.run_id}: succeeded already; to train again change the spec (train.seed will do)")
+        control.say(f"{newest.run_id}: succeeded already; a spec with a changed value runs again")
         return Tick()
     first = job.run(control.settings.ledger_url)
     look = control.ledger.look()

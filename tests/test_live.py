@@ -1,15 +1,18 @@
 """The parts of `logs -f` and `top`; whole in test_whole_live.py."""
 
+import io
 import time
 from dataclasses import replace
 from pathlib import Path
 
+from rich.console import Console
 from test_lifecycle import pod, record
 
 from infra.clouds.runpod_shapes import pod as read_pod
 from pushtrain.live.logs import Stream
 from pushtrain.live.once import Once
-from pushtrain.live.rows import last_figures, rows
+from pushtrain.live.rows import Row, last_figures, rows
+from pushtrain.live.top import draw
 from pushtrain.pod.figures import Disk
 from pushtrain.wiring import open_cloud
 
@@ -53,6 +56,27 @@ def test_a_row_is_the_clouds_figures_and_the_pods_own_where_it_tells_them() -> N
     assert nobodys.run_id == "pt-1-other-a1" and "sweep" in nobodys.state and nobodys.usd_per_hour == 1.0
     (waits,) = rows([run], [], {}, now_s=100.0)
     assert waits.pod_id is None and waits.gpu_percent is None and waits.usd_per_hour == 0
+
+
+def test_a_terminal_of_80_columns_has_room_for_a_pod() -> None:
+    figures = {"gpu_percent": 97.0, "gpu_memory_percent": 61.0, "memory_percent": 12.0, "usd_per_hour": 3.6}
+    steps = {"step": 34, "total_steps": 200, "idle_s": None, "told_s": 5.0, "spent_usd": 1.25, "cap_usd": 5.0}
+    disk = {"disk_gb": 8.0, "disk_total_gb": 50.0, "volume_gb": 40.0, "volume_total_gb": 100.0}
+    pod = {"attempt": 1, "pod_id": "p", "gpu": "NVIDIA A40", "gpu_count": 1, "data_center": None, "uptime_s": 60}
+    row = Row(run_id="job-01234567-89abcdef", state="training", **pod, **figures, **disk, **steps)  # type: ignore[arg-type]
+    console = Console(width=80, file=(shown := io.StringIO()))
+    console.print(draw([row]))
+    for text in (
+        row.run_id,
+        "1 × NVIDIA A40",
+        "step 34/200",
+        "97, 61",
+        "40/100",
+        "3.60/h",
+        "1.250",
+        "0:01:00",
+    ):
+        assert text in shown.getvalue()
 
 
 def test_the_gpus_figures_are_those_of_the_busiest_and_none_before_the_container_runs() -> None:

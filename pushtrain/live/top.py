@@ -66,41 +66,41 @@ def watch(top: Top, console: Console, *, every_s: float, sleep: Callable[[float]
 
 def draw(found: list[Row]) -> Table:
     hourly = sum(row.usd_per_hour for row in found)
-    table = Table(title=f"{sum(row.pod_id is not None for row in found)} pods, ${hourly:.2f} an hour together")
-    for name in ("run", "state", "GPU", "GPU %", "its memory %", "memory %", "disk GB", "$/h", "so far of cap", "up"):
+    title = f"{sum(row.pod_id is not None for row in found)} pods, ${hourly:.2f} an hour together"
+    # Two lines a pod and no frame: a terminal of 80 columns has room for all of it.
+    table = Table(title=title, box=None, padding=(0, 1), pad_edge=False, title_justify="left")
+    for name in ("run", "state", "GPU, VRAM %", "disk GB", "dollars", "up"):
         table.add_column(name, no_wrap=name == "run", overflow="fold", justify="left" if name in _TEXTS else "right")
     for row in found:
         table.add_row(*(redact(cell) for cell in _cells(row)))
     return table
 
 
-_TEXTS = ("run", "state", "GPU")
+_TEXTS = ("run", "state")
 
 
 def _cells(row: Row) -> list[str]:
-    step = f"\nstep {row.step} of {row.total_steps or '?'}" if row.step is not None else ""
+    step = f"\nstep {row.step}/{row.total_steps or '?'}" if row.step is not None else ""
     idle = f"\nidle for {row.idle_s / 60:.0f} min" if row.idle_s else ""
     attempt = f", attempt {row.attempt}" if row.attempt not in (None, 1) else ""
-    gpu = f"{row.gpu_count} × {row.gpu}" if row.gpu else "–"
+    gpu = f"\n{row.gpu_count} × {row.gpu}" if row.gpu else ""
     disk = _of(row.disk_gb, row.disk_total_gb) or "–"
-    volume = f"\nvolume {told}" if (told := _of(row.volume_gb, row.volume_total_gb)) else ""
-    spent = f"${row.spent_usd:.3f} of ${row.cap_usd:.2f}" if row.spent_usd is not None else "–"
+    volume = f"\nvol {told}" if (told := _of(row.volume_gb, row.volume_total_gb)) else ""
+    hourly = f"{row.usd_per_hour:.2f}/h" if row.usd_per_hour else "–"
+    spent = f"\n{row.spent_usd:.3f} of {row.cap_usd:.2f}" if row.spent_usd is not None else ""
+    memory = f"\nRAM {_percent(row.memory_percent)}" if row.memory_percent is not None else ""
     return [
-        row.run_id,
+        f"{row.run_id}{gpu}",
         f"{row.state}{attempt}{step}{idle}",
-        gpu,
-        _percent(row.gpu_percent),
-        _percent(row.gpu_memory_percent),
-        _percent(row.memory_percent),
+        f"{_percent(row.gpu_percent)}, {_percent(row.gpu_memory_percent)}{memory}",
         f"{disk}{volume}",
-        f"{row.usd_per_hour:.2f}" if row.usd_per_hour else "–",
-        spent,
+        f"{hourly}{spent}",
         _time(row.uptime_s),
     ]
 
 
 def _of(used: float | None, total: float | None) -> str:
-    return f"{used:.0f} of {total:.0f}" if used is not None and total else ""
+    return f"{used:.0f}/{total:.0f}" if used is not None and total else ""
 
 
 def _percent(value: float | None) -> str:
