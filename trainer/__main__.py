@@ -99,18 +99,7 @@ def _attempt(arguments: argparse.Namespace, given: list[str], report: Report, st
 
     found = cards() if not is_worker else []
     check_bf16(spec, found)
-    uploads = _may_upload(spec, is_worker)
-    run_dir = arguments.run_dir.resolve()
-    job = Job(
-        spec=spec,
-        root=root,
-        run_dir=run_dir,
-        processes=int(os.environ["WORLD_SIZE"]) if is_worker else process_count(spec.compute.count, visible_gpus()),
-        run_id=os.environ.get("PUSHTRAIN_RUN_ID") or run_dir.name,
-        commit=os.environ.get("PUSHTRAIN_COMMIT"),
-        inputs=preflight.pin_inputs(spec, root, run_dir),
-        uploads=uploads,
-    )
+    job = _job(spec, root, arguments.run_dir.resolve(), is_worker)
     rows = data.local_rows(job)
     config = data.model_config(job)
     data.check_length(job, config)
@@ -131,6 +120,22 @@ def _attempt(arguments: argparse.Namespace, given: list[str], report: Report, st
     report.phases.ended("checks")
     with keeping(job, report, stop):
         carry_out_as_it_fits(remembered(job), rows, report, stop, download)
+
+
+def _job(spec: TrainingSpec, root: Path, run_dir: Path, is_worker: bool) -> Job:
+    from trainer import preflight
+
+    uploads = _may_upload(spec, is_worker)
+    return Job(
+        spec=spec,
+        root=root,
+        run_dir=run_dir,
+        processes=int(os.environ["WORLD_SIZE"]) if is_worker else process_count(spec.compute.count, visible_gpus()),
+        run_id=os.environ.get("PUSHTRAIN_RUN_ID") or run_dir.name,
+        commit=os.environ.get("PUSHTRAIN_COMMIT"),
+        inputs=preflight.pin_inputs(spec, root, run_dir),
+        uploads=uploads,
+    )
 
 
 def _see_one_gpu(job: Job) -> None:

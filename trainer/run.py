@@ -10,7 +10,7 @@ from transformers import logging as transformers_logging
 
 from trainer.adapters import with_trained_weights
 from trainer.card import Facts, model_card
-from trainer.checkpoint import Stop, to_resume
+from trainer.checkpoint import Checkpoint, Stop, to_resume
 from trainer.copies import forget
 from trainer.data import Prepared, Rows
 from trainer.determinism import set_kernels
@@ -65,34 +65,27 @@ def carry_out(job: Job, rows: Rows | None, report: Report, stop: Stop, download:
     if base_comes_first(job) and not is_over and not job.is_divided:
         remember_base(job, trainer, data.questions)
     report.phases.ended("trainer")
+    lock = _begin(job, report, data, checkpoint)
+    trained = train(job, trainer, watch, checkpoint)
+    report.event("evaluating", f"after {trained.steps} steps", steps=trained.steps, phases_s=report.phases.seconds)
+    outcome = _evaluate(job, trainer, data, trained)
+    if rank() == 0:
+        _publish(job, report, data, outcome, lock)
+        forget(job)
+    trainer.end()
+
+
+def _begin(job: Job, report: Report, data: Prepared, checkpoint: Checkpoint | None) -> dict[str, Any]:
+    """Say that training begins, and with what: the lock, which is kept beside what the attempt writes."""
     where = f"from step {checkpoint.step}" if checkpoint else "from the start"
     start = {"resumed_from_step": checkpoint.step if checkpoint else None, "phases_s": report.phases.seconds}
     lock = run_lock(job)
     report.event("training", where, **start, **asdict(data.counts), lock=lock)
     if rank() == 0:
         write_lock(report.folder, lock)
-        if not is_over:
+        if checkpoint is None or not checkpoint.is_final:
             write_lock(job.run_dir, lock)  # a later attempt that only publishes says what trained
-    trained = train(job, trainer, watch, checkpoint)
-    report.event("evaluating", f"after {trained.steps} steps", steps=trained.steps, phases_s=report.phases.seconds)
-    outcome = _evaluate(job, trainer, data, trained)
-    if rank() == 0:
-        metrics = _metrics(outcome)
-        gates = judged(job.spec.publish.promote, metrics)
-        facts = Facts(
-            metrics=metrics,
-            samples=outcome.samples,
-            lock=read_json(job.run_dir / "lock.json") or lock,
-            gates=gates,
-            merged=outcome.merged,
-        )
-        card = model_card(job, data, facts)
-        write_whole((job.merged if job.spec.publish.merge else job.adapter) / "README.md", card)
-        report.event("publishing", job.spec.publish.repo)
-        result = _result(publish(job, gates), gates, metrics, outcome)
-        report.result({**result, "lock": lock, "phases_s": report.phases.seconds})
-        forget(job)
-    trainer.end()
+    return lock
 
 
 def _evaluate(job: Job, trainer: Any, data: Prepared, trained: Trained) -> Outcome:
@@ -109,6 +102,23 @@ def _evaluate(job: Job, trainer: Any, data: Prepared, trained: Trained) -> Outco
     merged = _merged(job, trainer, data) if rank() == 0 and job.spec.publish.merge else None
     shown = samples(data.questions, base, adapter) if rank() == 0 else []
     return Outcome(trained=trained, base=base, adapter=adapter, samples=shown, merged=merged)
+
+
+def _publish(job: Job, report: Report, data: Prepared, outcome: Outcome, lock: dict[str, Any]) -> None:
+    metrics = _metrics(outcome)
+    gates = judged(job.spec.publish.promote, metrics)
+    facts = Facts(
+        metrics=metrics,
+        samples=outcome.samples,
+        lock=read_json(job.run_dir / "lock.json") or lock,
+        gates=gates,
+        merged=outcome.merged,
+    )
+    card = model_card(job, data, facts)
+    write_whole((job.merged if job.spec.publish.merge else job.adapter) / "README.md", card)
+    report.event("publishing", job.spec.publish.repo)
+    result = _result(publish(job, gates), gates, metrics, outcome)
+    report.result({**result, "lock": lock, "phases_s": report.phases.seconds})
 
 
 def _merged(job: Job, trainer: Any, data: Prepared) -> Merged:

@@ -1,10 +1,8 @@
 """The simulated account at JarvisLabs: its start scripts, and what a container of it has in its environment."""
 
 import json
-import os
 import secrets
 import shlex
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +10,8 @@ from infra.simulator import store
 from infra.simulator.faults import Faults
 from infra.simulator.hub_store import HubStore
 from infra.simulator.jarvis_market import CATALOG
-from infra.simulator.pod_env import DEFAULT_PATH, SHARE_OF_CORES, PodPlaces
+from infra.simulator.pod_env import PodPlaces, container_environment
 from infra.simulator.service import Service, Settings
-from infra.simulator.ssh_ports import programs
 from infra.simulator.state import Account, Pod, Volume
 
 
@@ -33,15 +30,8 @@ def jarvis_environment(pod: Pod, places: PodPlaces, key: str, lend_python: bool 
     variable is the simulator's own mark."""
     env = {
         "SIMULATED_INSTANCE_ID": pod.id,
-        "PATH": f"{programs(places.pod_dir)}:{os.environ.get('PATH', DEFAULT_PATH)}",
-        "LANG": "C.UTF-8",
-        "HOME": str(places.pod_dir / "home"),
-        "TMPDIR": str(places.pod_dir / "tmp"),
-        "HF_ENDPOINT": places.base_url,
-        "OMP_NUM_THREADS": SHARE_OF_CORES,
-        "PUSHTRAIN_WORKSPACE": str(places.workspace),
     }
-    return env | ({"PUSHTRAIN_TRAINER_PYTHON": sys.executable} if lend_python else {})
+    return container_environment(places, {}, env, lend_python=lend_python)
 
 
 class ScriptStore:

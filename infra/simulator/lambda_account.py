@@ -1,6 +1,5 @@
 """The simulated account at Lambda Cloud, and what a machine of it is started with."""
 
-import os
 import secrets
 import sys
 from dataclasses import replace
@@ -10,9 +9,8 @@ from infra.simulator import store
 from infra.simulator.faults import Faults
 from infra.simulator.hub_store import HubStore
 from infra.simulator.lambda_catalog import CATALOG
-from infra.simulator.pod_env import DEFAULT_PATH, SHARE_OF_CORES, PodPlaces
+from infra.simulator.pod_env import PodPlaces, container_environment
 from infra.simulator.service import Service, Settings
-from infra.simulator.ssh_ports import programs
 from infra.simulator.state import Account, Pod
 
 
@@ -34,17 +32,10 @@ def start_command() -> str:
 def machine_environment(pod: Pod, places: PodPlaces, key: str, lend_python: bool = True) -> dict[str, str]:
     """The machine's. No key is in it: Lambda has none for a machine."""
     env = {
-        "PATH": f"{programs(places.pod_dir)}:{os.environ.get('PATH', DEFAULT_PATH)}",
-        "LANG": "C.UTF-8",
-        "HOME": str(places.pod_dir / "home"),
-        "TMPDIR": str(places.pod_dir / "tmp"),
-        "HF_ENDPOINT": places.base_url,
-        "OMP_NUM_THREADS": SHARE_OF_CORES,
         "SIMULATED_INSTANCE_ID": pod.id,
         "SIMULATED_MACHINE": str(places.pod_dir),
         "SIMULATED_MOUNT": pod.mount_path or "",
         "SIMULATED_USER_DATA": pod.env.get("USER_DATA", ""),
-        "PUSHTRAIN_WORKSPACE": str(places.workspace),
     }
     env |= {} if places.ssh_port is None else {"SIMULATED_SSH_PORT": str(places.ssh_port)}
-    return env | ({"PUSHTRAIN_TRAINER_PYTHON": sys.executable} if lend_python else {})
+    return container_environment(places, {}, env, lend_python=lend_python)

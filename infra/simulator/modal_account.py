@@ -5,10 +5,8 @@ letters and digits.
 """
 
 import json
-import os
 import secrets
 import string
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -17,9 +15,8 @@ from infra.simulator import store
 from infra.simulator.catalog import DEFAULT_CATALOG, Catalog, DataCenter, GpuModel, fullest
 from infra.simulator.faults import Faults
 from infra.simulator.hub_store import HubStore
-from infra.simulator.pod_env import DEFAULT_PATH, SHARE_OF_CORES, PodPlaces
+from infra.simulator.pod_env import PodPlaces, container_environment
 from infra.simulator.service import Service, Settings
-from infra.simulator.ssh_ports import programs
 from infra.simulator.state import Account, Pod
 
 ANYWHERE = "anywhere"
@@ -99,23 +96,15 @@ def modal_service(settings: Settings, key: str, faults: Faults, hub: HubStore) -
 
 
 def modal_environment(pod: Pod, places: PodPlaces, key: str, lend_python: bool = True) -> dict[str, str]:
-    """Everything the container process gets, no key among it. `lend_python`: the trainer runs on this interpreter."""
+    """Everything the container process gets, no key among it."""
     env = {
-        "PATH": f"{programs(places.pod_dir)}:{os.environ.get('PATH', DEFAULT_PATH)}",
-        "LANG": "C.UTF-8",
-        "HOME": str(places.pod_dir / "home"),
-        "TMPDIR": str(places.pod_dir / "tmp"),
-        "HF_ENDPOINT": places.base_url,
-        "OMP_NUM_THREADS": SHARE_OF_CORES,
-        **pod.env,
         "MODAL_SANDBOX_ID": pod.id,
         "MODAL_TASK_ID": task_id(pod.id),
         "MODAL_CLOUD_PROVIDER": "CLOUD_PROVIDER_AWS",
         "MODAL_REGION": "us-east-1",
         "MODAL_IMAGE_ID": pod.image,
-        "PUSHTRAIN_WORKSPACE": str(places.workspace),
     }
-    return env | ({"PUSHTRAIN_TRAINER_PYTHON": sys.executable} if lend_python else {})
+    return container_environment(places, pod.env, env, lend_python=lend_python)
 
 
 def task_id(sandbox_id: str) -> str:

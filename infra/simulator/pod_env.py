@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,27 +47,35 @@ def hostname(pod_id: str) -> str:
     return f"{pod_id}-{hashlib.sha256(pod_id.encode()).hexdigest()[:8]}"
 
 
-def pod_environment(pod: Pod, places: PodPlaces, key: str, lend_python: bool = True) -> dict[str, str]:
-    """Everything the container process gets. `lend_python`: the trainer runs on this interpreter."""
+def container_environment(
+    places: PodPlaces, ordered: Mapping[str, str], own: Mapping[str, str], *, lend_python: bool
+) -> dict[str, str]:
+    """Everything a container process gets, at whichever cloud: `ordered` by the client, `own` of the cloud, and of this
+    machine. `lend_python`: the trainer runs on this interpreter."""
     env = {
         "PATH": f"{programs(places.pod_dir)}:{os.environ.get('PATH', DEFAULT_PATH)}",
         "LANG": "C.UTF-8",
         "HOME": str(places.pod_dir / "home"),
         "TMPDIR": str(places.pod_dir / "tmp"),
-        "TMUX_TMPDIR": str(tmux_dir(pod.id)),
         "HF_ENDPOINT": places.base_url,
         "OMP_NUM_THREADS": SHARE_OF_CORES,
+        **ordered,
+        **own,
+        "PUSHTRAIN_WORKSPACE": str(places.workspace),
     }
-    env.update(pod.env)
-    env.update(
-        RUNPOD_POD_ID=pod.id,
-        RUNPOD_API_KEY=key,
-        RUNPOD_POD_HOSTNAME=hostname(pod.id),
-        RUNPOD_GPU_COUNT=str(pod.gpu_count),
-        RUNPOD_CPU_COUNT=str(CPUS_PER_GPU * pod.gpu_count),
-        RUNPOD_API_BASE_URL=places.base_url,
-        PUSHTRAIN_WORKSPACE=str(places.workspace),
-    )
+    return env | ({"PUSHTRAIN_TRAINER_PYTHON": sys.executable} if lend_python else {})
+
+
+def pod_environment(pod: Pod, places: PodPlaces, key: str, lend_python: bool = True) -> dict[str, str]:
+    """RunPod's."""
+    env = {
+        "RUNPOD_POD_ID": pod.id,
+        "RUNPOD_API_KEY": key,
+        "RUNPOD_POD_HOSTNAME": hostname(pod.id),
+        "RUNPOD_GPU_COUNT": str(pod.gpu_count),
+        "RUNPOD_CPU_COUNT": str(CPUS_PER_GPU * pod.gpu_count),
+        "RUNPOD_API_BASE_URL": places.base_url,
+    }
     # Pods share this machine's network: a port is reached where it is, but for 22.
     env["RUNPOD_PUBLIC_IP"] = "127.0.0.1"
     for port in pod.ports:
@@ -79,6 +88,5 @@ def pod_environment(pod: Pod, places: PodPlaces, key: str, lend_python: bool = T
         env["RUNPOD_DC_ID"] = pod.data_center
     if pod.volume_id is not None:
         env["RUNPOD_VOLUME_ID"] = pod.volume_id
-    if lend_python:
-        env["PUSHTRAIN_TRAINER_PYTHON"] = sys.executable
-    return env
+    tmux = {"TMUX_TMPDIR": str(tmux_dir(pod.id))}
+    return container_environment(places, tmux | pod.env, env, lend_python=lend_python)

@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import uvicorn
+from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from infra.simulator import processes, ssh_proxy, store
@@ -198,22 +199,8 @@ async def _serve(
         server.should_exit = True
 
     app = create_app(service, others, transports, shut_down, hub_routes(hub))
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            http=_protocol(transports),
-            log_level="warning",
-            access_log=False,
-            timeout_graceful_shutdown=1,
-            server_header=False,
-        )
-    )
-    # uvicorn raises the signal again after it has shut down; the pods still have to be stopped then.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGHUP, shut_down, not config.keep_pods)
-    loop.call_later(config.max_hours * 3600, shut_down, True)
+    server = uvicorn.Server(_server_config(app, transports))
+    _arrange_the_end(config, shut_down)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         while not server.started and not serving.done():
@@ -227,6 +214,27 @@ async def _serve(
     finally:
         for each in (service, *others.values()):
             each.close(stop_pods)
+
+
+def _server_config(app: Starlette, transports: dict[Any, asyncio.Transport]) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=_protocol(transports),
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=1,
+        server_header=False,
+    )
+
+
+def _arrange_the_end(config: SimulatorConfig, shut_down: Callable[[bool], None]) -> None:
+    """At a signal, and after the longest time. uvicorn raises the signal again after it has shut down; the pods still
+    have to be stopped then."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, shut_down, not config.keep_pods)
+    loop.call_later(config.max_hours * 3600, shut_down, True)
 
 
 def _settings(config: SimulatorConfig, state_dir: Path, url: str, keys: store.Keys, proxy: socket.socket) -> Settings:

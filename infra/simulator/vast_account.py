@@ -1,17 +1,14 @@
 """The simulated account at Vast.ai, and the environment of an instance: what Vast sets, and what the request sets."""
 
-import os
 import secrets
-import sys
 from dataclasses import replace
 
 from infra.simulator import store
 from infra.simulator.catalog import DEFAULT_CATALOG
 from infra.simulator.faults import Faults
 from infra.simulator.hub_store import HubStore
-from infra.simulator.pod_env import DEFAULT_PATH, SHARE_OF_CORES, PodPlaces
+from infra.simulator.pod_env import PodPlaces, container_environment
 from infra.simulator.service import Service, Settings
-from infra.simulator.ssh_ports import programs
 from infra.simulator.state import Account, Pod
 
 
@@ -26,22 +23,14 @@ def vast_service(settings: Settings, key: str, faults: Faults, hub: HubStore) ->
 
 
 def vast_environment(pod: Pod, places: PodPlaces, key: str, lend_python: bool = True) -> dict[str, str]:
-    """Everything the container process gets. `lend_python`: the trainer runs on this interpreter."""
+    """Everything the container process gets."""
     env = {
-        "PATH": f"{programs(places.pod_dir)}:{os.environ.get('PATH', DEFAULT_PATH)}",
-        "LANG": "C.UTF-8",
-        "HOME": str(places.pod_dir / "home"),
-        "TMPDIR": str(places.pod_dir / "tmp"),
-        "HF_ENDPOINT": places.base_url,
-        "OMP_NUM_THREADS": SHARE_OF_CORES,
-        **pod.env,
         "CONTAINER_ID": pod.id,
         "CONTAINER_API_KEY": key,
         "VAST_CONTAINERLABEL": f"C.{pod.id}",
         "GPU_COUNT": str(pod.gpu_count),
         "PUBLIC_IPADDR": "127.0.0.1",
         "VAST_URL": places.base_url,
-        "PUSHTRAIN_WORKSPACE": str(places.workspace),
     }
     # Pods share this machine's network: a port is reached where it is, but for 22.
     for port in pod.ports:
@@ -50,4 +39,4 @@ def vast_environment(pod: Pod, places: PodPlaces, key: str, lend_python: bool = 
             env[f"VAST_TCP_PORT_{number}"] = number
         elif places.ssh_port is not None:
             env["VAST_TCP_PORT_22"] = str(places.ssh_port)
-    return env | ({"PUSHTRAIN_TRAINER_PYTHON": sys.executable} if lend_python else {})
+    return container_environment(places, pod.env, env, lend_python=lend_python)

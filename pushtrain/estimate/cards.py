@@ -8,18 +8,12 @@ fp32 rate, GeForce at 2 × (fp32 accumulation is halved there).
 
 from dataclasses import dataclass
 
-from pushtrain.estimate.memory import GIB
-
 
 @dataclass(frozen=True, slots=True)
 class Card:
     name: str
     bf16_tflops: float
     usable_gb: float
-
-    @property
-    def usable_bytes(self) -> float:
-        return self.usable_gb * GIB
 
 
 _CARDS = (

@@ -10,8 +10,6 @@ import threading
 from collections.abc import Callable
 from itertools import count
 
-NEVER = float("inf")
-
 
 class Died(BaseException):
     """kill -9: nothing after the line that raised it was done, and whatever is tried on the way out raises it again."""

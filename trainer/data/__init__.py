@@ -22,7 +22,8 @@ Nothing here imports torch; the rows of a file are looked at before anything els
 from trainer.data.encode import Encoder, Question, Seq2Seq, pairs, texts
 from trainer.data.fit import check_length, model_config
 from trainer.data.layout import lengths
-from trainer.data.prepare import Counts, Prepared, prepare
+from trainer.data.prepare import prepare
+from trainer.data.prepared import Counts, Prepared
 from trainer.data.sources import Rows, local_rows
 
 __all__ = [

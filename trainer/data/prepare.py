@@ -1,63 +1,28 @@
 """From rows to datasets of tokens, in the order of the package's list; what is lost on the way is counted and said."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from itertools import islice
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pushtrain.rows import Form, Reading, Row, judged
+from pushtrain.rows import Reading, Row, judged
 from trainer.data import cache
 from trainer.data.encode import Encoder, Example, Lenient, Question
 from trainer.data.fit import model_config
 from trainer.data.layout import Layout, choose, packed
 from trainer.data.parallel import encoded
-from trainer.data.sources import Rows, Skipped, as_dataset_error, hub_rows, hub_stream, named, reading_of, shown
+from trainer.data.prepared import Counts, Prepared, check_batch, describe, nothing_left, say_skipped
+from trainer.data.sources import Rows, as_dataset_error, hub_rows, hub_stream, named, reading_of, shown
 from trainer.data.split import held_out_indexes
 from trainer.failures import DatasetError, ModelUnsupported
 from trainer.job import Job
 from trainer.report import say
 
 if TYPE_CHECKING:
-    from datasets import Dataset
-
-    from trainer.data.stream import Stream
+    pass
 
 QUESTIONS = 3
-
-
-@dataclass(kw_only=True, slots=True)
-class Counts:
-    """Of the rows that are trained on; `dropped` ones, with nothing to learn within max_length, are not among them.
-
-    `cut` rows are longer than max_length and lose `lost_tokens`; in `merged` rows a token spans prompt and answer.
-    `bad` rows were skipped as `data.bad_rows` says. `sequences` are what the trainer draws: rows, or several in one.
-    """
-
-    rows: int = 0
-    held_out: int = 0
-    tokens: int = 0
-    learned_tokens: int = 0
-    cut: int = 0
-    lost_tokens: int = 0
-    dropped: int = 0
-    merged: int = 0
-    bad: int = 0
-    sequences: int = 0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Prepared:
-    """Columns of both datasets as `trainer.data.encode` lists them for the task. `questions` are held-out rows where
-    there are any."""
-
-    train: "Dataset | Stream"
-    held_out: "Dataset | None"
-    questions: list[Question]
-    form: Form
-    counts: Counts
-    layout: Layout
 
 
 def prepare(job: Job, rows: Rows | None, encode: Encoder) -> Prepared:
@@ -88,8 +53,8 @@ def prepare(job: Job, rows: Rows | None, encode: Encoder) -> Prepared:
         counts=Counts(**known["counts"]),
         layout=Layout(**known["layout"]),
     )
-    _describe(job, prepared, known["is_chat"])
-    _check_batch(job, prepared)
+    describe(job, prepared, known["is_chat"])
+    check_batch(job, prepared)
     return prepared
 
 
@@ -104,8 +69,8 @@ def _make(job: Job, rows: Rows | None, encode: Encoder, folder: Path) -> dict[st
     trained = _without(rows, held, aside)
     _write(folder / "train.arrow", encode, _counted(trained, len(rows), encode, counts))
     if not counts.rows:
-        raise _nothing_left(job, counts)
-    _say_skipped(rows.reading, counts)
+        raise nothing_left(job, counts)
+    say_skipped(rows.reading, counts)
     kept_out: Rows | list[Row] = aside
     if data.eval_split is not None:
         kept_out = hub_rows(job, data.eval_split)
@@ -125,14 +90,6 @@ def _make(job: Job, rows: Rows | None, encode: Encoder, folder: Path) -> dict[st
         "layout": asdict(layout),
         "questions": [asdict(question) for question in questions],
     }
-
-
-def _nothing_left(job: Job, counts: Counts) -> DatasetError:
-    if counts.bad and not counts.dropped:
-        text = f"not one of {counts.bad} rows can be written by the chat template, and data.bad_rows skips them all"
-        return DatasetError(text, hint="data.bad_rows: refuse says what is wrong with the first")
-    text = f"no row has anything to learn within its first {job.spec.train.max_length} tokens"
-    return DatasetError(text, hint="raise train.max_length")
 
 
 def _without(rows: Rows, held: set[int], kept_out: list[Row]) -> Iterator[Row]:
@@ -182,7 +139,7 @@ def _streamed(job: Job, encode: Encoder) -> Prepared:
         counts=counts,
         layout=layout,
     )
-    _describe(job, prepared, encode.is_chat(rows[0]))
+    describe(job, prepared, encode.is_chat(rows[0]))
     return prepared
 
 
@@ -196,18 +153,6 @@ def _check_same_form(first: Row, kept_out: Iterable[Row]) -> None:
     other = next(iter(kept_out)).form
     if other != first.form:
         raise DatasetError(f"data.split has rows of {first.form}, data.eval_split of {other}")
-
-
-def _check_batch(job: Job, data: Prepared) -> None:
-    """Raises DatasetError where one optimizer step takes more than there is: it would not be the step of the spec."""
-    train, counts = job.spec.train, data.counts
-    factors = [train.per_device_train_batch_size, train.gradient_accumulation_steps, job.processes]
-    if (wanted := prod(factors)) > counts.sequences:
-        what = "packed sequences" if data.layout.packing else "rows"
-        times = " × ".join(map(str, factors))
-        text = f"an optimizer step takes {wanted} {what} ({times}), there are {counts.sequences} to train on"
-        hint = "lower train.gradient_accumulation_steps or per_device_train_batch_size"
-        raise DatasetError(text, hint=hint + (", or set train.packing: false" if data.layout.packing else ""))
 
 
 def _counted(rows: Iterator[Row], count: int, encode: Encoder, counts: Counts) -> Iterator[list[Example]]:
@@ -269,40 +214,7 @@ def _layout(job: Job, sizes: Sequence[int] | Any) -> Layout:
         raise ModelUnsupported(str(error), hint="leave the key out") from error
 
 
-def _say_skipped(reading: Reading, counts: Counts) -> None:
-    if isinstance(reading.skipped, Skipped) and reading.skipped.count:
-        counts.bad += reading.skipped.count
-        for text in reading.skipped.first:
-            say(f"data: skipped: {text}")
-
-
 def _questions(rows: Iterator[Row], encode: Encoder) -> list[Question]:
     """The first rows whose prompt is short enough to be answered as it was trained."""
     found = (question for row in rows if (question := encode.question(row)) is not None)
     return list(islice(found, QUESTIONS))
-
-
-def _describe(job: Job, data: Prepared, is_chat: bool) -> None:
-    counts, limit = data.counts, job.spec.train.max_length
-    way = ", written by the model's chat template" if is_chat else ""
-    by = "as data.form says" if job.spec.data.form else "recognised by their fields"
-    say(f"data: {job.dataset_name}: rows of {data.form} ({by}){way}")
-    say(f"data: {counts.rows} rows to train on, {counts.held_out} held out")
-    say(f"data: {counts.tokens} tokens, {counts.learned_tokens} of them carry the loss")
-    if counts.cut:
-        share = 100 * counts.lost_tokens / (counts.tokens + counts.lost_tokens)
-        say(f"data: {counts.cut} rows are cut at train.max_length {limit}: {counts.lost_tokens} tokens, {share:.1f} %")
-    if counts.bad:
-        say(f"data: {counts.bad} rows cannot be trained on and are skipped, as data.bad_rows says")
-    if counts.dropped:
-        say(f"data: {counts.dropped} rows have nothing to learn before the cut and are left out")
-    layout = data.layout
-    if layout.packing and job.spec.data.streaming:
-        say(f"data: packed into sequences of {limit} tokens ({layout.why})")
-    elif layout.packing:
-        full = counts.tokens / (counts.sequences * limit)
-        say(f"data: packed into {counts.sequences} sequences of {limit} tokens, {full:.0%} full ({layout.why})")
-    else:
-        say(f"data: batches are {'without padding' if layout.padding_free else 'padded'} ({layout.why})")
-    if counts.merged:
-        say(f"data: in {counts.merged} rows a token spans prompt and completion: inference will see other tokens there")
