@@ -72,7 +72,8 @@ def check(
         wrong = [*file.problems, *_name_taken(file, taken)]
         if file.spec is not None:
             wrong += _unknown_gpus(file, file.spec, gpu_names)
-            warnings += [*_lost_with_the_pod(file, file.spec), *_known_later(file, file.spec)]
+            warnings += [*_lost_with_the_pod(file, file.spec), *_kept_in_several(file, file.spec)]
+            warnings += _known_later(file, file.spec)
             files_problems, files_warnings = _files(file, file.spec, root)
             wrong += files_problems
             warnings += files_warnings
@@ -184,6 +185,18 @@ def _lost_with_the_pod(file: SpecFile, spec: JobSpec) -> Iterator[Problem]:
         last = [*CLOUDS[next(iter(lost))].volume_tiers, *losing(lost, compute.tiers)]
         hint = f"tiers: [{', '.join(last)}] asks for such a machine last"
     yield Problem(where=where, message=message, hint=hint)
+
+
+def _kept_in_several(file: SpecFile, spec: JobSpec) -> Iterator[Problem]:
+    """A kept volume is at one cloud; a job that may go to several has one at each that it was placed at."""
+    compute = spec.compute
+    if compute.volume.keep and len(compute.clouds) > 1:
+        titles = " and ".join(CLOUDS[name].title for name in compute.clouds)
+        message = (
+            f"the kept volume {compute.volume.name} is another one at each of {titles}, made and billed where a run"
+        )
+        hint = "name one cloud, that where its files are; `pushtrain volumes` lists each"
+        yield Problem(where=file.where("compute", "volume"), message=f"{message} is placed first", hint=hint)
 
 
 def _lossy(cloud: str, tiers: Sequence[str], *, several: bool) -> str:

@@ -97,12 +97,14 @@ def claim(
     return control.ledger.claim(run.id, files={"spec.yaml": job.text, "run.json": record}, event=event)
 
 
-def candidates_for(control: Control, job: Job) -> list[Candidate]:
-    """The ladder as of now; none while nothing has capacity. Raises SpecError for a GPU the cloud does not know, and
-    for a template that the chosen provider does not take."""
+def candidates_for(control: Control, job: Job, clouds: Sequence[str] = ()) -> list[Candidate]:
+    """The ladder as of now, over `clouds` alone where any are named; none while nothing has capacity.
+
+    Raises SpecError for a GPU the cloud does not know, and for a template that the chosen provider does not take.
+    """
     _check_template(control, job)
     try:
-        return candidates_at(control, job.spec, clouds_for(control, job.spec))
+        return candidates_at(control, job.spec, clouds or clouds_for(control, job.spec))
     except NoCapacity:
         return []
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from pushtrain.capabilities import CloudName
 from pushtrain.redact import redact
 from pushtrain.terminal import out, print_json, report_tick, say
 
@@ -13,6 +14,7 @@ from pushtrain.terminal import out, print_json, report_tick, say
 def retry(
     name: Annotated[str, typer.Argument(metavar="RUN", help="Run id, its beginning, or a job name.")],
     why: Annotated[str, typer.Option(help="A word for the record.")] = "",
+    cloud: Annotated[CloudName | None, typer.Option(help="At this one of the clouds that the spec allows.")] = None,
 ) -> None:
     """Run a spec once more that failed or was cancelled. What it may cost is printed before it starts."""
     from pushtrain.retry import retry as run_again
@@ -20,7 +22,7 @@ def retry(
     from pushtrain.wiring import open_control
 
     control = open_control(Path.cwd(), say)
-    done = run_again(control, name, by=person(control.settings.root), why=why)
+    done = run_again(control, name, by=person(control.settings.root), why=why, cloud=cloud or "")
     report_tick(done)
     if done.active:
         say("`pushtrain reconcile --follow` stays with it; without, the next reconcile goes on")

@@ -7,11 +7,13 @@ good; its spec then gets another run, `…-r2`, with a branch, a claim, a volume
 from collections.abc import Sequence
 from dataclasses import replace
 
+from pushtrain.capabilities import CLOUDS
 from pushtrain.claim import candidates_for, claim
 from pushtrain.control import Control
 from pushtrain.desired import Job
 from pushtrain.errors import AlreadyClaimed, PushtrainError, SpecError
 from pushtrain.events import EventDraft
+from pushtrain.fleet import cloud_of
 from pushtrain.ledger import RunRecord
 from pushtrain.lookup import family, newest_run
 from pushtrain.policy.gate import admit
@@ -29,20 +31,25 @@ _HINTS = {
 _ENDING = ("destroying", "leak", "cancelled", "finished")
 
 
-def retry(control: Control, name: str, *, by: str, why: str) -> Tick:
+def retry(control: Control, name: str, *, by: str, why: str, cloud: str = "") -> Tick:
     """Start the newest run of that spec once more; calling it again while that is active changes nothing.
 
-    `by` and `why` go into the ledger. Raises SpecError when HEAD no longer asks for this very spec, PushtrainError for
-    an unknown run, and when the run cannot be brought to its end first.
+    `by` and `why` go into the ledger. With `cloud`, one of those that the spec allows, the new run goes there and to no
+    other. Raises SpecError when HEAD no longer asks for this very spec, or not for that cloud, PushtrainError for an
+    unknown run, and when the run cannot be brought to its end first, or is tied to another cloud (TiedToItsCloud).
     """
     named = newest_run(control.ledger, name)
     job = _still_wanted(control, named)
+    if cloud:
+        _check_cloud(control, job, cloud)
     done = Tick()
     for _ in range(3):
         runs = [it for it in family(control.ledger, named) if not it.run.get("replay")]
         newest = runs[-1]
         if newest.is_over:
-            return _run_again(control, job, runs, by=by, why=why)
+            return _run_again(control, job, runs, by=by, why=why, cloud=cloud)
+        if cloud and cloud_of(newest) != cloud:
+            raise _tied(newest, cloud)
         states = [event.state for event in newest.events]
         failed = newest.last.state == "failed" and newest.last.writer == "pod"
         ending = any(state in _ENDING for state in states)
@@ -70,6 +77,28 @@ def retry(control: Control, name: str, *, by: str, why: str) -> Tick:
     )
 
 
+def _check_cloud(control: Control, job: Job, cloud: str) -> None:
+    """Raises SpecError for a cloud that the spec does not allow, CloudAuthFailed for one without a key."""
+    if cloud not in job.spec.compute.clouds:
+        raise SpecError(
+            f"compute.cloud of {job.spec.name} does not allow {cloud}: {', '.join(job.spec.compute.clouds)}",
+            where=job.spec_path,
+            hint=f"write cloud: {cloud} there and commit: a changed spec is a run of its own, and cancels this one",
+            reason="CloudNotAllowed",
+        )
+    control.at(cloud)
+
+
+def _tied(record: RunRecord, cloud: str) -> PushtrainError:
+    here = CLOUDS[cloud_of(record)].title
+    return PushtrainError(
+        f"{record.run_id} is at {here}, and stays there: its volume, its checkpoints and its bill are",
+        hint=f"`pushtrain cancel {record.run_id}`, then `pushtrain retry {record.run_id} --cloud {cloud}`: "
+        "a run of its own from step 0, with a budget of its own",
+        reason="TiedToItsCloud",
+    )
+
+
 def _still_wanted(control: Control, record: RunRecord) -> Job:
     wanted = control.source.desired()
     name = str(record.run["job"])
@@ -93,7 +122,7 @@ def _still_wanted(control: Control, record: RunRecord) -> Job:
     return job
 
 
-def _run_again(control: Control, job: Job, runs: Sequence[RunRecord], *, by: str, why: str) -> Tick:
+def _run_again(control: Control, job: Job, runs: Sequence[RunRecord], *, by: str, why: str, cloud: str) -> Tick:
     newest = runs[-1]
     outcome = (newest.receipt or {}).get("outcome")
     if outcome == "succeeded" and job.spec.task != "session":
@@ -110,7 +139,8 @@ def _run_again(control: Control, job: Job, runs: Sequence[RunRecord], *, by: str
             f"{newest.run_id}: retried {MOST_RETRIES} times", hint="change the spec", reason="TooManyRetries"
         )
     run, budget = replace(first, retry=number), job.spec.budget
-    candidates = candidates_for(control, job)
+    candidates = candidates_for(control, job, [cloud] if cloud else ())
+    pinned = {"clouds": [cloud], "cloud": cloud} if cloud and len(job.spec.compute.clouds) > 1 else {}
     spent = sum((known[0] for record in runs if (known := cost(record))), 0.0)
     control.say(
         f"{run.id}: run {number} of this spec, with a budget of its own: at most ${budget.max_usd:g} and "
@@ -118,7 +148,7 @@ def _run_again(control: Control, job: Job, runs: Sequence[RunRecord], *, by: str
     )
     try:
         said = {**admitted, "of": newest.run_id, "by": by, "why": why}
-        claim(control, job, candidates, trigger="retry", retry=number, said=said)
+        claim(control, job, candidates, trigger="retry", retry=number, said=said, recorded=pinned)
     except AlreadyClaimed:
         control.say(f"{run.id}: somebody else has just retried it")
     return tick(control, only=job.spec.name, may_claim=False)

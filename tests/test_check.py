@@ -168,6 +168,10 @@ def test_a_gpu_that_no_run_can_use_is_refused_with_the_reason(root: Path, gpu: s
         ("tiers: [SECURE, COMMUNITY]", "on COMMUNITY nothing survives a lost pod"),
         ("cloud: vast", "at Vast.ai nothing survives a lost pod"),
         ("cloud: any", "at Vast.ai nothing survives a lost pod"),
+        (
+            "cloud: [runpod, lambda], volume: {name: models, keep: true}",
+            "another one at each of RunPod and Lambda Cloud",
+        ),
         ("cloud: [runpod, vast], tiers: [COMMUNITY, SECURE]", "on COMMUNITY at RunPod and at Vast.ai nothing survives"),
         ("tiers: [COMMUNITY], data_centers: [EU-SE-1]", "in none of compute.data_centers"),
     ],

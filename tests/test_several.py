@@ -19,8 +19,10 @@ from infra.simulator.catalog import Stock
 from infra.simulator.state import PodOrder
 from pushtrain.cloud import Cloud
 from pushtrain.control import Control
-from pushtrain.errors import CloudAuthFailed, CloudUnavailable
+from pushtrain.errors import CloudAuthFailed, CloudUnavailable, PushtrainError, SpecError
 from pushtrain.fleet import Fleet, cloud_of
+from pushtrain.follow import cancel
+from pushtrain.retry import retry
 
 BOTH = "cloud: [runpod, vast]"
 SOLD_OUT = (400, "There are no longer any instances available with the requested specifications.")
@@ -239,3 +241,22 @@ def test_the_record_of_a_run_at_one_cloud_is_what_it_always_was(world: Two) -> N
     world.job("there", more="cloud: vast")
     world.tick(world.both())
     assert world.record("there").run["cloud"] == "vast" and "clouds" not in world.record("there").run
+
+
+def test_a_run_is_moved_by_hand_alone_by_cancel_and_a_retry_that_names_the_cloud(world: Two) -> None:
+    world.job(more=BOTH)
+    control = world.both()
+    world.tick(control)
+    first = world.record()
+    assert cloud_of(first) == "vast" and world.alive() == {"runpod": [], "vast": ["a1"]}
+    with pytest.raises(PushtrainError) as tied:
+        retry(control, "job", by="me", why="", cloud="runpod")
+    assert tied.value.reason == "TiedToItsCloud" and f"pushtrain cancel {first.run_id}" in str(tied.value.hint)
+    with pytest.raises(SpecError) as not_allowed:
+        retry(control, "job", by="me", why="", cloud="lambda")
+    assert not_allowed.value.reason == "CloudNotAllowed" and "cloud: lambda" in str(not_allowed.value.hint)
+    cancel(control, first.run_id, reason="CancelledByHand")
+    retry(control, "job", by="me", why="room there", cloud="runpod")
+    (again,) = [it for it in control.ledger.read_all(control.ledger.refs()).values() if it.run_id != first.run_id]
+    assert cloud_of(again) == "runpod" and again.run["clouds"] == ["runpod"]
+    assert world.alive() == {"runpod": ["a1"], "vast": []}, "the other is cheaper, and it was told where to go"
