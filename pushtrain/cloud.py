@@ -9,7 +9,7 @@ Rules for every member (one contract suite holds them):
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 Tier = Literal["SECURE", "COMMUNITY"]
 Stock = Literal["NONE", "LOW", "MEDIUM", "HIGH"]
@@ -164,13 +164,15 @@ class Pod:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Live:
-    """What exists right now under a name prefix, whatever any state file remembers."""
+    """What exists right now under a name prefix, whatever any state file remembers. `scripts` are names of start
+    scripts that the account holds, at a cloud that `KeepsScripts`: not billed, but a run's tokens are in them."""
 
     pods: tuple[Pod, ...]
     volumes: tuple[Volume, ...]
+    scripts: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.pods or self.volumes)
+        return bool(self.pods or self.volumes or self.scripts)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -194,6 +196,15 @@ class Bill:
     @property
     def total_usd(self) -> float:
         return self.pods_usd + self.volumes_usd
+
+
+@runtime_checkable
+class KeepsScripts(Protocol):
+    """A cloud whose account holds what pods are started with, under the pods' names."""
+
+    def delete_script(self, name: str) -> None:
+        """Absent is success. By it a shortened name of a pod or volume is known: those go first."""
+        ...
 
 
 class Cloud(Protocol):

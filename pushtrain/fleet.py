@@ -139,4 +139,5 @@ def _together(lives: Iterable[Live]) -> Live:
     return Live(
         pods=tuple(pod for live in lives for pod in live.pods),
         volumes=tuple(volume for live in lives for volume in live.volumes),
+        scripts=tuple(script for live in lives for script in live.scripts),
     )

@@ -34,6 +34,7 @@ def of_ledger(control: Control, live: Live) -> Live:
     return Live(
         pods=tuple(pod for pod in live.pods if pod.name.startswith(mark)),
         volumes=tuple(volume for volume in live.volumes if volume.name.startswith(mark)),
+        scripts=tuple(name for name in live.scripts if name.startswith(mark)),
     )
 
 
@@ -53,6 +54,7 @@ def survey(control: Control) -> Survey:
     owned = Live(
         pods=tuple(pod for pod in live.pods if pod not in orphans.pods),
         volumes=tuple(volume for volume in live.volumes if volume not in orphans.volumes),
+        scripts=tuple(name for name in live.scripts if name not in orphans.scripts),
     )
     return Survey(owned=owned, orphans=orphans, kept=kept)
 
@@ -68,16 +70,18 @@ def unowned(control: Control, live: Live, owners: Iterable[str]) -> Live:
     return Live(
         pods=tuple(pod for pod in live.pods if is_orphan(pod.name)),
         volumes=tuple(volume for volume in live.volumes if is_orphan(volume.name)),
+        scripts=tuple(name for name in live.scripts if is_orphan(name)),
     )
 
 
 def remove_orphans(control: Control, left: Live, *, wait_s: float) -> list[str]:
-    """Terminate the pods, delete the volumes, ask until they are gone; returns one line for each.
+    """Terminate the pods, delete the volumes and start scripts, ask until they are gone; returns one line for each.
 
     Raises LeakError, naming what is still there after `wait_s`.
     """
     lines = [f"pod {pod.name} ({pod.id})" for pod in left.pods]
     lines += [f"network volume {volume.name} ({volume.id})" for volume in left.volumes]
+    lines += [f"start script {name}" for name in left.scripts]
     give_up_s = control.clock() + wait_s
     while left:
         remove(control, left)
@@ -120,4 +124,5 @@ def _still_there(control: Control, left: Live) -> Live:
     return Live(
         pods=tuple(pod for pod in live.pods if pod.id in pods),
         volumes=tuple(volume for volume in live.volumes if volume.id in volumes),
+        scripts=tuple(name for name in live.scripts if name in left.scripts),
     )

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pushtrain.cloud import Live
+from pushtrain.cloud import KeepsScripts, Live
 from pushtrain.control import Control
 from pushtrain.deployment import NAME, deployment_file
 from pushtrain.errors import CloudError, EngineError, LeakError, LedgerError, StackLocked
@@ -133,7 +133,8 @@ def _prove_empty(control: Control, run: Run, step: Step, complaint: str) -> dict
         if left is not None:
             remove(control, left)
         control.sleep(1.0)
-    return {"pods": 0, "volumes": 0, "asked_at": empty_at, "engine_complaint": complaint}
+    scripts = {"scripts": 0} if isinstance(control.cloud, KeepsScripts) else {}
+    return {"pods": 0, "volumes": 0, **scripts, "asked_at": empty_at, "engine_complaint": complaint}
 
 
 def _listed(control: Control, run: Run) -> Live | None:
@@ -147,12 +148,16 @@ def _listed(control: Control, run: Run) -> Live | None:
 
 def remove(control: Control, left: Live) -> None:
     """Pods, then volumes. What is refused is said, and keeps nothing else: a volume is let go seconds after its pod.
+    Start scripts once nothing else is left, since by them the names of the others are known.
 
     Never a kept volume, however it came to be among them.
     """
+    cloud, is_bare = control.cloud, not left.pods and not left.volumes
+    scripts = left.scripts if is_bare and isinstance(cloud, KeepsScripts) else ()
     for delete, resource_id in [
-        *((control.cloud.terminate, pod.id) for pod in left.pods),
-        *((control.cloud.delete_volume, volume.id) for volume in left.volumes if not is_kept(volume.name)),
+        *((cloud.terminate, pod.id) for pod in left.pods),
+        *((cloud.delete_volume, volume.id) for volume in left.volumes if not is_kept(volume.name)),
+        *((cloud.delete_script, name) for name in scripts if isinstance(cloud, KeepsScripts)),
     ]:
         try:
             delete(resource_id)
@@ -191,4 +196,5 @@ def names(left: Live) -> str:
 def listed(left: Live) -> list[str]:
     """Ids and names, for people who look for them in the console."""
     pods = [f"pod {pod.id} ({pod.name})" for pod in left.pods]
-    return pods + [f"network volume {volume.id} ({volume.name})" for volume in left.volumes]
+    volumes = [f"network volume {volume.id} ({volume.name})" for volume in left.volumes]
+    return pods + volumes + [f"start script {name}, with the tokens of its run" for name in left.scripts]

@@ -17,7 +17,7 @@ from infra.clouds.wire import Limits
 from infra.simulator.server import RunningSimulator
 from infra.start import boot_env, cloud_env, start_args
 from pushtrain.capabilities import CLOUDS
-from pushtrain.cloud import PodRequest, VolumeRequest
+from pushtrain.cloud import KeepsScripts, PodRequest, VolumeRequest
 from pushtrain.errors import CloudAuthFailed, CloudError, CloudUnavailable, NoBalance, NoCapacity, RequestRejected
 
 pytest.register_assert_rewrite("cloud_contract")
@@ -174,6 +174,19 @@ class TestJarvisLabsOnTheSimulator(OnTheSimulator, CloudContract):
         assert scripts() == [pod.name]
         cloud.terminate(made.id)
         assert scripts() == []
+
+    def test_scripts_are_listed_by_their_whole_names_and_can_be_removed_by_them(
+        self, cloud: JarvisLabs, twin: JarvisLabs, prefix: str
+    ) -> None:
+        name = f"{prefix}{LONG}a1"
+        for it in (name, f"x{name}"):
+            cloud._scripts.put(it, b"#!/bin/bash\nexport TOKEN=canary\n")
+        assert twin.find(prefix).scripts == (name,) and isinstance(twin, KeepsScripts)
+        twin.delete_script(name)
+        twin.delete_script(name)
+        assert cloud.find(prefix).scripts == () and not cloud.find(prefix)
+        assert cloud.find(f"x{name}").scripts == (f"x{name}",)
+        cloud.delete_script(f"x{name}")
 
     def test_a_create_that_finds_no_room_leaves_no_script(
         self, cloud: JarvisLabs, pod: PodRequest, trouble: Trouble, scripts: Callable[[], list[str]]

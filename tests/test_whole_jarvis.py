@@ -7,6 +7,7 @@ import pytest
 from whole import World, end
 
 from infra.clouds import connect
+from infra.clouds.jarvis import JarvisLabs
 from pushtrain.run import ledger_prefix
 
 pytest_plugins = ("whole",)
@@ -20,6 +21,12 @@ def there(world: World) -> World:
     return world
 
 
+def jarvis(world: World) -> JarvisLabs:
+    cloud = connect(NAME, world.env)
+    assert isinstance(cloud, JarvisLabs)
+    return cloud
+
+
 def scripts(world: World) -> list[str]:
     """Names of the start scripts that the account has now."""
     return list(json.loads((world.simulator.state_dir / NAME / "scripts" / "names.json").read_text()).values())
@@ -28,6 +35,10 @@ def scripts(world: World) -> list[str]:
 def test_a_run_by_one_word_goes_on_after_a_lost_machine_and_leaves_nothing(there: World) -> None:
     name = f"{ledger_prefix(there.control().settings.ledger_url)}nobodys-with-a-long-name-0-0-a1"
     orphan = there.orphan(NAME, name=name, image=None, gpu="NVIDIA L4")
+    mark = ledger_prefix(there.control().settings.ledger_url)
+    over, foreign = f"{mark}gone-0123abcd-4567cdef-a1", "pt-000000-gone-0123abcd-4567cdef-a1"
+    for it in (over, foreign):
+        jarvis(there)._scripts.put(it, b"#!/bin/bash\n# of a run that is over\n")
     there.orders(steps=20, step_s=0.05, hang_at=10)
     there.write_job(cloud=NAME, gpus="NVIDIA A40, NVIDIA RTX A6000")
     there.push()
@@ -46,6 +57,31 @@ def test_a_run_by_one_word_goes_on_after_a_lost_machine_and_leaves_nothing(there
     assert (receipt["billed_source"], receipt["billed_is_final"]) == ("time × price", True)
     assert 0 < receipt["cost_usd"] < receipt["cap_usd"]
     assert connect(NAME, there.env).read_pod(orphan.id) is None
+    assert receipt["proof"]["scripts"] == 0
+    assert scripts(there) == [foreign], "what no active run owns is swept, and nothing of anybody else"
+    jarvis(there).delete_script(foreign)
+    there.assert_nothing_left()
+
+
+def test_a_spot_instance_that_was_taken_away_is_followed_by_one_on_demand_with_the_same_file_system(
+    there: World,
+) -> None:
+    there.orders(steps=20, step_s=0.05, hang_at=10)
+    there.write_job(cloud=NAME, gpus="NVIDIA RTX A6000")
+    path = there.repository / "jobs/job.yaml"
+    path.write_text(path.read_text().replace("compute: {", "compute: {spot: {max_share: 0.8, interruptions: 1}, "))
+    there.push()
+    there.until(lambda record: _steps(there, record.run_id) > 0)
+    there.simulator.fault("outbid", seconds=0, pod_name="*-a1")
+    record = there.until(lambda record: record.is_over)
+    assert end(record) == ("succeeded", "")
+    lost = [(event.attempt, event.reason) for event in record.events if event.state == "lost"]
+    assert lost == [(1, "Preempted")]
+    first, second = (event.data for event in record.events if event.state == "provisioned")
+    assert (first["is_spot"], second["is_spot"]) == (True, False)
+    assert first["usd_per_hour"] < second["usd_per_hour"] and first["volume_id"] == second["volume_id"]
+    resumed = [event.data["resumed_from_step"] for event in record.events if event.state == "training"]
+    assert resumed[0] == 0 and resumed[-1] > 0
     assert scripts(there) == []
     there.assert_nothing_left()
 

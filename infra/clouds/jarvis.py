@@ -170,7 +170,11 @@ class JarvisLabs:
         return Live(
             pods=tuple(pod for pod in self._reads.pods() if pod.name.startswith(prefix)),
             volumes=tuple(volume for volume in self._reads.volumes() if volume.name.startswith(prefix)),
+            scripts=tuple(name for _, name in self._scripts.all() if name.startswith(prefix)),
         )
+
+    def delete_script(self, name: str) -> None:
+        self._scripts.remove(lambda its: its == name)
 
     def logs(self, pod_id: str, last_event_id: str | None = None, timeout_s: float = 10.0) -> Iterator[LogLine]:
         """One line that says there is none, without a time: a log without times proves no silence."""

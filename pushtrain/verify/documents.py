@@ -88,7 +88,8 @@ def receipt(evidence: Evidence) -> Iterator[Problem]:
                 what = f"{kind}s: events/{event.seq:06d}-provisioned.json rented one that is not on it"
                 yield Problem(file=RECEIPT, what=what, expected=str(rented), found=repr(found.get(f"{kind}s")))
     proof = found.get("proof")
-    if not isinstance(proof, dict) or (proof.get("pods"), proof.get("volumes")) != (0, 0) or not proof.get("asked_at"):
+    named = [proof.get(name) for name in ("pods", "volumes")] if isinstance(proof, dict) else []
+    if not isinstance(proof, dict) or [*named, proof.get("scripts", 0)] != [0, 0, 0] or not proof.get("asked_at"):
         yield Problem(file=RECEIPT, what="proof", expected="pods 0, volumes 0, and when", found=repr(proof)[:200])
 
 
