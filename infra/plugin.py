@@ -14,7 +14,7 @@ from typing import Any
 
 import pulumi
 
-from infra.clouds.runpod import BASE_URL
+from infra.clouds.runpod.client import BASE_URL
 from infra.plan import StackPlan
 from pushtrain.cloud import Pod, PodRequest, Volume
 from pushtrain.errors import CloudAuthFailed, EngineError

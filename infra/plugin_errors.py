@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from infra.clouds.answers import Answer
-from infra.clouds.runpod_answers import SPEAKS
+from infra.clouds.runpod.answers import SPEAKS
 from pushtrain.errors import CloudError
 from pushtrain.redact import redact
 

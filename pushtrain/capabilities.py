@@ -181,7 +181,7 @@ MODAL = Capabilities(
     has_sized_volumes=False,
     volume_usd=MODAL_VOLUME_USD,
     storage_from="modal.com/pricing, for what is on it",
-    # Its own time-out, given to it at the create: `infra.clouds.modal_shapes.GRACE_S`.
+    # Its own time-out, given to it at the create: `infra.clouds.modal.shapes.GRACE_S`.
     ends_after_s=120.0,
     more_keys=("MODAL_TOKEN_ID",),
     key_begins=("as-",),

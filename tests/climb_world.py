@@ -8,7 +8,7 @@ from typing import Any
 from faults.memory_git import MemoryRemote, MemoryStore
 from runpod_memory import MemoryRunPod
 
-from infra.clouds.runpod import RunPod
+from infra.clouds.runpod.client import RunPod
 from infra.clouds.wire import Limits
 from infra.engine_embedded import EmbeddedEngine
 from infra.launch import make_launch

@@ -7,7 +7,7 @@ from http.server import ThreadingHTTPServer
 import pytest
 from runpod_script import HF, KEY, Handler, Script, Time
 
-from infra.clouds.runpod import RunPod
+from infra.clouds.runpod.client import RunPod
 from infra.clouds.wire import Limits
 
 

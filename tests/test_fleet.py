@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from climb_world import World
 
-from infra.clouds.vast import Vast
+from infra.clouds.vast.client import Vast
 from infra.clouds.wire import Limits
 from pushtrain.claim import claim
 from pushtrain.cloud import PodRequest

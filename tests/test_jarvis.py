@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from infra.clouds import jarvis_shapes as shapes
 from infra.clouds.answers import Answer
-from infra.clouds.jarvis_answers import SPEAKS, flag, is_full, meant
-from infra.clouds.jarvis_names import FILE_SYSTEM_CHARS, INSTANCE_CHARS, gpu_ids, short, sold_as, whole
-from infra.clouds.jarvis_scripts import multipart
+from infra.clouds.jarvis import shapes
+from infra.clouds.jarvis.answers import SPEAKS, flag, is_full, meant
+from infra.clouds.jarvis.names import FILE_SYSTEM_CHARS, INSTANCE_CHARS, gpu_ids, short, sold_as, whole
+from infra.clouds.jarvis.scripts import multipart
 from infra.simulator.jarvis_market import CATALOG, row
 from pushtrain.cloud import PodRequest
 from pushtrain.errors import (

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from simulator_client import Client
 
-from infra.clouds.jarvis import JarvisLabs
+from infra.clouds.jarvis.client import JarvisLabs
 from infra.clouds.wire import Limits
 from infra.simulator.server import RunningSimulator
 from infra.start import boot_env, cloud_env, start_args

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from infra.clouds import lambda_shapes as shapes
 from infra.clouds.answers import Answer
-from infra.clouds.lambda_answers import SPEAKS, is_absent
-from infra.clouds.lambda_boot import DOCKER_FILE, PER_BOOT, script, user_data
-from infra.clouds.lambda_names import gpu_ids, sold_as
-from infra.clouds.lambda_pace import Pace
+from infra.clouds.lambda_cloud import shapes
+from infra.clouds.lambda_cloud.answers import SPEAKS, is_absent
+from infra.clouds.lambda_cloud.boot import DOCKER_FILE, PER_BOOT, script, user_data
+from infra.clouds.lambda_cloud.names import gpu_ids, sold_as
+from infra.clouds.lambda_cloud.pace import Pace
 from infra.simulator.lambda_catalog import instance_type
 from infra.start import start_args
 from pushtrain.capabilities import LAMBDA

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.clouds.lambda_cloud import Lambda
-from infra.clouds.lambda_pace import LambdaLimits
+from infra.clouds.lambda_cloud.client import Lambda
+from infra.clouds.lambda_cloud.pace import LambdaLimits
 from infra.simulator.server import RunningSimulator
 from pushtrain.capabilities import LAMBDA
 from pushtrain.cloud import PodRequest, VolumeRequest

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from test_lifecycle import pod, record
 
-from infra.clouds.runpod_shapes import pod as read_pod
+from infra.clouds.runpod.shapes import pod as read_pod
 from pushtrain.live.logs import Stream
 from pushtrain.live.once import Once
 from pushtrain.live.rows import Row, last_figures, rows

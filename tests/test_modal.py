@@ -7,11 +7,11 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from infra.clouds import modal_shapes as shapes
-from infra.clouds.modal_answers import Said, failure, why
-from infra.clouds.modal_cloud import Modal, checked
-from infra.clouds.modal_logs import LOOK_BACK, Piece, lines, since
-from infra.clouds.modal_names import CORE_USD, CORES, GIB_USD, MEMORY_GIB, find, gpu_ids, sold_as, usd_per_gpu_hour
+from infra.clouds.modal import shapes
+from infra.clouds.modal.answers import Said, failure, why
+from infra.clouds.modal.client import Modal, checked
+from infra.clouds.modal.logs import LOOK_BACK, Piece, lines, since
+from infra.clouds.modal.names import CORE_USD, CORES, GIB_USD, MEMORY_GIB, find, gpu_ids, sold_as, usd_per_gpu_hour
 from pushtrain.cloud import PodRequest
 from pushtrain.errors import (
     CloudAuthFailed,
@@ -158,8 +158,8 @@ def test_a_token_is_letters_and_an_id_is_a_sandboxs() -> None:
 def test_nobody_imports_modals_sdk_before_it_is_asked_something() -> None:
     code = """
 import sys
-import infra.clouds.modal_cloud, infra.simulator.server, pushtrain.cli
-infra.clouds.modal_cloud.Modal("as-1", environ={"MODAL_TOKEN_ID": "ak-1"})
+import infra.clouds.modal.client, infra.simulator.server, pushtrain.cli
+infra.clouds.modal.client.Modal("as-1", environ={"MODAL_TOKEN_ID": "ak-1"})
 print([name for name in sys.modules if name.partition(".")[0] in ("modal", "modal_proto", "grpclib", "synchronicity")])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=150)
@@ -170,7 +170,7 @@ def test_without_its_sdk_modal_is_refused_in_words() -> None:
     code = """
 import sys
 sys.modules["modal"] = None
-from infra.clouds.modal_cloud import Modal
+from infra.clouds.modal.client import Modal
 from pushtrain.errors import RequestRejected
 try:
     Modal("as-1", environ={"MODAL_TOKEN_ID": "ak-1"}).offers()
@@ -184,7 +184,7 @@ except RequestRejected as refusal:
 def test_nobody_there_is_no_answer_in_time_and_sorted_so() -> None:
     code = """
 import socket, time
-from infra.clouds.modal_cloud import Modal
+from infra.clouds.modal.client import Modal
 from infra.clouds.wire import Limits
 from pushtrain.errors import CloudUnavailable
 with socket.socket() as door:

@@ -10,8 +10,8 @@ from dataclasses import replace
 import pytest
 from simulator_client import Client
 
-from infra.clouds.modal_cloud import Modal
-from infra.clouds.modal_shapes import ANYWHERE, GRACE_S
+from infra.clouds.modal.client import Modal
+from infra.clouds.modal.shapes import ANYWHERE, GRACE_S
 from infra.clouds.wire import Limits
 from infra.simulator.server import RunningSimulator
 from infra.start import boot_env, cloud_env, start_args

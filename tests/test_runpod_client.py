@@ -8,7 +8,7 @@ import pytest
 from runpod_script import GONE, KEY, PODS, VOLUMES, Reply, Script, Time, pod_json, pods, problem, volume_json
 
 from infra.clouds import connect
-from infra.clouds.runpod import RunPod
+from infra.clouds.runpod.client import RunPod
 from pushtrain.errors import CloudAuthFailed, CloudUnavailable, RequestRejected, SpecError
 
 pytest_plugins = ("runpod_fixtures",)

@@ -25,7 +25,7 @@ from runpod_script import (
     volume_json,
 )
 
-from infra.clouds.runpod import RunPod
+from infra.clouds.runpod.client import RunPod
 from infra.clouds.wire import Limits
 from pushtrain import __version__
 from pushtrain.errors import CloudUnavailable, NoCapacity, RequestRejected

@@ -23,7 +23,7 @@ from runpod_script import (
     problem,
 )
 
-from infra.clouds.runpod import RunPod
+from infra.clouds.runpod.client import RunPod
 from infra.clouds.wire import Limits
 from pushtrain.errors import (
     CloudAuthFailed,

@@ -6,7 +6,7 @@ from http.server import ThreadingHTTPServer
 import pytest
 from runpod_script import GONE, KEY, LOGS, Reply, Script, event, problem
 
-from infra.clouds.runpod import RunPod
+from infra.clouds.runpod.client import RunPod
 from pushtrain.cloud import Cloud
 from pushtrain.errors import CloudAuthFailed, CloudError, CloudUnavailable
 

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from openapi import MISSING, OpenApi
 
-from infra.clouds.runpod import RunPod
+from infra.clouds.runpod.client import RunPod
 from pushtrain.cloud import PodRequest, VolumeRequest
 from pushtrain.errors import CloudError
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from infra.clouds.runpod_quota import Quota
+from infra.clouds.quota import Quota
 from infra.clouds.wire import Limits
 
 POLICY = {"minute": (60, 60), "hour": (3000, 3600), "day": (50000, 86400)}

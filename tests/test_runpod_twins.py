@@ -9,7 +9,7 @@ import httpx
 import pytest
 from runpod_memory import MemoryRunPod, Turns, every_order
 
-from infra.clouds.runpod import RunPod
+from infra.clouds.runpod.client import RunPod
 from infra.clouds.wire import Limits
 from pushtrain.cloud import PodRequest, VolumeRequest
 from pushtrain.errors import NoCapacity

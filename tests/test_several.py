@@ -12,7 +12,7 @@ import pytest
 from climb_world import World
 from runpod_memory import MemoryRunPod
 
-from infra.clouds.runpod import RunPod
+from infra.clouds.runpod.client import RunPod
 from infra.clouds.wire import Limits
 from infra.engine_embedded import EmbeddedEngine
 from infra.simulator.catalog import Stock

@@ -2,7 +2,7 @@
 
 import pytest
 
-from infra.clouds.runpod import RunPod
+from infra.clouds.runpod.client import RunPod
 from infra.clouds.wire import Limits
 from infra.simulator.server import RunningSimulator
 

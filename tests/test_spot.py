@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from infra.clouds.vast_shapes import create_body, matching, offers, search_for
+from infra.clouds.vast.shapes import create_body, matching, offers, search_for
 from infra.launch import stack_plan
 from pushtrain.cloud import Offer, Pod, PodRequest
 from pushtrain.errors import SpecError

@@ -10,7 +10,7 @@ from runpod_memory import MemoryRunPod, Turns, every_order
 from ssh_world import needs_clients
 from whole import World
 
-from infra.clouds.runpod import RunPod
+from infra.clouds.runpod.client import RunPod
 from infra.clouds.wire import Limits
 from infra.simulator.others import OTHERS, others_env
 from pushtrain.errors import CloudUnavailable, SshError

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from infra.clouds import vast_shapes as shapes
 from infra.clouds.answers import Answer
-from infra.clouds.vast_answers import SPEAKS, is_absent, is_taken, wait_s
-from infra.clouds.vast_names import gpu_ids, sold_as, vast_names
+from infra.clouds.vast import shapes
+from infra.clouds.vast.answers import SPEAKS, is_absent, is_taken, wait_s
+from infra.clouds.vast.names import gpu_ids, sold_as, vast_names
 from infra.simulator.catalog import DEFAULT_CATALOG
 from infra.simulator.vast_market import fits, machines
 from pushtrain.cloud import PodRequest

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from simulator_client import Client
 
-from infra.clouds.vast import Vast
+from infra.clouds.vast.client import Vast
 from infra.clouds.wire import Limits
 from infra.simulator.server import RunningSimulator
 from infra.start import boot_env, cloud_env, start_args

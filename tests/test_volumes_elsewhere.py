@@ -9,8 +9,8 @@ import pytest
 from whole import CANARY, World
 
 from infra.clouds import connect
-from infra.clouds.lambda_cloud import Lambda
-from infra.clouds.lambda_pace import LambdaLimits
+from infra.clouds.lambda_cloud.client import Lambda
+from infra.clouds.lambda_cloud.pace import LambdaLimits
 from infra.simulator.others import OTHERS, others_env
 from pushtrain.capabilities import CLOUDS
 from pushtrain.errors import CloudUnavailable, PushtrainError, RequestRejected

@@ -7,7 +7,7 @@ import pytest
 from whole import World, end
 
 from infra.clouds import connect
-from infra.clouds.jarvis import JarvisLabs
+from infra.clouds.jarvis.client import JarvisLabs
 from pushtrain.run import ledger_prefix
 
 pytest_plugins = ("whole",)

@@ -11,7 +11,7 @@ import pytest
 from whole import World, end
 
 from infra.clouds import connect
-from infra.clouds.lambda_pace import LambdaLimits
+from infra.clouds.lambda_cloud.pace import LambdaLimits
 from pushtrain import climb
 from pushtrain.limits import SECOND_LINE_S
 from pushtrain.reconcile import tick
@@ -27,7 +27,7 @@ def there(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
     """A world with the keys of both clouds. A second between two requests is Lambda's, and not the simulator's."""
     world.env |= world.simulator.env("lambda")
     quick = LambdaLimits(request_s=0.0, launch_s=0.5)
-    monkeypatch.setattr("infra.clouds.lambda_cloud.LambdaLimits", lambda: quick)
+    monkeypatch.setattr("infra.clouds.lambda_cloud.client.LambdaLimits", lambda: quick)
     return world
 
 

@@ -4,11 +4,11 @@ import os
 from collections.abc import Mapping
 from typing import Protocol
 
-from infra.clouds.jarvis import JarvisLabs
-from infra.clouds.lambda_cloud import Lambda
-from infra.clouds.modal_cloud import Modal
-from infra.clouds.runpod import RunPod
-from infra.clouds.vast import Vast
+from infra.clouds.jarvis.client import JarvisLabs
+from infra.clouds.lambda_cloud.client import Lambda
+from infra.clouds.modal.client import Modal
+from infra.clouds.runpod.client import RunPod
+from infra.clouds.vast.client import Vast
 from pushtrain.capabilities import CLOUDS
 from pushtrain.cloud import Cloud
 from pushtrain.errors import CloudAuthFailed, SpecError

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from infra.clouds import jarvis_answers, vast_answers
 from infra.clouds.answers import Speaks
-from infra.clouds.runpod_account import read_account
+from infra.clouds.jarvis import answers as jarvis_answers
+from infra.clouds.runpod.account import read_account
+from infra.clouds.vast import answers as vast_answers
 from infra.clouds.wire import Call, Limits, Wire
 from pushtrain.capabilities import CLOUDS
 

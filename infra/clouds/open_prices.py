@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from infra.clouds.vast import Vast
-from infra.clouds.vast_answers import BASE_URL as VAST_URL
+from infra.clouds.vast.answers import BASE_URL as VAST_URL
+from infra.clouds.vast.client import Vast
 from pushtrain.cloud import Cloud
 
 # RunPod's REST v2 asks for a key, and so do Lambda and JarvisLabs; Modal has no list of prices at all.

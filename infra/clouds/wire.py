@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from infra.clouds.answers import SAID_MAX, Answer, Speaks
-from infra.clouds.runpod_quota import Quota
+from infra.clouds.quota import Quota
 from pushtrain import __version__
 from pushtrain.errors import CloudAuthFailed, RequestRejected
 from pushtrain.redact import redact

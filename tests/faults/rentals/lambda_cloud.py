@@ -11,9 +11,9 @@ from typing import Any
 
 from starlette.routing import Route
 
-from infra.clouds.lambda_boot import PER_BOOT
-from infra.clouds.lambda_cloud import Lambda
-from infra.clouds.lambda_pace import LambdaLimits
+from infra.clouds.lambda_cloud.boot import PER_BOOT
+from infra.clouds.lambda_cloud.client import Lambda
+from infra.clouds.lambda_cloud.pace import LambdaLimits
 from infra.simulator.catalog import Catalog
 from infra.simulator.lambda_api import LambdaApi
 from infra.simulator.lambda_catalog import CATALOG as WHOLE

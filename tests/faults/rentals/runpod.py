@@ -6,7 +6,7 @@ from typing import Any
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from infra.clouds.runpod import RunPod
+from infra.clouds.runpod.client import RunPod
 from infra.simulator import billing_api, catalog_api, runpod_api
 from infra.simulator.catalog import DEFAULT_CATALOG, Catalog
 from infra.simulator.gate import Call, Gate, rfc3339

@@ -8,7 +8,7 @@ from typing import Any
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from infra.clouds.vast import Vast
+from infra.clouds.vast.client import Vast
 from infra.simulator.gate import Call
 from infra.simulator.service import Service
 from infra.simulator.vast_api import VastApi

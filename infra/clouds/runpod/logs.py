@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from urllib.parse import quote
 
-from infra.clouds.runpod_answers import SPEAKS
+from infra.clouds.runpod.answers import SPEAKS
 from infra.clouds.wire import Call, StreamEnded, Wire
 from pushtrain.cloud import LogLine
 

@@ -5,7 +5,7 @@ frameworks, never from an image of one's own; what runs in it, and its variables
 in the account; nothing inside knows which instance it is or has a key, so nothing there can end it; instances are
 paused when the balance is used up, and a paused one is billed for its disk: it is destroyed like a running one.
 Resuming may change its number: by name it is found again. A spot instance costs the `spot_price` of its type and
-region; JarvisLabs pauses it when somebody on demand needs its GPUs. The table of answers is in `jarvis_answers`.
+region; JarvisLabs pauses it when somebody on demand needs its GPUs. The table of answers is in `answers`.
 """
 
 import os
@@ -16,15 +16,15 @@ from functools import partial
 from secrets import token_hex
 from typing import Any
 
-from infra.clouds import jarvis_shapes as shapes
 from infra.clouds.adoption import keep_oldest, look_again
 from infra.clouds.answers import Answer
-from infra.clouds.jarvis_answers import BASE_URL, SPEAKS, is_clear
-from infra.clouds.jarvis_hosts import Hosts
-from infra.clouds.jarvis_names import HOSTS, gpu_ids
-from infra.clouds.jarvis_reads import READING_OFFERS, Reads
-from infra.clouds.jarvis_scripts import Scripts
-from infra.clouds.jarvis_volumes import Volumes
+from infra.clouds.jarvis import shapes
+from infra.clouds.jarvis.answers import BASE_URL, SPEAKS, is_clear
+from infra.clouds.jarvis.hosts import Hosts
+from infra.clouds.jarvis.names import HOSTS, gpu_ids
+from infra.clouds.jarvis.reads import READING_OFFERS, Reads
+from infra.clouds.jarvis.scripts import Scripts
+from infra.clouds.jarvis.volumes import Volumes
 from infra.clouds.wire import Limits
 from pushtrain.cloud import Bill, Live, LogLine, Offer, Pod, PodRequest, Template, Volume, VolumeRequest
 from pushtrain.errors import UNKNOWN_TEMPLATE, CloudUnavailable, NoCapacity, RequestRejected
@@ -73,7 +73,7 @@ class JarvisLabs:
         return gpu_ids()
 
     def create_volume(self, request: VolumeRequest) -> Volume:
-        """See `jarvis_volumes.Volumes.create`: 50 GB at least."""
+        """See `volumes.Volumes.create`: 50 GB at least."""
         return self._volumes.create(request)
 
     def grow_volume(self, volume_id: str, size_gb: int) -> Volume:

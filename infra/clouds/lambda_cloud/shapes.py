@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from infra.clouds.lambda_names import sold_as
+from infra.clouds.lambda_cloud.names import sold_as
 from pushtrain.cloud import Offer, Pod, PodRequest, SshAddress, Volume
 from pushtrain.errors import RequestRejected
 

@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from infra.clouds.jarvis_names import FILE_SYSTEM_CHARS, HOSTS, INSTANCE_CHARS, MOST_GPUS, short, sold_as, whole
+from infra.clouds.jarvis.names import FILE_SYSTEM_CHARS, HOSTS, INSTANCE_CHARS, MOST_GPUS, short, sold_as, whole
 from pushtrain.cloud import Offer, Pod, PodRequest, SshAddress, Stock, Volume
 from pushtrain.errors import RequestRejected
 

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-from infra.clouds import lambda_shapes as shapes
 from infra.clouds.answers import Answer
-from infra.clouds.lambda_answers import SPEAKS, is_absent
-from infra.clouds.lambda_pace import Pace
+from infra.clouds.lambda_cloud import shapes
+from infra.clouds.lambda_cloud.answers import SPEAKS, is_absent
+from infra.clouds.lambda_cloud.pace import Pace
 from infra.clouds.wire import Call, Wire
 from pushtrain.cloud import Pod, Volume
 

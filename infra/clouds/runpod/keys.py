@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from infra.clouds.runpod_answers import SPEAKS
-from infra.clouds.runpod_reads import SSH_KEYS, Reads
+from infra.clouds.runpod.answers import SPEAKS
+from infra.clouds.runpod.reads import SSH_KEYS, Reads
 from infra.clouds.wire import Call, Wire
 
 

@@ -3,7 +3,7 @@
 Facts it stands on (modal 1.6.4): the name of a living sandbox is unique in its app, so a second create of it is refused
 by Modal itself; a volume's name is unique; a create waits for capacity and never says that there is none; a sandbox and
 its bill end with its command, and at its own timeout; a volume has neither a size nor a place. What the SDK raises is
-sorted in `modal_answers`.
+sorted in `answers`.
 """
 
 import os
@@ -14,10 +14,10 @@ from datetime import datetime, timezone
 from functools import partial
 from typing import Any
 
-from infra.clouds import modal_logs, modal_names, modal_shapes
 from infra.clouds.adoption import look_again
-from infra.clouds.modal_answers import Said, failure
-from infra.clouds.modal_sdk import PUBLIC_URL, TOKEN_ID, ModalSdk
+from infra.clouds.modal import logs, names, shapes
+from infra.clouds.modal.answers import Said, failure
+from infra.clouds.modal.sdk import PUBLIC_URL, TOKEN_ID, ModalSdk
 from infra.clouds.wire import Limits
 from pushtrain.cloud import Bill, Live, LogLine, Offer, Pod, PodRequest, Template, Volume, VolumeRequest
 from pushtrain.errors import CloudUnavailable, NoCapacity, RequestRejected
@@ -66,24 +66,24 @@ class Modal:
             Offer(
                 gpu=gpu,
                 gpu_memory_gb=it.memory_gb,
-                data_center=modal_shapes.ANYWHERE,
+                data_center=shapes.ANYWHERE,
                 tier="SECURE",
-                usd_per_gpu_hour=modal_names.usd_per_gpu_hour(gpu, rates),
+                usd_per_gpu_hour=names.usd_per_gpu_hour(gpu, rates),
                 stock="MEDIUM",
                 volume_kinds=("STANDARD",),
                 max_count=it.most,
             )
-            for gpu in modal_names.gpu_ids()
-            if (it := modal_names.find(gpu)) is not None and it.most >= gpu_count
+            for gpu in names.gpu_ids()
+            if (it := names.find(gpu)) is not None and it.most >= gpu_count
         ]
 
     def gpu_names(self) -> list[str]:
-        return modal_names.gpu_ids()
+        return names.gpu_ids()
 
     def create_volume(self, request: VolumeRequest) -> Volume:
         """Create or adopt by name: Modal has one of a name. Its size is 0: it has none, what is stored is billed."""
         doing = f"creating volume {request.name} at Modal"
-        if request.data_center != modal_shapes.ANYWHERE:
+        if request.data_center != shapes.ANYWHERE:
             raise NoCapacity(
                 f"{doing}: there are no data centers, not {request.data_center}", hint="leave data_centers out"
             )
@@ -134,16 +134,16 @@ class Modal:
         named = partial(self._named, request.name)
         if (found := named()) is not None:
             return found
-        gpu = modal_shapes.check(request, doing)
+        gpu = shapes.check(request, doing)
         secrets = {name: self._environ[name] for name in request.secret_env if self._environ.get(name)}
         self._sdk.keep_secret(secrets.values())
-        usd_per_hour = modal_names.usd_per_gpu_hour(request.gpu, self._rates()) * request.gpu_count
+        usd_per_hour = names.usd_per_gpu_hour(request.gpu, self._rates()) * request.gpu_count
         if request.max_usd_per_hour is not None and usd_per_hour > request.max_usd_per_hour:
             most = f"${request.max_usd_per_hour:.3f}"
             raise NoCapacity(f"{doing}: it costs ${usd_per_hour:.3f} an hour by now, and not {most} or less")
         made_s = self._wall()
-        tagged = modal_shapes.tags(request, gpu, usd_per_hour, made_s)
-        asked = modal_shapes.words(request, gpu, tagged, made_s)
+        tagged = shapes.tags(request, gpu, usd_per_hour, made_s)
+        asked = shapes.words(request, gpu, tagged, made_s)
         app, image, volumes = self._sdk.ask(doing, partial(_prepared, request), _BUILD_S)
 
         async def made(modal: Any, client: Any) -> str:
@@ -154,7 +154,7 @@ class Modal:
             return str(sandbox.object_id)
 
         try:
-            return modal_shapes.pod(self._sdk.attempt(made, self._limits.create_s), tagged, self._wall())
+            return shapes.pod(self._sdk.attempt(made, self._limits.create_s), tagged, self._wall())
         except Said as said:
             refusal = said
         if refusal.why in ("exists", "late", "lost"):
@@ -174,7 +174,7 @@ class Modal:
             return None if sandbox.returncode is not None else await sandbox.get_tags.aio()
 
         tagged = self._unless_absent(f"reading pod {pod_id}", read)
-        return None if tagged is None else modal_shapes.pod(pod_id, tagged, self._wall())
+        return None if tagged is None else shapes.pod(pod_id, tagged, self._wall())
 
     def terminate(self, pod_id: str) -> None:
         async def terminated(modal: Any, client: Any) -> None:
@@ -192,14 +192,14 @@ class Modal:
     def logs(self, pod_id: str, last_event_id: str | None = None, timeout_s: float = 10.0) -> Iterator[LogLine]:
         """What Modal has by now, of a pod that ended, too; it does not wait for more."""
 
-        async def read(modal: Any, client: Any) -> list[modal_logs.Piece]:
+        async def read(modal: Any, client: Any) -> list[logs.Piece]:
             sandbox = await modal.Sandbox.from_id.aio(checked(pod_id), client=client)
             now = datetime.fromtimestamp(self._wall(), timezone.utc)
-            entries = sandbox.logs.fetch.aio(since=modal_logs.since(last_event_id, now), until=now)
-            return [modal_logs.Piece(it.timestamp, it.source, it.message) async for it in entries]
+            entries = sandbox.logs.fetch.aio(since=logs.since(last_event_id, now), until=now)
+            return [logs.Piece(it.timestamp, it.source, it.message) async for it in entries]
 
         pieces = self._unless_absent(f"reading the logs of pod {pod_id}", read) or []
-        for line in modal_logs.lines(pieces, last_event_id):
+        for line in logs.lines(pieces, last_event_id):
             yield LogLine(event_id=line.event_id, time=line.time, source=line.source, line=self._sdk.clean(line.line))
 
     def ssh_keys(self) -> list[str]:
@@ -240,7 +240,7 @@ class Modal:
             return found
 
         found = self._unless_absent("listing pods", listed) or []
-        return [modal_shapes.pod(pod_id, tagged, self._wall()) for pod_id, tagged in found]
+        return [shapes.pod(pod_id, tagged, self._wall()) for pod_id, tagged in found]
 
     def _named(self, name: str) -> Pod | None:
         async def read(modal: Any, client: Any) -> tuple[str, dict[str, str]]:
@@ -248,7 +248,7 @@ class Modal:
             return str(sandbox.object_id), await sandbox.get_tags.aio()
 
         found = self._unless_absent(f"looking for pod {name}", read)
-        return None if found is None else modal_shapes.pod(found[0], found[1], self._wall())
+        return None if found is None else shapes.pod(found[0], found[1], self._wall())
 
     def _unless_absent(self, doing: str, work: Callable[[Any, Any], Any]) -> Any:
         """None where Modal says that there is no such thing, which is never said of a failed read."""
@@ -300,4 +300,4 @@ def checked(pod_id: str) -> str:
 
 
 def _volume(volume_id: str, name: str) -> Volume:
-    return Volume(id=volume_id, name=name, size_gb=0, data_center=modal_shapes.ANYWHERE)
+    return Volume(id=volume_id, name=name, size_gb=0, data_center=shapes.ANYWHERE)

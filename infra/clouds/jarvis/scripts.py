@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from infra.clouds.answers import Answer
-from infra.clouds.jarvis_answers import SPEAKS
-from infra.clouds.jarvis_hosts import Hosts
-from infra.clouds.jarvis_names import INSTANCE_CHARS, short
+from infra.clouds.jarvis.answers import SPEAKS
+from infra.clouds.jarvis.hosts import Hosts
+from infra.clouds.jarvis.names import INSTANCE_CHARS, short
 from pushtrain.errors import CloudUnavailable
 
 LABEL = b"#!/bin/bash\n# Made by pushtrain: its name is the whole name of a file system.\n"

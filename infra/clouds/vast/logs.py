@@ -6,7 +6,7 @@ Its lines have neither a time nor a number. A line is known again by itself and 
 import hashlib
 from collections.abc import Iterator
 
-from infra.clouds.vast_answers import SPEAKS, is_absent
+from infra.clouds.vast.answers import SPEAKS, is_absent
 from infra.clouds.wire import Call, Wire
 from pushtrain.cloud import LogLine
 from pushtrain.errors import CloudUnavailable

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from infra.clouds.answers import Answer
-from infra.clouds.jarvis_answers import SPEAKS
-from infra.clouds.jarvis_names import HOME, HOSTS
+from infra.clouds.jarvis.answers import SPEAKS
+from infra.clouds.jarvis.names import HOME, HOSTS
 from infra.clouds.wire import Call, Limits, Wire
 
 

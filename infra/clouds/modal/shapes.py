@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
-from infra.clouds.modal_names import CORES, MEMORY_GIB, Gpu, find, sold_as
+from infra.clouds.modal.names import CORES, MEMORY_GIB, Gpu, find, sold_as
 from pushtrain.cloud import Pod, PodRequest
 from pushtrain.errors import UNKNOWN_TEMPLATE, RequestRejected
 

@@ -5,7 +5,7 @@ is rented is a machine, not a container; names are not unique, so ours are looke
 launch names exactly one ssh key; a file system belongs to a region and has no size; a machine is billed by the minute
 until it is terminated, also while it is powered off; there is no key that is good for one machine, no log, no bill, no
 template.
-The retry table is in `lambda_answers`, what a machine does in `lambda_boot`.
+The retry table is in `answers`, what a machine does in `boot`.
 """
 
 import os
@@ -15,14 +15,14 @@ from functools import partial
 
 import httpx
 
-from infra.clouds import lambda_shapes as shapes
 from infra.clouds.adoption import keep_oldest, look_again
 from infra.clouds.answers import Answer
-from infra.clouds.lambda_answers import BASE_URL, DUPLICATE, SPEAKS, code, is_absent
-from infra.clouds.lambda_boot import MOST_BYTES, user_data
-from infra.clouds.lambda_names import gpu_ids
-from infra.clouds.lambda_pace import LambdaLimits, Pace
-from infra.clouds.lambda_reads import LambdaReads
+from infra.clouds.lambda_cloud import shapes
+from infra.clouds.lambda_cloud.answers import BASE_URL, DUPLICATE, SPEAKS, code, is_absent
+from infra.clouds.lambda_cloud.boot import MOST_BYTES, user_data
+from infra.clouds.lambda_cloud.names import gpu_ids
+from infra.clouds.lambda_cloud.pace import LambdaLimits, Pace
+from infra.clouds.lambda_cloud.reads import LambdaReads
 from infra.clouds.wire import Wire
 from pushtrain.cloud import Bill, Live, LogLine, Offer, Pod, PodRequest, Template, Volume, VolumeRequest
 from pushtrain.errors import UNKNOWN_TEMPLATE, CloudUnavailable, NoCapacity, RequestRejected

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from infra.clouds import runpod_shapes as shapes
-from infra.clouds.runpod_answers import SPEAKS
+from infra.clouds.runpod import shapes
+from infra.clouds.runpod.answers import SPEAKS
 from infra.clouds.wire import Wire
 from pushtrain.cloud import Offer, Pod, Template, Volume
 from pushtrain.errors import CloudUnavailable

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from infra.clouds.vast_names import gpu_ids, sold_as, vast_names
+from infra.clouds.vast.names import gpu_ids, sold_as, vast_names
 from pushtrain.capabilities import VAST_DISK_USD, VAST_TRAFFIC_USD
 from pushtrain.cloud import Offer, Pod, PodRequest, SshAddress, Stock, Tier
 from pushtrain.errors import RequestRejected

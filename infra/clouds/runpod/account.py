@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from infra.clouds.runpod_answers import SPEAKS
+from infra.clouds.runpod.answers import SPEAKS
 from infra.clouds.wire import Call, Limits, Wire
 
 _QUERY = "query { myself { clientBalance currentSpendPerHr } }"

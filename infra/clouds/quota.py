@@ -1,7 +1,7 @@
-"""How many requests RunPod still takes, and how long to wait so that it never has to say 429. Pure: `now_s` is given.
+"""How many requests a cloud still takes, and how long to wait so that it never has to say 429. Pure: `now_s` is given.
 
-RunPod counts by account, whoever asks, in fixed windows of a minute, an hour and a day (60, 3000 and 50000 requests in
-its documentation), and says with every answer what is left:
+RunPod alone says so. It counts by account, whoever asks, in fixed windows of a minute, an hour and a day (60, 3000 and
+50000 requests in its documentation), and says with every answer what is left:
 
     RateLimit: "minute";r=41;t=12, "hour";r=2800;t=1812        r requests left, t seconds until the window is new
     RateLimit-Policy: "minute";q=60;w=60, "hour";q=3000;w=3600  q requests in w seconds

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from infra.clouds import jarvis_shapes as shapes
 from infra.clouds.answers import Answer
-from infra.clouds.jarvis_answers import SPEAKS, flag, says_full
-from infra.clouds.jarvis_hosts import Hosts
-from infra.clouds.jarvis_names import FILE_SYSTEM_CHARS, INSTANCE_CHARS, sold_as, whole
-from infra.clouds.jarvis_scripts import Scripts
+from infra.clouds.jarvis import shapes
+from infra.clouds.jarvis.answers import SPEAKS, flag, says_full
+from infra.clouds.jarvis.hosts import Hosts
+from infra.clouds.jarvis.names import FILE_SYSTEM_CHARS, INSTANCE_CHARS, sold_as, whole
+from infra.clouds.jarvis.scripts import Scripts
 from pushtrain.cloud import Pod, Volume
 from pushtrain.errors import CloudError, CloudUnavailable, RequestRejected
 

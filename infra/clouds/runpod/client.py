@@ -2,7 +2,7 @@
 
 Facts it stands on (vendor's OpenAPI of August 2026 and live answers): a create may answer 500 and still rent; names are
 not unique, so ours are looked up before and after every create; `status` says RUNNING before the container exists;
-no idempotency key, no capacity code, no server-side deadline that works. The retry table is in `runpod_answers`.
+no idempotency key, no capacity code, no server-side deadline that works. The retry table is in `answers`.
 """
 
 import os
@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 
 import httpx
 
-from infra.clouds import runpod_shapes as shapes
 from infra.clouds.adoption import keep_oldest, look_again
 from infra.clouds.answers import Answer
-from infra.clouds.runpod_answers import SPEAKS, says_no_capacity
-from infra.clouds.runpod_keys import SshKeys
-from infra.clouds.runpod_logs import follow
-from infra.clouds.runpod_reads import PODS, VOLUMES, Reads
+from infra.clouds.runpod import shapes
+from infra.clouds.runpod.answers import SPEAKS, says_no_capacity
+from infra.clouds.runpod.keys import SshKeys
+from infra.clouds.runpod.logs import follow
+from infra.clouds.runpod.reads import PODS, VOLUMES, Reads
 from infra.clouds.wire import Call, Limits, Wire
 from pushtrain.cloud import Bill, Live, LogLine, Offer, Pod, PodRequest, Template, Volume, VolumeRequest
 from pushtrain.errors import UNKNOWN_TEMPLATE, CloudUnavailable, NoCapacity, RequestRejected
@@ -155,7 +155,7 @@ class RunPod(SshKeys):
         )
 
     def logs(self, pod_id: str, last_event_id: str | None = None, timeout_s: float = 10.0) -> Iterator[LogLine]:
-        """Container and system lines; see `runpod_logs.follow`."""
+        """Container and system lines; see `logs.follow`."""
         path, doing = f"{shapes.path(PODS, pod_id)}/logs", f"reading the logs of pod {pod_id}"
         return follow(self._http, path, doing, last_event_id=last_event_id, timeout_s=timeout_s)
 

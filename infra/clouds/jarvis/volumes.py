@@ -7,14 +7,14 @@ by the number that the list has at that moment.
 from functools import partial
 from typing import Any
 
-from infra.clouds import jarvis_shapes as shapes
 from infra.clouds.adoption import look_again
 from infra.clouds.answers import Answer
-from infra.clouds.jarvis_answers import SPEAKS
-from infra.clouds.jarvis_hosts import Hosts
-from infra.clouds.jarvis_names import FILE_SYSTEM_CHARS, HOSTS, short
-from infra.clouds.jarvis_reads import Reads
-from infra.clouds.jarvis_scripts import LABEL, Scripts
+from infra.clouds.jarvis import shapes
+from infra.clouds.jarvis.answers import SPEAKS
+from infra.clouds.jarvis.hosts import Hosts
+from infra.clouds.jarvis.names import FILE_SYSTEM_CHARS, HOSTS, short
+from infra.clouds.jarvis.reads import Reads
+from infra.clouds.jarvis.scripts import LABEL, Scripts
 from pushtrain.cloud import Volume, VolumeRequest
 from pushtrain.errors import CloudUnavailable, NoCapacity, RequestRejected
 from pushtrain.run import is_kept

@@ -4,8 +4,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from infra.clouds import vast_shapes as shapes
-from infra.clouds.vast_answers import SPEAKS, is_absent
+from infra.clouds.vast import shapes
+from infra.clouds.vast.answers import SPEAKS, is_absent
 from infra.clouds.wire import Call, Wire
 from pushtrain.cloud import Pod
 from pushtrain.errors import CloudUnavailable

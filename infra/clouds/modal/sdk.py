@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from infra.clouds.modal_answers import Said, failure, why
+from infra.clouds.modal.answers import Said, failure, why
 from infra.clouds.wire import Limits
 from pushtrain.errors import CloudAuthFailed, CloudUnavailable, RequestRejected
 from pushtrain.redact import redact

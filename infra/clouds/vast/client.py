@@ -3,7 +3,7 @@
 Facts it stands on (docs.vast.ai, the client vastai 1.9.1, dstack 0.22.5): one offer is one machine, and gone when it is
 taken; labels are not unique, so ours are looked up before and after every create; a refused create may have left a
 contract all the same, which is destroyed; a volume is tied to one machine, so none is made here; there is no template
-that this client reads. The retry table is in `vast_answers`.
+that this client reads. The retry table is in `answers`.
 """
 
 import os
@@ -14,13 +14,13 @@ from typing import Any, NoReturn
 
 import httpx
 
-from infra.clouds import vast_shapes as shapes
 from infra.clouds.adoption import keep_oldest, look_again
 from infra.clouds.answers import Answer
-from infra.clouds.vast_answers import BASE_URL, SPEAKS, is_absent, is_taken
-from infra.clouds.vast_logs import follow
-from infra.clouds.vast_names import gpu_ids
-from infra.clouds.vast_reads import READING_OFFERS, VastReads
+from infra.clouds.vast import shapes
+from infra.clouds.vast.answers import BASE_URL, SPEAKS, is_absent, is_taken
+from infra.clouds.vast.logs import follow
+from infra.clouds.vast.names import gpu_ids
+from infra.clouds.vast.reads import READING_OFFERS, VastReads
 from infra.clouds.wire import Call, Limits, Wire
 from pushtrain.cloud import Bill, Live, LogLine, Offer, Pod, PodRequest, Template, Tier, Volume, VolumeRequest
 from pushtrain.errors import UNKNOWN_TEMPLATE, CloudUnavailable, NoCapacity, RequestRejected
@@ -163,7 +163,7 @@ class Vast:
         return Live(pods=tuple(pod for pod in self._reads.pods() if pod.name.startswith(prefix)), volumes=())
 
     def logs(self, pod_id: str, last_event_id: str | None = None, timeout_s: float = 10.0) -> Iterator[LogLine]:
-        """The container's lines; see `vast_logs.follow`."""
+        """The container's lines; see `logs.follow`."""
         path = f"/api/v0/instances/request_logs/{shapes.instance_path(pod_id).rpartition('instances/')[2]}"
         return follow(self._http, path, f"reading the logs of pod {pod_id}", last_event_id, timeout_s)
 

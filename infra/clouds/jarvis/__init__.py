@@ -1,0 +1,1 @@
+"""JarvisLabs over its REST API. `client` is the member of `pushtrain.cloud.Cloud`; the rest is what it stands on."""
