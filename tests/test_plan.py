@@ -215,7 +215,10 @@ def test_what_a_reviewer_must_see_is_a_caution(root: Path) -> None:
     job(root, compute={"image": pinned}, model={"revision": "b" * 40})
     plan = one(root)
     assert [revision.is_pinned for revision in plan.revisions] == [True, True]
+    assert ("revisions", "pinned") in plan.facts
     assert {caution.reason for caution in plan.cautions} == set()
+    job(root, model={"revision": "v1.0"})
+    assert dict(one(root).facts)["revisions"].startswith("floating"), "a tag may be moved as a branch is"
 
 
 def test_against_a_base_only_what_changed_is_planned_key_by_key(root: Path, repo: Repo) -> None:

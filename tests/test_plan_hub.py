@@ -12,7 +12,7 @@ from git_world import git_environ
 
 from infra.simulator.loopback import Listener, Reply, Request
 from pushtrain.plan import plan_specs
-from pushtrain.plan.hub import Hub
+from pushtrain.plan.hub import Hub, _refusal
 from pushtrain.plan.sources import open_sources
 from pushtrain.spec import TrainingSpec
 
@@ -121,6 +121,11 @@ def test_a_refusal_is_said_and_the_table_helps(hub: Server, status: int, said: s
     hub.put("/api/models/Qwen/Qwen3-8B/revision/main", {}, status)
     found = Hub(hub.environ).model("Qwen/Qwen3-8B", "main")
     assert found.trouble == said and found.shape is not None and "pushtrain's table" in found.how
+
+
+def test_a_revision_that_the_hub_does_not_have_is_not_a_model_that_is_not_there() -> None:
+    assert _refusal(404, "RevisionNotFound") == "it has no such revision"
+    assert _refusal(404, "RepoNotFound") == "not there"
 
 
 def test_a_gated_config_leaves_the_rest_known(hub: Server) -> None:

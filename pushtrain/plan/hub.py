@@ -140,7 +140,7 @@ class Hub:
                     self.away = f"it answered {answer.status_code}"
                     return None, ""
                 if answer.status_code != 200:
-                    return None, _refusal(answer.status_code)
+                    return None, _refusal(answer.status_code, answer.headers.get("X-Error-Code", ""))
                 raw = b""
                 for chunk in answer.iter_bytes():
                     raw += chunk
@@ -158,7 +158,9 @@ class Hub:
         return (value, "") if isinstance(value, dict) else (None, "the answer is no object")
 
 
-def _refusal(status: int) -> str:
+def _refusal(status: int, code: str) -> str:
+    if code == "RevisionNotFound":
+        return "it has no such revision"
     words = {401: "not there, or it needs a token", 403: "access has to be asked for", 404: "not there"}
     return words.get(status, f"answer {status}")
 

@@ -1,9 +1,13 @@
 """What a job does, in words for who reviews it."""
 
+import re
 import shlex
 
 from pushtrain.spec import CommandSpec, JobSpec, SessionSpec, TrainingSpec
 from pushtrain.spec.publish import Destination
+
+_COMMIT = re.compile("[0-9a-f]{40}")
+_FLOATING = "floating: pin a commit to be able to repeat it"
 
 
 def told(spec: JobSpec) -> list[tuple[str, str]]:
@@ -21,7 +25,7 @@ def told(spec: JobSpec) -> list[tuple[str, str]]:
         ("trains", f"{spec.task}, {spec.method.kind} on {spec.model.id} at {spec.model.revision}"),
         ("data", f"{spec.data.source} at {spec.data.revision}" if spec.data.is_on_hub else spec.data.place),
         ("publishes", _where_to(spec.publish)),
-        ("revisions", "floating: pin a commit to be able to repeat it" if "main" in revisions else "pinned"),
+        ("revisions", "pinned" if all(map(_COMMIT.fullmatch, revisions)) else _FLOATING),
     ]
 
 
