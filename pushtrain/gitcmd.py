@@ -20,6 +20,7 @@ _FATAL = re.compile(
     r"repository .*not found|does not appear to be a git repository|not a git repository|"
     r"write access to repository not granted|prohibited|does not support --atomic|\b403\b|\b401\b"
 )
+AGAIN = "a tick or a pod tries again by itself; whoever waits: are the git URL and the network right?"
 # A rule of the remote said no to what was pushed: a hook, a protected branch, a size limit, a scan for secrets.
 _REFUSED = re.compile(r"(?i)protected branch|declined|rule violations|\bGH0\d\d\b|deny updating|deny creating|quota")
 REFUSED = "PushRefused"
@@ -55,10 +56,10 @@ def git(
             pass_fds=pass_fds,
         )
     except subprocess.TimeoutExpired:
-        raise LedgerUnavailable(f"git {args[0]} took longer than {timeout_s:.0f} s", hint="it is tried again") from None
+        raise LedgerUnavailable(f"git {args[0]} took longer than {timeout_s:.0f} s", hint=AGAIN) from None
     except FileNotFoundError:
         if cwd is not None and not cwd.is_dir():
-            raise LedgerUnavailable(f"{cwd} went away under git {args[0]}", hint="it is tried again") from None
+            raise LedgerUnavailable(f"{cwd} went away under git {args[0]}", hint=AGAIN) from None
         raise LedgerError("git is not installed", hint="install git 2.30 or newer") from None
     if done.returncode not in ok:
         raise failure(args[0], done)
@@ -75,7 +76,7 @@ def failure(verb: str, done: subprocess.CompletedProcess[bytes]) -> LedgerError:
         return LedgerError(f"git {verb}: {tail}", hint=hint, reason=REFUSED)
     if _FATAL.search(text):
         return LedgerError(f"git {verb}: {tail}", hint="check the git URL and that the token may write to it")
-    return LedgerUnavailable(f"git {verb}: {tail}", hint="it is tried again")
+    return LedgerUnavailable(f"git {verb}: {tail}", hint=AGAIN)
 
 
 def said(done: subprocess.CompletedProcess[bytes]) -> str:

@@ -348,7 +348,10 @@ def test_a_cloud_that_says_no_is_a_note_and_never_a_secret(root: Path, simulator
     assert any(note.startswith("CloudAuthFailed: ") for note in plans.plans[0].notes)
     assert "canary" not in text_of(plans) + markdown(plans) + json.dumps(document(plans))
     nobody = simulator.env() | OFFLINE | {"RUNPOD_API_BASE_URL": "http://127.0.0.1:9"}
-    assert any(note.startswith("CloudUnavailable: ") for note in one(root, nobody).notes)
+    plans, _ = plan_specs([], root, nobody)
+    assert any(note.startswith("CloudUnavailable: ") for note in plans.plans[0].notes)
+    assert plans.prices.startswith("of 20") and plans.prices.endswith("RunPod was asked and did not say")
+    assert plans.plans[0].first and plans.plans[0].first.money, "the snapshot stands in"
 
 
 def test_a_kept_volume_is_told_with_its_price_and_is_not_the_runs(root: Path) -> None:

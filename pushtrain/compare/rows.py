@@ -61,7 +61,7 @@ def comparison(spec: JobSpec, sources: Sources) -> Comparison:
     rows, too_large = list[Row](), set[str]()
     for cloud in PRICED:
         offered = sources.market.offers(cloud, spec.compute.count)
-        notes += [f"{TITLES[cloud]}: {offered.failure}"] if offered.failure else []
+        notes += [f"{TITLES[cloud]}: {why}"] if (why := offered.failure or offered.trouble) else []
         usable = [it for it in offered.offers if _may_run(spec, training, it) and _is_in_place(spec, cloud, it)]
         groups = _groups(spec, cloud, usable)
         places = [place_of(spec, group, training, sources) for group in groups]

@@ -96,7 +96,7 @@ def resources(spec: JobSpec, candidate: Candidate | None) -> tuple[Resource, ...
 
 def _candidates(spec: JobSpec, offered: Sequence[Offers], kept: Kept | None) -> tuple[list[Candidate], list[str]]:
     """A kept volume that is there pins the run to its data center."""
-    said = [one.failure for one in offered if one.failure]
+    said = [why for one in offered if (why := one.failure or one.trouble)]
     asked = [one for one in offered if not one.failure]
     if (kept is not None and kept.misfits) or not asked:
         return [], said
@@ -104,7 +104,7 @@ def _candidates(spec: JobSpec, offered: Sequence[Offers], kept: Kept | None) -> 
     try:
         return ladder_over(spec, [one.offered for one in asked], volume_data_center=pinned), said
     except NoCapacity as nothing:
-        without = [one.cloud for one in asked if not one.is_live]
+        without = [one.cloud for one in asked if not one.is_live and not one.trouble]
         keys = " and ".join(CLOUDS[cloud].key_name for cloud in without)
         why = f"the snapshot has no price for any of its GPUs: with {keys} set they are asked live"
         return [], [*said, f"{nothing.reason}: {nothing}" if not without else why]

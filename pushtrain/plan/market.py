@@ -16,13 +16,15 @@ from pushtrain.prices.snapshot import OLD_DAYS, PRICED, TITLES, Snapshot, packag
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Offers:
-    """Of one cloud. `known_gpus` is None where nobody was asked; `failure` is why there are none."""
+    """Of one cloud. `known_gpus` is None where nobody was asked; `failure` is why there are none, `trouble` why a
+    snapshot stands in for a cloud whose key is set."""
 
     cloud: str
     offers: list[Offer]
     known_gpus: Sequence[str] | None
     is_live: bool
     failure: str = ""
+    trouble: str = ""
 
     @property
     def offered(self) -> Offered:
@@ -37,9 +39,13 @@ class Market:
     snapshots: Mapping[str, Snapshot]
     now_s: float
     _live: dict[tuple[str, int], Offers] = field(default_factory=dict)
+    _away: dict[str, str] = field(default_factory=dict)
+    """The clouds that were asked and did not say, with why."""
 
     def is_live(self, cloud: str) -> bool:
-        return cloud in CLOUDS and bool(self.environ.get(CLOUDS[cloud].key_name, "").strip())
+        return (
+            cloud in CLOUDS and cloud not in self._away and bool(self.environ.get(CLOUDS[cloud].key_name, "").strip())
+        )
 
     def snapshot(self, cloud: str) -> Snapshot:
         """KeyError for a cloud without prices."""
@@ -57,6 +63,8 @@ class Market:
             return f"live from {TITLES[cloud]}'s catalogue"
         found = self.snapshot(cloud)
         days = found.age_days(self.now_s)
+        if cloud in self._away:
+            return f"of {found.asked[:10]} ({days} days ago), {found.where}: {TITLES[cloud]} was asked and did not say"
         key = f"ask with {CLOUDS[cloud].key_name} set, or refresh it" if cloud in CLOUDS else "pushtrain has no client"
         old = f", which is old: {key}" if days > OLD_DAYS else ""
         return f"of {found.asked[:10]} ({days} days ago{old}), {found.where}"
@@ -66,12 +74,14 @@ class Market:
         if self.is_live(cloud):
             if (cloud, count) not in self._live:
                 self._live[cloud, count] = self._ask(cloud, count)
-            return self._live[cloud, count]
+            if cloud not in self._away or cloud not in PRICED:
+                return self._live[cloud, count]
         if cloud not in PRICED:
             why = f"NoPrices: there is no snapshot of {CLOUDS[cloud].title}'s prices; with its key they are asked live"
             return Offers(cloud=cloud, offers=[], known_gpus=None, is_live=False, failure=why)
         offers = self.snapshot(cloud).for_data_centers(data_centers, count)
-        return Offers(cloud=cloud, offers=offers, known_gpus=None, is_live=False)
+        trouble = self._away.get(cloud, "")
+        return Offers(cloud=cloud, offers=offers, known_gpus=None, is_live=False, trouble=trouble)
 
     def stock(self, offer_stock: str, cloud: str, gpu: str, tier: Tier) -> str:
         """In words; of a snapshot the day of its price, since stock is of another day."""
@@ -87,5 +97,5 @@ class Market:
             offers, known = client.offers(count, MIN_CUDA_VERSION), client.gpu_names()
             return Offers(cloud=cloud, offers=offers, known_gpus=known, is_live=True)
         except PushtrainError as failure:
-            said = f"{failure.reason}: {failure}"
-            return Offers(cloud=cloud, offers=[], known_gpus=None, is_live=True, failure=said)
+            self._away[cloud] = said = f"{failure.reason}: {failure}"
+            return Offers(cloud=cloud, offers=[], known_gpus=None, is_live=False, failure=said)
