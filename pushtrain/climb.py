@@ -5,7 +5,7 @@ finds the same pod under the same deadline.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from pushtrain.budget import Left
@@ -24,13 +24,14 @@ from pushtrain.errors import (
     NoCapacity,
     RequestRejected,
 )
-from pushtrain.events import EventDraft, now_text
+from pushtrain.events import now_text
 from pushtrain.gpus import MIN_CUDA_VERSION
 from pushtrain.ledger import RunRecord
 from pushtrain.placement import Candidate, ladder
+from pushtrain.provisioned import record_pod
 from pushtrain.rented import note
 from pushtrain.run import Run
-from pushtrain.rungs import Rung, recorded_rungs, rung_of, rungs_in
+from pushtrain.rungs import Rung, planned_here, recorded_rungs, rung_of, rungs_in
 from pushtrain.soldout import remember, sold_out
 from pushtrain.spec import JobSpec
 from pushtrain.spot import affordable
@@ -91,29 +92,6 @@ def climb(control: Control, run: Run, spec: JobSpec, record: RunRecord, turn: Tu
     if refusals:
         raise worst(refusals)
     return False
-
-
-def record_pod(
-    control: Control, run: Run, rung: Rung, attempt: int, outputs: Mapping[str, Any], *, time: str | None = None
-) -> None:
-    """Write `provisioned`, unless another reconcile did already, or has closed the run meanwhile."""
-    record = control.ledger.read(run.id)
-    said = any(event.state == "provisioned" and event.attempt == attempt for event in record.events)
-    if said or record.is_over:
-        return
-    data = {
-        "pod_id": outputs["pod_id"],
-        "pod_name": run.pod_name(attempt),
-        "volume_id": outputs.get("volume_id") or "",
-        **asdict(rung),
-        "engine": control.engine.name,
-        **({"cloud": control.cloud.name} if record.run.get("clouds") else {}),
-    }
-    data |= {"kept_volume_id": kept_id} if (kept_id := outputs.get("kept_volume_id")) else {}
-    message = f"{rung.place} at ${rung.usd_per_hour:.3f}/h with storage"
-    draft = EventDraft(state="provisioned", writer="control", attempt=attempt, message=message, data=data, time=time)
-    control.ledger.append(run.id, events=[draft])
-    control.say(f"{run.id}: attempt {attempt} on {message}")
 
 
 def volume_of(run: Run, live: Live) -> Volume | None:
@@ -198,7 +176,7 @@ def _settle(control: Control, run: Run, attempt: int, asked: Rung, outputs: Mapp
     if pod is None and any(attempt_of(run, other) > attempt for other in live.pods):
         raise CloudUnavailable(f"{run.id}: a later attempt has a pod already", hint="the next tick reads on")
     if pod is None:  # a list may be behind
-        return record_pod(control, run, asked, attempt, outputs, time=began)
+        return record_pod(control, run, asked, attempt, outputs, time=began, is_listed=False)
     rung = rung_of(control, [asked], pod, volume_of(run, live)) or _recorded_rung(control, run, attempt, pod, live)
     if rung is None:
         end_unnamed(control, run, pod)
@@ -210,9 +188,8 @@ def _settle(control: Control, run: Run, attempt: int, asked: Rung, outputs: Mapp
 
 def _recorded_rung(control: Control, run: Run, attempt: int, pod: Pod, live: Live) -> Rung | None:
     """Where an adopted pod is that was asked for by somebody who died, or on another rung."""
-    events = control.ledger.read(run.id).events
-    planned = [event for event in events if event.attempt == attempt and event.state == "provisioning"]
-    return rung_of(control, rungs_in(planned[-1]), pod, volume_of(run, live)) if planned else None
+    planned = planned_here(control, control.ledger.read(run.id), attempt)
+    return rung_of(control, rungs_in(planned), pod, volume_of(run, live)) if planned else None
 
 
 def worst(refusals: Sequence[CloudError]) -> CloudError:

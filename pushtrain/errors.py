@@ -127,6 +127,12 @@ class AlreadyClaimed(LedgerError):
     reason = "AlreadyClaimed"
 
 
+class LedgerMoved(LedgerError):
+    """Another writer was first, and what was to be written stands on what the ledger said before."""
+
+    reason = "LedgerMoved"
+
+
 class LedgerUnavailable(LedgerError):
     reason = "LedgerUnavailable"
 

@@ -20,6 +20,19 @@ def cloud_of(record: RunRecord) -> str:
     return str(record.run.get("cloud") or DEFAULT_CLOUD)
 
 
+def named_cloud(record: RunRecord, attempt: int) -> str:
+    """The cloud at which an attempt of a run that may go to several is just being asked for, by the ledger; empty
+    before any was named, and while the run waits: then every one of them said no."""
+    said = [it for it in record.events if it.attempt == attempt and it.state in ("provisioning", "waiting")]
+    return str(said[-1].data.get("cloud") or "") if said and said[-1].state == "provisioning" else ""
+
+
+def clouds_asked(record: RunRecord) -> list[str]:
+    """Every cloud at which a run that may go to several was ever asked for; none of a run that is at one alone."""
+    named = (it.data.get("cloud") for it in record.events if it.state in ("provisioning", "provisioned"))
+    return sorted({str(name) for name in named if name})
+
+
 def members(cloud: Cloud) -> Mapping[str, Cloud]:
     """Every cloud that there is a client for, by name."""
     return cloud.members if isinstance(cloud, Fleet) else {cloud.name: cloud}

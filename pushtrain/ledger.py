@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pushtrain.branch import Addition, Head, blob_ids, number
-from pushtrain.errors import AlreadyClaimed, LedgerError, LedgerUnavailable
+from pushtrain.errors import AlreadyClaimed, LedgerError, LedgerMoved, LedgerUnavailable
 from pushtrain.events import EVENT_FILE, EventDraft
 from pushtrain.gitcache import CacheBroken
 from pushtrain.gitcmd import failure, refused
@@ -102,6 +102,14 @@ class Ledger:
         deadline = self._clock() + timeout_s
         return self._mended(lambda: self._append(run_id, addition, deadline))
 
+    def append_at(self, run_id: str, tip: str, event: EventDraft, timeout_s: float = 60.0) -> str:
+        """Add an event to the commit `tip`, as it was read, or not at all; returns the new tip.
+
+        Raises LedgerMoved where somebody else wrote since, and as `append` does.
+        """
+        addition, deadline = Addition(events=[event]), self._clock() + timeout_s
+        return self._mended(lambda: self._append(run_id, addition, deadline, tip))
+
     def read(self, run_id: str, tip: str | None = None) -> RunRecord:
         """The run at the remote's tip (or at `tip`, as `refs` gave it). Raises LedgerError when unknown."""
         tip = tip or self.refs().get(run_id)
@@ -169,16 +177,21 @@ class Ledger:
         self._keep(run_id, head.after(commit, added))
         return commit
 
-    def _append(self, run_id: str, addition: Addition, deadline: float) -> str:
+    def _append(self, run_id: str, addition: Addition, deadline: float, at: str | None = None) -> str:
         tried = self._tried(run_id, addition.key)
         refusals = 0
         while True:
+            if at is not None and run_id in self._heads and self._heads[run_id].tip != at:
+                del self._heads[run_id]
             head = self._head(run_id)
             closed_before = RECEIPT in head.blobs and RECEIPT in addition.files
             added = {} if closed_before else head.files_for(addition, clean=self._clean, now_s=self._clock())
             if not added or any(head.holds(earlier) for earlier in tried):
                 del self._uncertain[run_id]
                 return head.tip or ""
+            if at not in (None, head.tip):
+                del self._uncertain[run_id]
+                raise LedgerMoved(f"{RUNS}{run_id} was written to by somebody else meanwhile")
             commit = self._commit(head.tip, added, _subject(run_id, addition.events))
             tried.append(blob_ids(added))
             updates = {RUNS + run_id: commit}

@@ -2,12 +2,13 @@
 taken over."""
 
 from pushtrain.budget import late_hours, left
-from pushtrain.climb import LEAST_USEFUL_S, Turn, record_pod, volume_of
+from pushtrain.climb import LEAST_USEFUL_S, Turn, volume_of
 from pushtrain.cloud import Live
 from pushtrain.control import Control
 from pushtrain.errors import CloudAuthFailed, CloudError, NoBalance, NoCapacity, RequestRejected, SpecError
 from pushtrain.events import EventDraft, now_text, parse_time
 from pushtrain.ledger import RunRecord
+from pushtrain.provisioned import record_pod
 from pushtrain.receipt import billed
 from pushtrain.run import Run
 from pushtrain.rungs import rung_of, rungs_in
@@ -58,7 +59,9 @@ def adopt(control: Control, run: Run, record: RunRecord, live: Live) -> bool:
     if planned is None or any(event.state == "provisioned" for event in mine):
         return False
     pod = next((pod for pod in live.pods if pod.name == run.pod_name(planned.attempt)), None)
-    spoke = next((event for event in mine if event.state == "booting"), None)
+    # A pod does not say at which cloud it is: where several were asked, its word alone tells too little.
+    asked = {event.data.get("cloud") for event in mine if event.state == "provisioning"}
+    spoke = next((event for event in mine if event.state == "booting" and len(asked) == 1), None)
     if pod is None and spoke is None:
         return False
     volume = volume_of(run, live)

@@ -11,6 +11,7 @@ from pushtrain.cloud import Pod
 from pushtrain.control import Control
 from pushtrain.errors import LedgerError
 from pushtrain.events import parse_time
+from pushtrain.fleet import cloud_of
 from pushtrain.jsontext import json_bytes
 from pushtrain.ledger import RunRecord
 from pushtrain.record import RENTED
@@ -27,7 +28,8 @@ def note(control: Control, run_id: str, *, pods: Iterable[Pod] = (), volumes: It
     now_s = control.clock()
     costs = {_POD + pod.id: cost_usd(pod, now_s) for pod in pods} | {_VOLUME + it: 0.0 for it in volumes}
     try:
-        files = {name: json_bytes({"ended": now_s, "usd": usd}) for name, usd in costs.items()}
+        where = control.cloud.name
+        files = {name: json_bytes({"ended": now_s, "usd": usd, "cloud": where}) for name, usd in costs.items()}
         control.ledger.append(run_id, files=files)
     except LedgerError as failure:
         control.say(f"{run_id}: not noted for the bill: {', '.join(costs)}: {redact(str(failure))}")
@@ -41,9 +43,10 @@ def cost_usd(pod: Pod, now_s: float) -> float:
 
 
 def rented(record: RunRecord) -> tuple[list[str], list[str]]:
-    """Ids of every pod and volume the run's branch knows of, whoever said so."""
-    pods = {path.removeprefix(_POD) for path in record.paths if path.startswith(_POD)}
-    volumes = {path.removeprefix(_VOLUME) for path in record.paths if path.startswith(_VOLUME)}
+    """Ids of every pod and volume the run's branch knows of, whoever said so, at the cloud where the run is."""
+    here = [path for path in record.paths if _is_at(record, path)]
+    pods = {path.removeprefix(_POD) for path in here if path.startswith(_POD)}
+    volumes = {path.removeprefix(_VOLUME) for path in here if path.startswith(_VOLUME)}
     for event in record.events:
         if event.state == "provisioned":
             pods.add(str(event.data["pod_id"]))
@@ -54,3 +57,8 @@ def rented(record: RunRecord) -> tuple[list[str], list[str]]:
         elif event.state == "booting":
             pods.add(str(event.data.get("pod") or ""))
     return sorted(pods - {""}), sorted(volumes - {""})
+
+
+def _is_at(record: RunRecord, path: str) -> bool:
+    """Whether a note is of the run's own cloud: another one's ids mean nothing to its bill."""
+    return path.startswith(RENTED) and record.rented.get(path, {}).get("cloud") in (None, cloud_of(record))

@@ -9,6 +9,7 @@ from pushtrain.capabilities import CLOUDS
 from pushtrain.cloud import Pod, Tier, Volume
 from pushtrain.control import Control
 from pushtrain.events import Event, EventDraft
+from pushtrain.fleet import named_cloud
 from pushtrain.ledger import RunRecord
 from pushtrain.placement import AS_SPOT, Candidate, hourly_usd, volume_usd_per_hour, where
 from pushtrain.run import Run
@@ -92,11 +93,15 @@ def rung_of(control: Control, rungs: Sequence[Rung], pod: Pod | None, volume: Vo
 
 
 def recorded_rungs(control: Control, run: Run, record: RunRecord, fresh: Sequence[Rung], *, attempt: int) -> list[Rung]:
-    """`fresh`, or what was recorded of the same places and is still good; in the ledger when this returns."""
+    """`fresh`, or what was recorded of the same places and is still good; in the ledger when this returns.
+
+    Of a run that may go to several clouds it names the one that is asked now: raises LedgerMoved where another
+    reconcile wrote since `record` was read, and may have named another one.
+    """
     now_s = control.clock()
-    mine = [event for event in record.events if event.attempt == attempt and event.state == "provisioning"]
-    is_here = bool(mine) and mine[-1].data.get("cloud") == _said_cloud(control, record)
-    known = {rung.key: rung for rung in (rungs_in(mine[-1]) if is_here else ())}
+    planned = planned_here(control, record, attempt)
+    is_here = planned is not None and named_cloud(record, attempt) in ("", control.cloud.name)
+    known = {rung.key: rung for rung in (rungs_in(planned) if planned and is_here else ())}
     if all(rung.key in known and _still_good(known[rung.key], rung, now_s) for rung in fresh):
         return [known[rung.key] for rung in fresh]
     shown = ", ".join(f"{rung.place} (${rung.usd_per_hour:.2f}/h)" for rung in fresh[:3])
@@ -104,9 +109,18 @@ def recorded_rungs(control: Control, run: Run, record: RunRecord, fresh: Sequenc
     data: dict[str, Any] = {"rungs": [asdict(rung) for rung in fresh]}
     data |= {"cloud": cloud} if (cloud := _said_cloud(control, record)) else {}
     draft = EventDraft(state="provisioning", writer="control", attempt=attempt, message=message, data=data)
-    control.ledger.append(run.id, events=[draft])
+    if cloud:
+        control.ledger.append_at(run.id, record.tip, draft)
+    else:
+        control.ledger.append(run.id, events=[draft])
     control.say(f"{run.id}: provisioning, {message}")
     return list(fresh)
+
+
+def planned_here(control: Control, record: RunRecord, attempt: int) -> Event | None:
+    """The newest plan of an attempt for the cloud that the control plane works at."""
+    mine = [it for it in record.events if (it.state, it.attempt) == ("provisioning", attempt)]
+    return next((it for it in reversed(mine) if it.data.get("cloud") == _said_cloud(control, record)), None)
 
 
 def _said_cloud(control: Control, record: RunRecord) -> str | None:

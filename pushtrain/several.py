@@ -1,26 +1,31 @@
 """A job that may go to one of several clouds: which it is at, and in which order they are asked.
 
-A run is at one cloud at any moment, the one that its newest climb was at (`pushtrain.fleet.cloud_of`), which stands in
-the ledger before anything is asked for there. Before its first pod it goes on to the next cloud where one has no room;
-from its first pod on it stays where that pod was, where its volume and its bill are. What a climb that was cut short
-left at another cloud no run owns: it is swept.
+A run is at one cloud at any moment, the one that its newest climb was at (`pushtrain.fleet.cloud_of`). That stands in
+the ledger before anything is asked for there, by compare-and-swap: of two reconciles at once the second one reads on,
+and asks where the first one asks, where adoption by name leaves one pod. Before its first pod a run goes on to the next
+cloud where one has no room, and names it. Who comes back with a pod and finds that the run went on meanwhile, or has
+one elsewhere, ends its own (`pushtrain.provisioned`), and who has one looks where was asked before. A run that waits is
+asked for everywhere and names nothing, or its branch would fill. From its first pod on a run stays where that pod was,
+where its volume and its bill are. What a climb that was cut short left at another cloud no run owns: it is swept.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 
+from pushtrain.capabilities import CLOUDS
 from pushtrain.climb import Turn, climb, worst
 from pushtrain.cloud import Live
 from pushtrain.control import Control
-from pushtrain.errors import CloudAuthFailed, CloudError, NoBalance, NoCapacity, RequestRejected
-from pushtrain.fleet import cloud_of, members
+from pushtrain.errors import CloudAuthFailed, CloudError, LedgerMoved, NoBalance, NoCapacity, RequestRejected
+from pushtrain.fleet import cloud_of, members, named_cloud
 from pushtrain.gpus import MIN_CUDA_VERSION
 from pushtrain.ledger import RunRecord
 from pushtrain.placement import Candidate, Offered, ladder_over
 from pushtrain.run import Run
 from pushtrain.soldout import sold_out
 from pushtrain.spec import JobSpec
+from pushtrain.twins import end_unnamed
 
 
 def clouds_for(control: Control, spec: JobSpec) -> list[str]:
@@ -70,27 +75,57 @@ def owners_at(cloud: str, owners: Iterable[str], records: Mapping[str, RunRecord
 def climb_clouds(control: Control, run: Run, spec: JobSpec, record: RunRecord, turn: Turn, *, live: Live) -> bool:
     """`climb` over every cloud that the run may go to, the cheapest place first; as `climb` where there is but one.
 
-    `live` is what is listed of the run where it is. Raises what the last of them said that matters most; at once
-    CloudUnavailable in the middle of a climb, when something may have been made.
+    `live` is what is listed of the run where it is. True also where another reconcile wrote meanwhile: whoever asked
+    looks again. Raises what the last of them said that matters most; at once CloudUnavailable in the middle of a climb,
+    when something may have been made.
     """
     names = [name for name in record.run.get("clouds") or () if name in members(control.everywhere)]
     is_placed = any(event.state == "provisioned" for event in record.events)
     if is_placed or not record.run.get("clouds"):
         return climb(control, run, spec, record, turn, live=live)
-    refusals = list[CloudError]()
-    for name, group in groupby(candidates_at(control, spec, names), key=lambda candidate: candidate.cloud):
-        here, places = control.at(name), list(group)
+    refusals, first = list[CloudError](), named_cloud(record, turn.attempt)
+    known = {"", first}
+    for name, places in _in_turn(first, candidates_at(control, spec, names)):
+        here, now = control.at(name), control.ledger.read(run.id)
+        if named_cloud(now, turn.attempt) not in known:
+            return True
+        known.add(name)
         told = [said for candidate in places if (said := sold_out(here, spec, candidate)) is not None]
         if len(told) == len(places):
             refusals += told
             continue
-        now = control.ledger.read(run.id)
         listed = live if name == cloud_of(record) else here.cloud.find(run.resource_prefix + "-")
         try:
             if climb(here, run, spec, now, replace(turn, places=places), live=listed):
+                _look_back(control, run, turn.attempt)
                 return True
         except (NoCapacity, NoBalance, CloudAuthFailed, RequestRejected) as refusal:
             refusals.append(refusal)
+        except LedgerMoved as moved:
+            control.say(f"{run.id}: {moved}: looked at again")
+            return True
     if refusals:
         raise worst(refusals)
     return False
+
+
+def _in_turn(name: str, candidates: Sequence[Candidate]) -> list[tuple[str, list[Candidate]]]:
+    """Clouds and what is asked of each, in the ladder's order; first the one where another reconcile may just be
+    asking, `name`."""
+    groups = [(cloud, list(group)) for cloud, group in groupby(candidates, key=lambda candidate: candidate.cloud)]
+    return sorted(groups, key=lambda group: group[0] != name)
+
+
+def _look_back(control: Control, run: Run, attempt: int) -> None:
+    """End what came to be at the clouds that were asked before, by a reconcile that died, or a request that its cloud
+    carried out late. One that does not answer is left to the sweep."""
+    record = control.ledger.read(run.id)
+    asked = {str(it.data.get("cloud")) for it in record.events if (it.state, it.attempt) == ("provisioning", attempt)}
+    for other in sorted((asked - {cloud_of(record)}) & set(members(control.everywhere))):
+        there = control.at(other)
+        try:
+            for pod in there.cloud.find(run.resource_prefix + "-").pods:
+                control.say(f"{run.id}: pod {pod.id} at {CLOUDS[other].title} is one too many: terminated")
+                end_unnamed(there, run, pod)
+        except CloudError as failure:
+            control.say(f"{run.id}: {other} is left to the sweep: {failure.reason}: {failure}")

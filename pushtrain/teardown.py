@@ -1,6 +1,6 @@
 """The end of a run: destroy the stack, ASK THE CLOUD that nothing is left, write the receipt."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pushtrain.cloud import KeepsScripts, Live
@@ -8,6 +8,7 @@ from pushtrain.control import Control
 from pushtrain.deployment import NAME, deployment_file
 from pushtrain.errors import CloudError, EngineError, LeakError, LedgerError, StackLocked
 from pushtrain.events import EventDraft, now_text
+from pushtrain.fleet import clouds_asked, members
 from pushtrain.jsontext import json_bytes
 from pushtrain.ledger import RunRecord
 from pushtrain.lifecycle import Step
@@ -29,7 +30,7 @@ def destroy(control: Control, run: Run, record: RunRecord, step: Step) -> str:
     if not any(event.state == "destroying" for event in record.events):
         _announce(control, run, record, step, outcome)
     complaint = _destroy_stack(control, run)
-    proof = _prove_empty(control, run, step, complaint)
+    proof = _prove_empty(control, run, record, step, complaint)
     if complaint:  # nothing is left that could refuse: now the engine may forget the stack, too
         _destroy_stack(control, run)
     record = control.ledger.read(run.id)
@@ -118,20 +119,24 @@ def _destroy_stack(control: Control, run: Run) -> str:
     return ""
 
 
-def _prove_empty(control: Control, run: Run, step: Step, complaint: str) -> dict[str, object]:
-    """Ask until two answers in a row say nothing is left, removing by id whatever is still there."""
+def _prove_empty(control: Control, run: Run, record: RunRecord, step: Step, complaint: str) -> dict[str, object]:
+    """Ask until two answers in a row say nothing is left, removing by id whatever is still there: wherever the run was
+    asked for, since a climb that was cut short may have left its volume there."""
     give_up_s = control.clock() + control.settings.teardown_wait_s
+    asked = [name for name in clouds_asked(record) if name in members(control.everywhere)]
+    places = [control.at(name) for name in asked] or [control]
     empty_at: list[str] = []
     while len(empty_at) < 2:
-        left = _listed(control, run)
-        if left is not None and not left:
+        found = [(place, _listed(place, run)) for place in places]
+        if all(left is not None and not left for _, left in found):
             empty_at.append(now_text(control.clock()))
             continue
         empty_at.clear()
         if control.clock() > give_up_s:
-            raise _leak(control, run, step, left, complaint)
-        if left is not None:
-            remove(control, left)
+            raise _leak(control, run, step, _together([left for _, left in found]), complaint)
+        for place, left in found:
+            if left:
+                remove(place, left)
         control.sleep(1.0)
     scripts = {"scripts": 0} if isinstance(control.cloud, KeepsScripts) else {}
     return {"pods": 0, "volumes": 0, **scripts, "asked_at": empty_at, "engine_complaint": complaint}
@@ -144,6 +149,17 @@ def _listed(control: Control, run: Run) -> Live | None:
     except CloudError as failure:
         control.say(f"{run.id}: cannot ask the cloud: {failure}")
         return None
+
+
+def _together(found: Sequence[Live | None]) -> Live | None:
+    """None where nothing was found, and some cloud did not answer."""
+    lives = [left for left in found if left]
+    if not lives and None in found:
+        return None
+    return Live(
+        pods=tuple(pod for left in lives for pod in left.pods),
+        volumes=tuple(volume for left in lives for volume in left.volumes),
+    )
 
 
 def remove(control: Control, left: Live) -> None:

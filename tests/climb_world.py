@@ -14,13 +14,13 @@ from infra.engine_embedded import EmbeddedEngine
 from infra.launch import make_launch
 from infra.simulator.state import PodOrder
 from pushtrain.claim import claim
-from pushtrain.climb import record_pod
 from pushtrain.control import Control
 from pushtrain.desired import Desired, Job
 from pushtrain.errors import LedgerUnavailable, PushtrainError
 from pushtrain.events import Event, EventDraft
 from pushtrain.ledger import Ledger, RunRecord
 from pushtrain.policy.file import NO_POLICY
+from pushtrain.provisioned import record_pod
 from pushtrain.reconcile import Tick, run_of, tick
 from pushtrain.run import Run
 from pushtrain.rungs import Rung

@@ -11,6 +11,7 @@ from faults.bugs import BUGS
 from faults.fault import Fault
 from faults.rentals import RENTALS
 from faults.schedule import KINDS, KINDS_OF, Schedule, schedule
+from faults.several import ANY
 from faults.shrink import shrink
 from faults.strikes import STRIKES
 from faults.virtual import Died, Event, Process, Scheduler
@@ -41,10 +42,11 @@ def test_every_promise_holds_under_every_schedule() -> None:
     assert not idle or SCHEDULES < 1000, f"these never struck: {idle}"
 
 
-@pytest.mark.parametrize(
-    "cloud",
-    ["vast", *(pytest.param(name, marks=pytest.mark.long) for name in RENTALS if name not in (DEFAULT_CLOUD, "vast"))],
-)
+# One of them with every `make test`.
+LONG = [name for name in (*RENTALS, ANY) if name not in (DEFAULT_CLOUD, "vast")]
+
+
+@pytest.mark.parametrize("cloud", ["vast", *(pytest.param(name, marks=pytest.mark.long) for name in LONG)])
 def test_the_same_promises_hold_at_another_cloud(cloud: str) -> None:
     schedules = SCHEDULES // 5
     total = run_batch(range(schedules), processes=2, cloud=cloud)

@@ -3,11 +3,13 @@
 import json
 from typing import Any
 
+import httpx
 import pytest
 
 from infra.clouds.answers import Answer
 from infra.clouds.jarvis import shapes
 from infra.clouds.jarvis.answers import SPEAKS, flag, is_full, meant
+from infra.clouds.jarvis.client import JarvisLabs
 from infra.clouds.jarvis.names import FILE_SYSTEM_CHARS, INSTANCE_CHARS, gpu_ids, short, sold_as, whole
 from infra.clouds.jarvis.scripts import multipart
 from infra.simulator.jarvis_market import CATALOG, row
@@ -216,3 +218,38 @@ def test_a_script_is_sent_as_a_form_sends_a_file() -> None:
     assert len(parts) == 3 and parts[0] == b"" and parts[2] == b"--\r\n"
     head, _, content = parts[1].partition(b"\r\n\r\n")
     assert b'name="script"; filename="startup.sh"' in head and content == b"#!/bin/bash\r\n\r\n--x\n\r\n"
+
+
+@pytest.mark.parametrize("region", ["backendn", "backendeu"])
+def test_an_instance_that_no_list_shows_is_destroyed_wherever_it_is(region: str) -> None:
+    """Before its first start it is in none, and billed; its number does not tell its region."""
+    asked, there = list[str](), [f"{region}.jarvislabs.net"]
+
+    def cloud(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/users/fetch":
+            return httpx.Response(200, json={"success": "true", "instances": []})
+        if request.url.path != "/misc/destroy":
+            return httpx.Response(200, json={"success": False, "message": "Instance not found"})
+        asked.append(str(request.url.host))
+        if request.url.host in there:
+            there.remove(request.url.host)
+            return httpx.Response(200, json={"success": True})
+        return httpx.Response(404, json={"detail": "Instance not found"})
+
+    client = JarvisLabs("key", environ={}, sleep=lambda seconds: None, transport=httpx.MockTransport(cloud))
+    client.terminate("jl-42")
+    assert not there and asked[-1] == f"{region}.jarvislabs.net"
+    client.terminate("jl-42")  # gone is success
+
+
+def test_what_no_host_answers_for_is_not_gone() -> None:
+    def cloud(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/misc/destroy":
+            raise httpx.ConnectError("refused")
+        if request.url.path == "/users/fetch":
+            return httpx.Response(200, json={"success": "true", "instances": []})
+        return httpx.Response(200, json={"success": False, "message": "Instance not found"})
+
+    client = JarvisLabs("key", environ={}, sleep=lambda seconds: None, transport=httpx.MockTransport(cloud))
+    with pytest.raises(CloudUnavailable):
+        client.terminate("jl-42")

@@ -260,3 +260,112 @@ def test_a_run_is_moved_by_hand_alone_by_cancel_and_a_retry_that_names_the_cloud
     (again,) = [it for it in control.ledger.read_all(control.ledger.refs()).values() if it.run_id != first.run_id]
     assert cloud_of(again) == "runpod" and again.run["clouds"] == ["runpod"]
     assert world.alive() == {"runpod": ["a1"], "vast": []}, "the other is cheaper, and it was told where to go"
+
+
+# Two reconciles at once.
+
+
+class _Pauses:
+    """A cloud's client; `at_create` is called once, before the request of the first pod."""
+
+    def __init__(self, inner: Any, at_create: Callable[[], object]) -> None:
+        self.inner, self.at_create = inner, at_create
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def create_pod(self, request: Any) -> Any:
+        act, self.at_create = self.at_create, lambda: None
+        act()
+        return self.inner.create_pod(request)
+
+
+def pausing(world: Two, at_create: dict[str, Callable[[], object]]) -> Control:
+    """A control plane during whose first create at each of these clouds something else happens."""
+    control = world.both()
+    assert isinstance(control.cloud, Fleet)
+    clouds: dict[str, Any] = dict(control.cloud.members)
+    clouds |= {name: _Pauses(clouds[name], act) for name, act in at_create.items()}
+    stacks = world.folder / f"machine{world.machines}" / "stacks"
+    return replace(control, cloud=Fleet(clouds), engine=EmbeddedEngine(stacks, lambda name: clouds[name]))
+
+
+def test_the_second_of_two_reconciles_asks_where_the_first_one_is_asking(world: Two) -> None:
+    """Its own prices would have sent it to the other cloud: the ledger names one, so both get one pod."""
+    world.job(more=BOTH)
+
+    def second() -> None:
+        world.price(0.90, of=world.vast)
+        assert world.tick(world.both()).failures == []
+
+    assert world.tick(pausing(world, {"vast": second})).failures == []
+    assert world.alive() == {"runpod": [], "vast": ["a1"]}
+    assert {cloud for _, cloud in world.clouds_said("provisioning", "provisioned")} == {"vast"}
+
+
+def test_who_comes_back_with_a_pod_after_the_run_went_on_ends_it(world: Two) -> None:
+    """The second one is told by that cloud that it is full, and goes on to the other one."""
+    world.job(more=BOTH)
+    has_room = world.vast.refuse
+
+    def second() -> None:
+        world.refuses(world.vast)
+        assert world.tick(world.both()).failures == []
+        world.vast.refuse = has_room
+
+    assert world.tick(pausing(world, {"vast": second})).failures == []
+    assert world.alive() == {"runpod": ["a1"], "vast": []}
+    assert world.clouds_said("provisioning", "provisioned")[-1] == ("provisioned", "runpod")
+    assert any("one too many" in line for line in world.said)
+    assert [it["cloud"] for it in world.record().rented.values()] == ["vast"], "what it cost counts"
+
+
+def test_who_wants_to_go_on_and_finds_that_somebody_has_a_pod_goes_no_further(world: Two) -> None:
+    world.job(more=BOTH)
+    has_room = world.vast.refuse
+
+    def second() -> None:
+        assert world.tick(world.both()).failures == []
+        assert world.alive() == {"runpod": [], "vast": ["a1"]}
+        world.refuses(world.vast)
+
+    asked = pausing(world, {"vast": second})
+    assert world.tick(asked).failures == []
+    world.vast.refuse = has_room
+    assert world.alive() == {"runpod": [], "vast": ["a1"]}
+    assert ("provisioning", "runpod") not in world.clouds_said("provisioning")
+
+
+def test_what_a_dead_reconcile_left_where_it_was_asked_before_ends_with_the_next_pod(world: Two) -> None:
+    """Or a request that its cloud carried out late: after a refusal there the run had gone on."""
+    world.job(more=BOTH)
+    asked = world.refuses(world.vast)
+
+    def late() -> None:
+        order = PodOrder(name=world.run().pod_name(1), image="x", gpu="NVIDIA A40", data_centers=("EU-SE-1",))
+        world.vast.account.create_pod(order, world.vast.now_s)
+
+    assert world.tick(pausing(world, {"runpod": late})).failures == [] and asked
+    assert world.alive() == {"runpod": ["a1"], "vast": []}
+
+
+def test_a_run_that_waits_asks_every_cloud_and_names_none(world: Two) -> None:
+    asked = [world.refuses(world.vast), world.refuses(world.runpod)]
+    world.job(more=BOTH)
+    world.tick(world.both())
+    said = len(world.record().events)
+    for _ in range(4):
+        world.sleep(61)
+        world.tick(world.both())  # a process that remembers nothing
+    assert all(len(it) == 5 for it in asked)
+    assert len(world.record().events) == said and world.record().last.state == "waiting"
+
+
+def test_a_receipt_is_about_every_cloud_that_was_asked(world: Two) -> None:
+    world.job(more=BOTH)
+    world.tick(world.both())
+    run, said = world.run(), world.both()
+    world.say("finished")
+    world.vast.account.create_volume(run.volume_name, 10, "EU-SE-1", None, world.vast.now_s)
+    assert world.tick(said).failures == []
+    assert nothing_is_left(world) and world.record().is_over

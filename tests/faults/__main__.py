@@ -9,6 +9,7 @@ from pushtrain.capabilities import DEFAULT_CLOUD
 from .batch import play_safely, run_batch, shortest
 from .rentals import RENTALS
 from .schedule import Schedule, schedule
+from .several import ANY
 
 SHOWN = 5
 
@@ -20,7 +21,7 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--seed", type=int, help="play this one alone, and say everything")
     parser.add_argument("--replay", help="play this schedule alone, and say everything")
-    parser.add_argument("--cloud", choices=list(RENTALS), default=DEFAULT_CLOUD, help="where they are played")
+    parser.add_argument("--cloud", choices=[*RENTALS, ANY], default=DEFAULT_CLOUD, help="where they are played")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
     if options.replay or options.seed is not None:

@@ -31,7 +31,8 @@ class OpenLedger(Protocol):
 
 @dataclass(kw_only=True)
 class Seat:
-    """Where a container sits: what its agent needs of the world. `clock` is the pod's own wall clock."""
+    """Where a container sits: what its agent needs of the world. `clock` is the pod's own wall clock, `pod_id` what the
+    cloud tells it of itself: at some nothing."""
 
     scheduler: Scheduler
     boards: Boards

@@ -85,32 +85,35 @@ class ListedAccount(Account):
         return live if self.hides is None else [pod for pod in live if not self.hides(pod)]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Seat:
+    """Where a cloud stands: the machines under it, who checks promises, who hears of faults, the way to it."""
+
+    containers: Containers
+    watcher: Watcher
+    hit: Hit
+    way: "Network"
+
+
 class VirtualService(Service):
     """One cloud: the simulator's service on a virtual machine and clock; nothing is saved."""
 
     def __init__(
-        self,
-        scheduler: Scheduler,
-        containers: Containers,
-        watcher: Watcher,
-        hit: Hit,
-        page_size: int | None,
-        rental: Rental,
-        way: "Network",
+        self, scheduler: Scheduler, rental: Rental, seat: "Seat", *, page_size: int | None, folder: Path
     ) -> None:
         ids = (rental.ids(number) for number in count(1))
         settings = Settings(
-            state_dir=Path("/nonexistent"),
+            state_dir=folder,
             base_url=BASE_URL,
             api_key=ACCOUNT_KEY,
             expires_at=float("inf"),
             page_size=page_size,
         )
         account = ListedAccount(rental.catalog, lambda: next(ids))
-        self.board = HeardFaults(lambda: next(ids), hit)
+        self.board = HeardFaults(lambda: next(ids), seat.hit)
         super().__init__(settings, account, self.board, None, clock=lambda: scheduler.now)  # type: ignore[arg-type]
-        self.containers, self._watcher = containers, watcher
-        self.rental, self.way = rental, way
+        self.containers, self._watcher = seat.containers, seat.watcher
+        self.rental, self.way = rental, seat.way
         self.api = RestApi(self)
 
     def running(self, pod: Pod) -> Running | None:
@@ -126,6 +129,7 @@ class VirtualService(Service):
 
     def create_volume(self, name: str, size_gb: int, data_center: str, kind: VolumeKind | None) -> Volume:
         volume = self.account.create_volume(name, size_gb, data_center, kind, self.clock())
+        self.machine.create_volume(volume.id)
         self._watcher.volume_made(volume, self.rental)
         return volume
 

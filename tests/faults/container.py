@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from infra.simulator.state import Pod
+from pushtrain.capabilities import CLOUDS
 from pushtrain.pod.context import Context, read_context
 from pushtrain.pod.phase import Phase, Seen, Standing, _states, advance, look
 from pushtrain.pod.terminate import pause_ticks
@@ -84,7 +85,7 @@ class Container:
             boards=ground.boards,
             context=self.context,
             work=ground.work,
-            pod_id=pod.id,
+            pod_id=pod.id if CLOUDS[machine.service.rental.name].pod.pod_id else "",
             clock=self.clock,
             open_ledger=ground.open_ledger,
             log=lambda line: machine.log("container", line),

@@ -62,6 +62,11 @@ class WatchedLedger(Ledger):
         self._promises.landed(run_id, events, self._who)
         return tip
 
+    def append_at(self, run_id: str, tip: str, event: EventDraft, timeout_s: float = 60.0) -> str:
+        tip = super().append_at(run_id, tip, event, timeout_s)
+        self._promises.landed(run_id, [event], self._who)
+        return tip
+
     def _is_mine(self, run_id: str, receipt: bytes) -> bool:
         remote = self._promises.remote
         files = remote.commits[remote.refs[f"refs/heads/runs/{run_id}"]].files

@@ -12,7 +12,7 @@ from pushtrain.run import is_kept, resource_prefix
 
 from .figures import KEPT_MARK, LEDGER_URL, MARK, Figures, Listed
 from .memory_git import MemoryRemote
-from .rentals import Rental
+from .rentals import RENTALS, Rental
 from .virtual import Scheduler
 
 
@@ -118,8 +118,8 @@ class Promises:
         if len(listed.pods) < 2 or len(listed.volumes) < 2:
             return self.breaks("receipt", f"{run_id}: the cloud was not asked twice")
         first_s, (pods, volumes) = min(listed.pods[0][0], listed.volumes[0][0]), self.rented(run_id)
-        made = [it for _, it in pods if it.created_at < first_s]
-        unnamed = [it for it in made if it.id not in receipt["pods"]]
+        made = [(name, it) for name, it in pods if it.created_at < first_s]
+        unnamed = [it for name, it in made if RENTALS[name].pod_id(it.id) not in receipt["pods"]]
         self.figures.unnamed_pods += len(unnamed)
         self.figures.unnamed_usd += sum(billing.pod_cost(it, 0.0, first_s).total for it in unnamed)
         for asked, its in ((listed.pods, pods), (listed.volumes, volumes)):

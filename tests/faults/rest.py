@@ -1,23 +1,25 @@
 """The promises once more when all is at rest: nothing left, a receipt for every run, what was said is in the ledger."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from infra.simulator.state import Account
 from pushtrain.capabilities import CLOUDS, DEFAULT_CLOUD
 from pushtrain.events import Event, broken_links
 from pushtrain.run import is_kept
 
+from .cloud import VirtualService
 from .figures import IDLE, MARK, OTHERS
 from .machines import Machines
 from .promises import Promises, key
+from .rentals import RENTALS
 
 # A pod has this long after its deadline to be gone by its cloud's own hand, or to have ended its work: less than a
 # control plane's tick.
 AFTER_DEADLINE_S = 45.0
 
 
-def check_rest(promises: Promises, now: float) -> None:
+def check_rest(promises: Promises, services: Mapping[str, VirtualService], now: float) -> None:
     """`now` is the time, in epoch seconds."""
     for account in promises.accounts.values():
         left = [it.name for it in [*account.live_pods(), *account.live_volumes()] if it.name.startswith(MARK)]
@@ -28,6 +30,9 @@ def check_rest(promises: Promises, now: float) -> None:
         _check_run(promises, run_id)
     for name, account in promises.accounts.items():
         _check_kept(promises, name, account)
+    for name, service in services.items():
+        if left := [it for it in service.rental.left_over(service) if it.startswith(MARK)]:
+            promises.breaks("nothing left", f"at {name} {', '.join(left)}")
     _check_landed(promises)
     if promises.doubles:
         promises.breaks("one pod", f"two pods of {sorted(promises.doubles)} to the end")
@@ -60,12 +65,15 @@ def _check_run(promises: Promises, run_id: str) -> None:
     for event in (it for it in events if it.state == "provisioned"):
         cloud = str(event.data.get("cloud") or run.get("cloud", DEFAULT_CLOUD))
         if CLOUDS[cloud].has_own_prices:
-            _check_price(promises, run_id, promises.accounts[cloud], event)
+            _check_price(promises, run_id, cloud, event)
 
 
-def _check_price(promises: Promises, run_id: str, account: Account, provisioned: Event) -> None:
+def _check_price(promises: Promises, run_id: str, cloud: str, provisioned: Event) -> None:
     """No pod is a run's that became dearer than what its deadline was counted with."""
-    pod, counted_usd = account.pods[str(provisioned.data["pod_id"])], float(provisioned.data["usd_per_hour"])
+    pods = {RENTALS[cloud].pod_id(it.id): it for it in promises.accounts[cloud].pods.values()}
+    pod, counted_usd = pods.get(str(provisioned.data["pod_id"])), float(provisioned.data["usd_per_hour"])
+    if pod is None:  # one that came and went unseen, at a cloud whose pods are not told their ids
+        return
     if pod.usd_per_hour > counted_usd + 1e-3:
         promises.breaks("price", f"{run_id}: pod {pod.id} at ${pod.usd_per_hour}, counted with ${counted_usd}")
 
@@ -77,7 +85,7 @@ def _check_kept(promises: Promises, cloud: str, account: Account) -> None:
     promises.figures.kept += len(live)
     if twice := [name for name, many in names.items() if many > 1]:
         promises.breaks("kept", f"{twice[0]} is there {names[twice[0]]} times")
-    ids = {it.id for it in live}
+    ids = {RENTALS[cloud].volume_id(it) for it in live}
     for run_id in promises.run_of.values():
         run = promises.run_json(run_id)
         for event in (it for it in promises.events(run_id) if it.state == "provisioned"):

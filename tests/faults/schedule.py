@@ -2,12 +2,13 @@
 
 import json
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pushtrain.capabilities import DEFAULT_CLOUD
 
+from . import several
 from .fault import Fault
 from .rentals import RENTALS
 from .source import JOB
@@ -71,8 +72,8 @@ class Schedule:
 
 
 def clouds_of(it: Schedule) -> tuple[str, ...]:
-    """Where a schedule is played, the first one the cloud of what is not said otherwise."""
-    return (it.cloud,)
+    """Where a schedule is played."""
+    return several.drawn(it.seed) if it.cloud == several.ANY else (it.cloud,)
 
 
 def scenario(seed: int, cloud: str = DEFAULT_CLOUD) -> Scenario:
@@ -90,7 +91,8 @@ def scenario(seed: int, cloud: str = DEFAULT_CLOUD) -> Scenario:
         fetch_s=rng.choice([2.0, 10.0]),
         upload_s=rng.choice([5.0, 20.0]),
     )
-    spec, max_minutes = RENTALS[cloud].spec, rng.choice([3.0, 20.0, 330.0, 330.0, 330.0])
+    spec = several.spec_over(several.drawn(seed), seed) if cloud == several.ANY else RENTALS[cloud].spec
+    max_minutes = rng.choice([3.0, 20.0, 330.0, 330.0, 330.0])
     if rng.random() < 0.15:  # more work than the caps allow, and nobody there to see it for most of the hour
         jobs = {"job": JOB.format(name="job", seed=1, **_SPECS[0])}
         work, max_minutes = replace(work, steps=20, step_s=60.0), 3.0
@@ -124,7 +126,17 @@ def schedule(seed: int, cloud: str = DEFAULT_CLOUD) -> Schedule:
     of_its_own = KINDS_OF.get(cloud, {})
     own = random.Random(f"faults {seed} {cloud}")
     drawn += [_draw(own, of_its_own) for _ in range(own.choice([0, 1, 2]))] if of_its_own else []
-    return Schedule(seed=seed, faults=tuple(drawn), cloud=cloud)
+    made = Schedule(seed=seed, faults=tuple(drawn), cloud=cloud)
+    return (
+        made
+        if cloud != several.ANY
+        else replace(made, faults=tuple(_somewhere(it, clouds_of(made), own) for it in drawn))
+    )
+
+
+def _somewhere(fault: Fault, clouds: Sequence[str], rng: random.Random) -> Fault:
+    """Of several clouds it mostly strikes one."""
+    return fault if rng.random() < 0.2 else replace(fault, where=rng.choice(clouds))
 
 
 def _draw(rng: random.Random, kinds: "Mapping[str, Draw]") -> Fault:
@@ -242,8 +254,24 @@ KINDS: Mapping[str, Draw] = {
 
 # What befalls at one cloud only, drawn besides: the others are the same faults everywhere.
 KINDS_OF: Mapping[str, Mapping[str, Draw]] = {
+    several.ANY: {
+        "refused_but_rented": _times(1, 3),
+        "offer_taken": _times(1, 2, 6),
+        "dearer": _for(1.2, 3.0),
+        "stopped_by_host": _for(0.0),
+        # Several of these in one schedule are what two reconciles disagree by.
+        "second_reconcile": _second,
+        "cloud_down": _for(20.0, 200.0, 1200.0),
+        "no_stock": _on(("*",), 60, 600),
+        "no_capacity": _on(("*",), 60, 600, 1800),
+        "http_401": _for(60.0, 600.0),
+        "lost_answer": _on(CREATES, 1, 2),
+        "late_create": _on(CREATES, 121, 180, 400),
+    },
     # Prices rise between two looks: a catalogue that was read a moment ago is out of date.
     "lambda": {"dearer": _for(1.2, 3.0)},
+    # Refused inside a 200, and made all the same; a balance that is used up pauses what runs.
+    "jarvislabs": {"refused_but_rented": _times(1, 1, 3), "dearer": _for(1.2, 3.0), "stopped_by_host": _for(0.0)},
     "vast": {
         # Refused, and rented all the same; the machine of the offer is taken by somebody else; prices rise between two
         # looks; the machine's host stops what runs, which is billed for its disk until it is destroyed.

@@ -135,7 +135,8 @@ def _times_as_dear(gpu: GpuModel, factor: float) -> dict[str, float]:
 
 def _stopped_by_host(world: "World", fault: Fault) -> None:
     for service in world.struck_by(fault):
-        _stop_all(world, service, fault)
+        if service.rental.stops_unpaid:
+            _stop_all(world, service, fault)
 
 
 def _dropped_hour(world: "World", fault: Fault) -> None:

@@ -17,7 +17,7 @@ from pushtrain.ledger import Ledger
 from pushtrain.refs import CLAIMS
 
 from .boards import Boards, LedgerLink
-from .cloud import VirtualService
+from .cloud import Seat, VirtualService
 from .container import Ground
 from .fault import Fault
 from .figures import IDLE, MARK, OTHER_MARK, OTHERS, Figures
@@ -94,7 +94,7 @@ class World:
                 self._arm(fault)
             with contextlib.suppress(_Broken):
                 self._to_rest()
-                check_rest(self.promises, self.scheduler.now)
+                check_rest(self.promises, self.services, self.scheduler.now)
                 check_deadlines(self.promises, self.machines)
                 check_money(self)
             if self.scheduler.failure is not None:
@@ -181,8 +181,9 @@ class World:
                 account.create_volume(name, 10, rental.place, None, START)
 
     def _service(self, name: str) -> VirtualService:
-        page_size, way = self.scenario.page_size, self.boards.ways[name]
-        return VirtualService(self.scheduler, self.machines, self.promises, self.hit, page_size, RENTALS[name], way)
+        seat = Seat(containers=self.machines, watcher=self.promises, hit=self.hit, way=self.boards.ways[name])
+        page_size = self.scenario.page_size
+        return VirtualService(self.scheduler, RENTALS[name], seat, page_size=page_size, folder=self.folder)
 
     def struck_by(self, fault: Fault) -> list[VirtualService]:
         """The clouds that a fault is about."""

@@ -16,6 +16,8 @@ from functools import partial
 from secrets import token_hex
 from typing import Any
 
+import httpx
+
 from infra.clouds.adoption import keep_oldest, look_again
 from infra.clouds.answers import Answer
 from infra.clouds.jarvis import shapes
@@ -53,9 +55,10 @@ class JarvisLabs:
         limits: Limits | None = None,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
+        transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._environ = os.environ if environ is None else environ
-        self._hosts = Hosts(api_key, url, limits=limits or Limits(), sleep=sleep, clock=clock)
+        self._hosts = Hosts(api_key, url, limits=limits or Limits(), sleep=sleep, clock=clock, transport=transport)
         self._scripts = Scripts(self._hosts)
         self._reads = Reads(self._hosts, self._scripts)
         self._volumes = Volumes(self._hosts, self._reads, self._scripts)
@@ -157,7 +160,13 @@ class JarvisLabs:
         success. What refuses to go is looked at: an instance that is gone, or on its way, was ended."""
         number = shapes.machine_number(pod_id)
         raw = None if number is None else self._reads.instance(number)
-        if raw is None or number is None:
+        if number is None:
+            return
+        if raw is None:
+            # In no list before its first start, and billed all the same.
+            answer = self._hosts.end_anywhere("/misc/destroy", {"machine_id": str(number)})
+            if not (answer.ok or answer.absent):
+                raise SPEAKS.failure(answer, f"terminating pod {pod_id}")
             return
         answer = self._hosts.end(raw.get("region"), shapes.destroy_path(raw), {"machine_id": str(number)})
         if not (answer.ok or answer.absent):

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import httpx
+
 from infra.clouds.answers import Answer
 from infra.clouds.jarvis.answers import SPEAKS
 from infra.clouds.jarvis.names import HOME, HOSTS
@@ -20,6 +22,7 @@ class Hosts:
         limits: Limits,
         sleep: Callable[[float], None],
         clock: Callable[[], float],
+        transport: httpx.BaseTransport | None = None,
     ) -> None:
         """In `url`, that of the account's host, the others' names take its place. Raises as `Wire` does."""
         self.limits, self.sleep, self.clock = limits, sleep, clock
@@ -27,7 +30,9 @@ class Hosts:
         for host in HOSTS.values():
             base_url = url.replace(HOSTS[HOME], host)
             if base_url not in made:
-                made[base_url] = Wire(api_key, base_url, limits=limits, sleep=sleep, clock=clock, speaks=SPEAKS)
+                made[base_url] = Wire(
+                    api_key, base_url, limits=limits, sleep=sleep, clock=clock, transport=transport, speaks=SPEAKS
+                )
         self._wires = {region: made[url.replace(HOSTS[HOME], host)] for region, host in HOSTS.items()}
 
     def close(self) -> None:
@@ -47,6 +52,16 @@ class Hosts:
     def end(self, region: str | None, path: str, query: Mapping[str, str]) -> Answer:
         """What ends something, at its region's host; an unknown region is served by the one for the account."""
         return self._at(region).ask("POST", path, query=query, ends_something=True)
+
+    def end_anywhere(self, path: str, query: Mapping[str, str]) -> Answer:
+        """What ends something whose region nobody knows: each host is asked until one carries it out. Else the answer
+        of one that has no such thing, where there is one: a host that is away is passed over."""
+        answers = list[Answer]()
+        for region in HOSTS:
+            answers.append(self.end(region, path, query))
+            if answers[-1].ok:
+                return answers[-1]
+        return next((answer for answer in answers if answer.absent), answers[-1])
 
     def send(
         self,

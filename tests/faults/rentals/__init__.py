@@ -5,6 +5,7 @@ A further cloud is one more module with its `Rental`, and one entry here.
 
 from collections.abc import Mapping
 
+from .jarvis import JARVIS
 from .lambda_cloud import LAMBDA
 from .rental import ACCOUNT_KEY as ACCOUNT_KEY
 from .rental import BASE_URL as BASE_URL
@@ -13,4 +14,4 @@ from .rental import Seams as Seams
 from .runpod import RUNPOD
 from .vast import VAST
 
-RENTALS: Mapping[str, Rental] = {it.name: it for it in (RUNPOD, VAST, LAMBDA)}
+RENTALS: Mapping[str, Rental] = {it.name: it for it in (RUNPOD, VAST, LAMBDA, JARVIS)}

@@ -11,7 +11,7 @@ from starlette.routing import Route
 from infra.clouds.wire import Limits
 from infra.simulator.catalog import Catalog
 from infra.simulator.service import Service
-from infra.simulator.state import Pod
+from infra.simulator.state import Pod, Volume
 from pushtrain.cloud import Cloud
 
 from ..virtual import Process
@@ -39,11 +39,12 @@ class Seams:
 class Rental:
     """One cloud of the schedules.
 
-    `catalog` is what it rents out, `place` where other people's things stand, `gpus` its account's words for the types
-    that schedules name. `routes(service, transports, log)` is the API; `lists` the paths of whole lists by what they
+    `catalog` is what it rents out, `place` where other people's things stand, `types` its ids for those of
+    schedules. `routes(service, transports, log)` is the API; `lists` the paths of whole lists by what they
     hold; `operation(method, path)` the simulator's name of a request, as far as schedules tell them apart, `ends` its
-    name for what ends a pod; `is_refused(status, body)` tells an answer that does nothing now; `spec` a job of the
-    other clouds as one of this.
+    name for what ends a pod; `gpu_of` is the account's word for a type by its id in specs, `pod_id` and `volume_id`
+    what its client calls the account's pods and volumes; `left_over` names what is in it beside those;
+    `is_refused(status, body)` tells an answer that does nothing now; `spec` a job of the other clouds as one of this.
 
     Of a pod: `env_of` is what its container is told; `ways` what it sends to end itself. Without any its `ending`
     says what its end is: its machine powers off, which ends no bill, or nothing but its work ends. With `is_machine`
@@ -62,7 +63,11 @@ class Rental:
     more_pages: str
     operation: Callable[[str, str], str]
     ends: str = "pod_action"
-    gpus: Mapping[str, str] = field(default_factory=dict)
+    gpu_of: Callable[[str], str] = field(default=lambda sold: sold)
+    pod_id: Callable[[str], str] = field(default=lambda its: its)
+    volume_id: Callable[[Volume], str] = field(default=lambda volume: volume.id)
+    left_over: Callable[[Service], list[str]] = field(default=lambda service: [])
+    types: Mapping[str, str] = field(default_factory=dict)
     ways: Callable[[str], Ways] = field(default=lambda pod_id: ())
     ending: Literal["asks", "off", "work"] = "asks"
     env_of: Callable[[Pod], Mapping[str, str]] = field(default=lambda pod: pod.env)
@@ -75,13 +80,9 @@ class Rental:
     tick_s: float = 15.0
     """How long the requests of one tick take at most."""
 
-    def gpu_of(self, sold: str) -> str:
-        """The account's word for a type by its id in specs and rungs."""
-        return sold
-
     def gpu(self, named: str) -> str:
         """The account's word for a type that a schedule names."""
-        return self.gpus.get(named, named)
+        return self.gpu_of(self.types.get(named, named))
 
 
 def without_kept(text: str) -> str:

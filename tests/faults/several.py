@@ -1,0 +1,36 @@
+"""Schedules over several clouds at once: which they are, and a job that may go to any of them."""
+
+import random
+import re
+from collections.abc import Callable, Sequence
+
+from .rentals import RENTALS
+from .rentals.rental import without_kept
+
+ANY = "any"
+# A share of the jobs names one cloud alone.
+_ALONE = 0.25
+
+
+def drawn(seed: int) -> tuple[str, ...]:
+    """Two clouds or more."""
+    rng = random.Random(f"clouds {seed}")
+    return tuple(rng.sample(list(RENTALS), rng.randint(2, len(RENTALS))))
+
+
+def spec_over(clouds: Sequence[str], seed: int) -> Callable[[str], str]:
+    """Makes a job of RunPod's one that may go to these clouds, or to one of them. Places and volumes that are kept are
+    left out: not every cloud has them."""
+    rng = random.Random(f"jobs {seed}")
+
+    def spec(text: str) -> str:
+        if rng.random() < _ALONE:
+            return RENTALS[rng.choice(clouds)].spec(text)
+        text = re.sub(r"data_centers: \[.*?\], ", "", without_kept(text))
+        found = re.search(r"gpus: \[(.*?)\]", text)
+        assert found is not None
+        named = [RENTALS[name].types.get(gpu, gpu) for gpu in found[1].split(", ") for name in clouds]
+        text = text.replace(found[0], f"gpus: [{', '.join(dict.fromkeys(named))}]")
+        return text.replace("compute: {", f"compute: {{cloud: [{', '.join(clouds)}], ")
+
+    return spec
