@@ -229,7 +229,7 @@ def simulator(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 0,
     keep_pods: Annotated[bool, typer.Option(help="Leave pods running when it stops.")] = False,
 ) -> None:
-    """RunPod and a Hugging Face Hub on loopback: pods are local processes, nothing is rented."""
+    """RunPod, the other clouds and a Hugging Face Hub on loopback: pods are local processes, nothing is rented."""
     from infra.simulator.server import SimulatorConfig, serve
 
     def announce(url: str, env: Mapping[str, str]) -> None:

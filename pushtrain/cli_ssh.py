@@ -61,10 +61,11 @@ def ssh_key() -> None:
 
     Pods that are made from now on let it in. Its private half is never read nor sent.
     """
-    from pushtrain.ssh.keys import find_or_make, register_everywhere
+    from pushtrain.ssh.keys import find_or_make, register_everywhere, takers
     from pushtrain.wiring import open_clouds
 
     clouds = open_clouds(os.environ)
+    takers(clouds)
     key = find_or_make(os.environ)
     say(f"{'made' if key.was_made else 'found'} {key.path}")
     failures = register_everywhere(clouds, key, out.print, say)

@@ -248,6 +248,16 @@ def test_each_cloud_with_a_key_has_its_own_lines_at_its_emulator_and_what_its_jo
     assert not of(found, "vast", "warning") and not of(found, "modal", "warning")
     assert "at-vast: nothing outlives a lost pod" in of(found, "vast", "ok")[-1]
     assert "modal shell" in of(found, "modal", "ok")[-1]
+    alone = {CLOUDS[name].key_name: "" for name in CLOUDS if name != "modal"}
+    world.write_job("job", cloud="modal")
+    for name in OTHERS:
+        world.write_job(f"at-{name}", cloud="modal")
+    world.push()
+    found = scene.look(**every | alone | {"RUNPOD_S3_ACCESS_KEY": "", "RUNPOD_S3_SECRET_KEY": ""})
+    assert "modal shell" in of(found, "ssh", "ok")[0] and not of(found, "volumes") and not of(found, "runpod")
+    for name in OTHERS:
+        world.write_job(f"at-{name}", cloud=name)
+    world.push()
 
     world.write(
         ".github/workflows/train.yml", (ROOT / ".github/workflows/train.yml").read_text("utf-8").replace("VAST", "X")

@@ -45,13 +45,11 @@ def ssh_findings(place: Place, check: Check) -> Iterator[Finding]:
         yield check.ok("no job lets anybody in: compute.ssh is false in each")
         return
     mine = our_fingerprints(place.environ)
-    if not mine:
+    meant = [name for name in CLOUDS if is_meant(place, name)] or [DEFAULT_CLOUD]
+    if not mine and any(CLOUDS[name].has_ssh_keys for name in meant):
         yield check.warning("this machine has no ssh key: nobody here can log in to a pod", _REGISTER)
         return
-    meant = [
-        name for name in CLOUDS if has_key(place.environ, CLOUDS[name]) or naming(place.specs, name, place.environ)
-    ]
-    for name in meant or [DEFAULT_CLOUD]:
+    for name in meant:
         if not CLOUDS[name].has_ssh_keys:
             yield check.ok(f"{CLOUDS[name].title}: {CLOUDS[name].way_in}")
         elif not has_key(place.environ, CLOUDS[name]):
@@ -63,6 +61,11 @@ def ssh_findings(place: Place, check: Check) -> Iterator[Finding]:
 
 def has_key(environ: Mapping[str, str], can: Capabilities) -> bool:
     return bool(environ.get(can.key_name, "").strip())
+
+
+def is_meant(place: Place, name: str) -> bool:
+    """Whether a key is set for the cloud, or a job names it."""
+    return has_key(place.environ, CLOUDS[name]) or bool(naming(place.specs, name, place.environ))
 
 
 def naming(specs: Sequence[JobSpec], name: str, environ: Mapping[str, str]) -> list[JobSpec]:
@@ -138,7 +141,9 @@ def _funds(place: Place, check: Check, specs: Sequence[JobSpec]) -> Finding:
 def _limits(check: Check, can: Capabilities, specs: Sequence[JobSpec]) -> Iterator[Finding]:
     """What those jobs go without there. What keeps a job from going there at all is an error of its spec."""
     if not can.ends_own_bill:
-        message = f"{_names(specs)}: a pod there cannot end its own bill ({can.ends_itself})"
+        message = (
+            f"{_names(specs)}: the bill of a pod there ends with a reconcile; how it ends itself: {can.ends_itself}"
+        )
         yield check.warning(message, "keep a reconcile running, every hour at least: docs/clouds.md")
     without = []
     if lost := [spec for spec in specs if losing(check.name, spec.compute.tiers) and not spec.copies_to]:

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+from pushtrain.capabilities import CLOUDS, DEFAULT_CLOUD
+from pushtrain.doctor.clouds import is_meant
 from pushtrain.doctor.finding import Check, Finding, Place
 
 _S3 = "https://console.runpod.io/user/settings: S3 API Keys"
@@ -12,6 +14,8 @@ def volume_findings(place: Place, check: Check) -> Iterator[Finding]:
     from pushtrain.volumes.endpoints import ACCESS_KEY, SECRET_KEY
 
     absent = [name for name in (ACCESS_KEY, SECRET_KEY) if not place.environ.get(name, "").strip()]
+    if len(absent) == 2 and not is_meant(place, DEFAULT_CLOUD) and any(is_meant(place, name) for name in CLOUDS):
+        return
     for_what = "pushtrain volumes put, get, ls, rm and copy, and cp volume:NAME, which need no pod"
     if len(absent) == 2:
         kept = sorted({spec.compute.volume.name or "" for spec in place.specs if spec.compute.volume.keep})

@@ -106,17 +106,22 @@ def register(
     )
 
 
+def takers(clouds: Cloud) -> dict[str, Cloud]:
+    """The clouds that take keys, by name. Raises SshError (NoWayIn) where none does."""
+    there = members(clouds)
+    if takes := {name: cloud for name, cloud in there.items() if CLOUDS[name].has_ssh_keys}:
+        return takes
+    ways = "; ".join(f"{CLOUDS[name].title}: {CLOUDS[name].way_in}" for name in there)
+    raise SshError("no cloud whose API key is set takes ssh keys for its pods", hint=ways, reason="NoWayIn")
+
+
 def register_everywhere(
     clouds: Cloud, key: OwnKey, told: Callable[[str], None], say: Callable[[str], None]
 ) -> list[CloudError]:
     """`register` at every cloud that takes keys, with a line for each to `told`; returns what failed, after all were
     asked. `say` hears of clouds that take none. Raises SshError (NoWayIn) where none does."""
-    there = members(clouds)
-    takes = {name: cloud for name, cloud in there.items() if CLOUDS[name].has_ssh_keys}
-    if not takes:
-        ways = "; ".join(f"{CLOUDS[name].title}: {CLOUDS[name].way_in}" for name in there)
-        raise SshError("no cloud whose API key is set takes ssh keys for its pods", hint=ways, reason="NoWayIn")
-    for name in there.keys() - takes.keys():
+    takes = takers(clouds)
+    for name in members(clouds).keys() - takes.keys():
         say(f"{CLOUDS[name].title} takes no keys for pods: {CLOUDS[name].way_in}")
     failures = list[CloudError]()
     for name, cloud in takes.items():
