@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 import pytest
 
 from infra.simulator import processes
-from pushtrain.capabilities import CLOUDS
+from pushtrain.capabilities import CLOUDS, DEFAULT_CLOUD
 from pushtrain.gitcmd import git
 
 PROJECT = Path(__file__).parents[1]
@@ -106,7 +106,7 @@ def test_the_demo_trains_publishes_proves_and_leaves_nothing(folder: Path, tmp_p
 
 @pytest.mark.long
 @pytest.mark.timeout(1300)
-@pytest.mark.parametrize("cloud", ["vast", "lambda"])
+@pytest.mark.parametrize("cloud", [name for name in CLOUDS if name != DEFAULT_CLOUD])
 def test_the_same_job_by_one_word_elsewhere_leaves_nothing_either(folder: Path, tmp_path: Path, cloud: str) -> None:
     demo = start_demo(folder, tmp_path, "--cloud", cloud)
     out, _ = demo.communicate(timeout=1200)
@@ -117,7 +117,7 @@ def test_the_same_job_by_one_word_elsewhere_leaves_nothing_either(folder: Path, 
     (ref,) = git(["for-each-ref", "--format=%(refname)", "refs/heads/runs"], env=env, cwd=remote).stdout.split()
     receipt = json.loads(git(["show", f"{ref.decode()}:receipt.json"], env=env, cwd=remote).stdout)
     assert receipt["outcome"] == "succeeded" and bool(receipt["volumes"]) == bool(CLOUDS[cloud].volume_tiers)
-    ids = {"vast": r"\d+", "lambda": r"[0-9a-f]{32}"}
+    ids = {"vast": r"\d+", "lambda": r"[0-9a-f]{32}", "modal": r"sb-\w+", "jarvislabs": r"jl-\d+"}
     assert all(re.fullmatch(ids[cloud], pod) for pod in receipt["pods"])
     assert 0 < receipt["billed_usd"] < receipt["cap_usd"]
     wait_until_nothing_lives(folder)
