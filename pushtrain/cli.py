@@ -190,6 +190,9 @@ app.add_typer(volumes)
 @app.command()
 def sweep(
     yes: Annotated[bool, typer.Option("--yes", help="Remove what is found; without it, only list.")] = False,
+    copies: Annotated[
+        bool, typer.Option("--copies", help="Also copies of checkpoints whose run ended a week ago or more.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Everything that carries this ledger's mark; what no active run owns is removed with --yes.
@@ -199,7 +202,8 @@ def sweep(
     from pushtrain.cli_sweep import sweep_all
     from pushtrain.wiring import open_control
 
-    raise typer.Exit(sweep_all(open_control(Path.cwd(), say), yes=yes, as_json=as_json))
+    keys = os.environ if copies else None
+    raise typer.Exit(sweep_all(open_control(Path.cwd(), say), yes=yes, as_json=as_json, environ=keys))
 
 
 @app.command()

@@ -43,6 +43,8 @@ def test_without_the_ledger_everything_is_listed_and_nothing_removed(world: Worl
     assert [it.id for it in found.owned.pods] == [pod.id] and not found.orphans and found.failure is None
     assert world.cli("cancel", "job").returncode == 0
     shutil.rmtree(world.folder / "state")
+    done = world.cli("sweep", "--copies", "--json")
+    assert (done.returncode, json.loads(done.stdout)["copies"]) == (0, []), done
     world.assert_nothing_left()
 
 

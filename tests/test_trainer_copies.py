@@ -11,13 +11,14 @@ from s3_server import Bucket, bucket
 from tiny_model import spec, write_checkout
 
 from infra.launch import _check_secrets
+from pushtrain.copies.bucket import KEYS
 from pushtrain.errors import SpecError
 from pushtrain.redact import redact
 from pushtrain.spec import TrainingSpec
 from pushtrain.spec.file import load
 from trainer.checkpoint import MARKER, mark_complete
 from trainer.copies import Copies, elsewhere, fetch, forget
-from trainer.copies.bucket import KEYS, BucketCopies
+from trainer.copies.bucket import BucketCopies
 from trainer.failures import CheckpointsRefused, CheckpointsUnreachable
 from trainer.job import Inputs, Job
 

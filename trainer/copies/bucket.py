@@ -12,16 +12,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from pushtrain.copies.bucket import KEYS, access_to, prefix_of
 from pushtrain.errors import CloudAuthFailed, CloudError, CloudUnavailable
 from pushtrain.spec.names import inside
-from pushtrain.volumes.endpoints import Access
 from pushtrain.volumes.store import Entry, VolumeStore
 from trainer.checkpoint import MARKER, newest_whole
 from trainer.failures import CheckpointsRefused, CheckpointsUnreachable
 from trainer.job import Job
 from trainer.report import say, say_if_quiet
 
-KEYS = "PUSHTRAIN_CHECKPOINTS_AWS_"
 # Whole checkpoints that stay: the newest, and one to fall back on.
 MOST_KEPT = 2
 # S3 takes 10,000 parts of a file at most.
@@ -40,11 +39,10 @@ class BucketCopies:
 
     def __init__(self, job: Job, environ: Mapping[str, str] = os.environ) -> None:
         url = str(job.spec.publish.checkpoints)
-        bucket, _, prefix = url.removeprefix("s3://").partition("/")
         self._job = job
         self._url = f"{url.rstrip('/')}/{job.run_id}"
-        self._prefix = "/".join(part for part in (prefix.strip("/"), job.run_id) if part) + "/"
-        self._store = VolumeStore(access_to(bucket, environ))
+        self._prefix = prefix_of(url, job.run_id)
+        self._store = VolumeStore(access_to(url, environ))
 
     @property
     def words(self) -> str:
@@ -146,27 +144,6 @@ class BucketCopies:
 
     def _bytes(self, entry: Entry) -> bytes:
         return self._store.read(entry, 0, entry.size) if entry.size else b""
-
-
-def access_to(bucket: str, environ: Mapping[str, str] = os.environ) -> Access:
-    """Raises CheckpointsRefused without keys."""
-    given = {
-        name: environ.get(f"{KEYS}{name}", "").strip()
-        for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN", "ENDPOINT_URL", "REGION")
-    }
-    if missing := [f"{KEYS}{name}" for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY") if not given[name]]:
-        raise CheckpointsRefused(
-            f"publish.checkpoints: {' and '.join(missing)} is not set", hint="docs/training.md says which keys it takes"
-        )
-    return Access(
-        url=given["ENDPOINT_URL"].rstrip("/"),
-        region=given["REGION"] or ("auto" if given["ENDPOINT_URL"] else "us-east-1"),
-        bucket=bucket,
-        access_key=given["ACCESS_KEY_ID"],
-        secret_key=given["SECRET_ACCESS_KEY"],
-        session_token=given["SESSION_TOKEN"],
-        key_names=(f"{KEYS}ACCESS_KEY_ID", f"{KEYS}SECRET_ACCESS_KEY"),
-    )
 
 
 @contextmanager
