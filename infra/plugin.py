@@ -14,6 +14,7 @@ from typing import Any
 
 import pulumi
 
+from infra.clouds.requested import secrets_of
 from infra.clouds.runpod.client import BASE_URL
 from infra.plan import StackPlan
 from pushtrain.cloud import Pod, PodRequest, Volume
@@ -208,7 +209,7 @@ class PluginProgram:
 
 def _pod_properties(request: PodRequest, environ: Mapping[str, str]) -> dict[str, Any]:
     """The whole environment is a secret: it holds the values of those named in `secret_env`."""
-    secrets = {name: environ[name] for name in request.secret_env if environ.get(name)}
+    secrets = secrets_of(request, environ)
     return {
         "name": request.name,
         "imageName": request.image,

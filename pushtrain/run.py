@@ -63,7 +63,7 @@ class Run:
 def ledger_prefix(ledger_url: str) -> str:
     """First characters of every resource this ledger owns: our prefix, then six digits that mark the ledger.
 
-    Two repositories may share one RunPod account; neither may ever sweep the other's pods. And one repository has one
+    Two repositories may share one account; neither may ever sweep the other's pods. And one repository has one
     mark, however a machine writes its URL: a laptop with ssh and an Action with https look after the same pods.
     """
     return f"{RESOURCE_PREFIX}{hashlib.sha256(_place(ledger_url).encode()).hexdigest()[:6]}-"

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from pushtrain.cloud import Pod
+from pushtrain.errors import CloudUnavailable
 
 T = TypeVar("T")
 
@@ -30,3 +31,11 @@ def keep_oldest(pods: Iterable[Pod], name: str, created: Pod | None, terminate: 
         if pod is not oldest:
             terminate(pod.id)
     return oldest
+
+
+def nothing_appeared(doing: str, said: str) -> CloudUnavailable:
+    """The error of a create that nobody answered clearly, last with `said`, and that left nothing."""
+    return CloudUnavailable(
+        f"{doing}: {said}, and nothing of that name appeared",
+        hint="run the same command again: it looks the name up before it creates",
+    )

@@ -18,7 +18,7 @@ from typing import Any
 
 import httpx
 
-from infra.clouds.adoption import keep_oldest, look_again
+from infra.clouds.adoption import keep_oldest, look_again, nothing_appeared
 from infra.clouds.answers import Answer
 from infra.clouds.jarvis import shapes
 from infra.clouds.jarvis.answers import BASE_URL, SPEAKS, is_clear
@@ -27,6 +27,7 @@ from infra.clouds.jarvis.names import HOSTS, gpu_ids
 from infra.clouds.jarvis.reads import READING_OFFERS, Reads
 from infra.clouds.jarvis.scripts import Scripts
 from infra.clouds.jarvis.volumes import Volumes
+from infra.clouds.requested import key_changes, secrets_of
 from infra.clouds.wire import Limits
 from pushtrain.cloud import Bill, Live, LogLine, Offer, Pod, PodRequest, Template, Volume, VolumeRequest
 from pushtrain.errors import UNKNOWN_TEMPLATE, CloudUnavailable, NoCapacity, RequestRejected
@@ -121,7 +122,7 @@ class JarvisLabs:
         if (found := adopted()) is not None:
             return found
         row, fs_id = self._row(request, doing), self._fs_id(request, doing)
-        secrets = {name: self._environ[name] for name in request.secret_env if self._environ.get(name)}
+        secrets = secrets_of(request, self._environ)
         self._hosts.keep_secret(secrets.values())
         script_id = self._scripts.put(request.name, shapes.start_script(request, secrets, token_hex(8)))
         body = shapes.create_body(request, row, script_id=script_id, fs_id=fs_id)
@@ -143,10 +144,7 @@ class JarvisLabs:
             if not (answer.ok or answer.ambiguous):
                 self._scripts.remove(lambda name: name == request.name)
                 raise SPEAKS.not_created(answer, doing)
-        raise CloudUnavailable(
-            f"{doing}: {answer.said}, and nothing of that name appeared",
-            hint="run the same command again: it looks the name up before it creates",
-        )
+        raise nothing_appeared(doing, answer.said)
 
     def read_pod(self, pod_id: str) -> Pod | None:
         """None also for one that is being destroyed; `find` has it for as long as JarvisLabs lists it."""
@@ -196,14 +194,12 @@ class JarvisLabs:
     def replace_ssh_keys(self, keys: Sequence[str]) -> None:
         """Adds what is missing first, then removes what is not named: one by one, there is no call for all."""
         there = {str(it["ssh_key"]).strip(): str(it["key_id"]) for it in self._reads.key_records()}
-        wanted = [key.strip() for key in keys]
-        for key in wanted:
-            if key not in there:
-                name = (key.split(maxsplit=2)[2:] or ["pushtrain"])[0]
-                self._write("POST", "/ssh/", "adding an ssh key to the account", {"ssh_key": key, "key_name": name})
-        for key, key_id in there.items():
-            if key not in wanted:
-                self._write("DELETE", f"/ssh/{key_id}", "removing an ssh key of the account", None)
+        added, removed = key_changes(there, keys)
+        for key in added:
+            name = (key.split(maxsplit=2)[2:] or ["pushtrain"])[0]
+            self._write("POST", "/ssh/", "adding an ssh key to the account", {"ssh_key": key, "key_name": name})
+        for key in removed:
+            self._write("DELETE", f"/ssh/{there[key]}", "removing an ssh key of the account", None)
 
     def bill(
         self,

@@ -7,7 +7,7 @@ by the number that the list has at that moment.
 from functools import partial
 from typing import Any
 
-from infra.clouds.adoption import look_again
+from infra.clouds.adoption import look_again, nothing_appeared
 from infra.clouds.answers import Answer
 from infra.clouds.jarvis import shapes
 from infra.clouds.jarvis.answers import SPEAKS
@@ -58,10 +58,7 @@ class Volumes:
                 return found
             if made is not None:
                 return shapes.volume(body | {"region": request.data_center}, [request.name])
-        raise CloudUnavailable(
-            f"{doing}: {answer.said if answer else ''}, and nothing of that name appeared",
-            hint="run the same command again: it looks the name up before it creates",
-        )
+        raise nothing_appeared(doing, answer.said if answer else "")
 
     def read(self, volume_id: str) -> Volume | None:
         return next((volume for volume in self._reads.volumes() if volume.id == volume_id), None)

@@ -23,6 +23,7 @@ from infra.clouds.lambda_cloud.boot import MOST_BYTES, user_data
 from infra.clouds.lambda_cloud.names import gpu_ids
 from infra.clouds.lambda_cloud.pace import LambdaLimits, Pace
 from infra.clouds.lambda_cloud.reads import LambdaReads
+from infra.clouds.requested import at_most, key_changes, secrets_of
 from infra.clouds.wire import Wire
 from pushtrain.cloud import Bill, Live, LogLine, Offer, Pod, PodRequest, Template, Volume, VolumeRequest
 from pushtrain.errors import UNKNOWN_TEMPLATE, CloudUnavailable, NoCapacity, RequestRejected
@@ -179,14 +180,14 @@ class Lambda:
     def replace_ssh_keys(self, keys: Sequence[str]) -> None:
         """Adds what is missing first, then removes what is not named: one by one, there is no call for all."""
         there = {str(it["public_key"]).strip(): it for it in self._reads.key_records()}
-        wanted, names = [key.strip() for key in keys], [str(it["name"]) for it in there.values()]
-        for key in wanted:
-            if key not in there:
-                names.append(shapes.key_name(key, names))
-                body = {"name": names[-1], "public_key": key}
-                self._reads.write("POST", f"{shapes.API}/ssh-keys", "adding an ssh key to the account", body)
-        for key, it in there.items():
-            if key not in wanted and it["name"] != shapes.OUR_KEY:
+        added, removed = key_changes(there, keys)
+        names = [str(it["name"]) for it in there.values()]
+        for key in added:
+            names.append(shapes.key_name(key, names))
+            body = {"name": names[-1], "public_key": key}
+            self._reads.write("POST", f"{shapes.API}/ssh-keys", "adding an ssh key to the account", body)
+        for it in (there[key] for key in removed):
+            if it["name"] != shapes.OUR_KEY:
                 path = shapes.path("ssh-keys", str(it["id"]))
                 self._reads.write("DELETE", path, f"removing the account's ssh key {it['name']}")
 
@@ -235,13 +236,14 @@ class Lambda:
                 if wanted in (None, region):
                     return kind, region
         where = f" in {wanted}" if wanted else ""
-        at_most = "" if request.max_usd_per_hour is None else f" for ${request.max_usd_per_hour:.3f} an hour or less"
-        raise NoCapacity(f"{doing}: no machine is free{where}{at_most}", hint="another GPU, another region, or later")
+        raise NoCapacity(
+            f"{doing}: no machine is free{where}{at_most(request)}", hint="another GPU, another region, or later"
+        )
 
     def _launch(
         self, request: PodRequest, kind: str, region: str, volume: Volume | None, doing: str
     ) -> tuple[Answer, str]:
-        secrets = {name: self._environ[name] for name in request.secret_env if self._environ.get(name)}
+        secrets = secrets_of(request, self._environ)
         self._http.keep_secret(secrets.values())
         launch = shapes.launch_name(self._wall(), self._limits.jitter())
         text = user_data(request, secrets, self.ssh_keys() if request.ssh else [], launch)

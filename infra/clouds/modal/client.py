@@ -18,6 +18,7 @@ from infra.clouds.adoption import look_again
 from infra.clouds.modal import logs, names, shapes
 from infra.clouds.modal.answers import Said, failure
 from infra.clouds.modal.sdk import PUBLIC_URL, TOKEN_ID, ModalSdk
+from infra.clouds.requested import secrets_of
 from infra.clouds.wire import Limits
 from pushtrain.cloud import Bill, Live, LogLine, Offer, Pod, PodRequest, Template, Volume, VolumeRequest
 from pushtrain.errors import CloudUnavailable, NoCapacity, RequestRejected
@@ -135,7 +136,7 @@ class Modal:
         if (found := named()) is not None:
             return found
         gpu = shapes.check(request, doing)
-        secrets = {name: self._environ[name] for name in request.secret_env if self._environ.get(name)}
+        secrets = secrets_of(request, self._environ)
         self._sdk.keep_secret(secrets.values())
         usd_per_hour = names.usd_per_gpu_hour(request.gpu, self._rates()) * request.gpu_count
         if request.max_usd_per_hour is not None and usd_per_hour > request.max_usd_per_hour:

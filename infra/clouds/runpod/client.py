@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 
 import httpx
 
-from infra.clouds.adoption import keep_oldest, look_again
+from infra.clouds.adoption import keep_oldest, look_again, nothing_appeared
 from infra.clouds.answers import Answer
+from infra.clouds.requested import secrets_of
 from infra.clouds.runpod import shapes
 from infra.clouds.runpod.answers import SPEAKS, says_no_capacity
 from infra.clouds.runpod.keys import SshKeys
@@ -126,7 +127,7 @@ class RunPod(SshKeys):
         doing = f"creating pod {request.name} ({request.gpu_count} x {request.gpu}, {request.tier}, {where})"
         if request.tier == "COMMUNITY" and request.volume_id is not None:
             raise RequestRejected(f"{doing}: RunPod mounts network volumes on SECURE pods only", hint="use tier SECURE")
-        secrets = {name: self._environ[name] for name in request.secret_env if self._environ.get(name)}
+        secrets = secrets_of(request, self._environ)
         self._http.keep_secret(secrets.values())
         call = self._create_call(PODS, shapes.pod_body(request, secrets))
         if request.template is not None:
@@ -198,10 +199,7 @@ class RunPod(SshKeys):
                 raise NoCapacity(f"{doing}: {answer.said}", hint="another GPU, another data center, or later")
         if found is not None:
             return found
-        raise CloudUnavailable(
-            f"{doing}: {answer.said if answer else ''}, and nothing of that name appeared",
-            hint="run the same command again: it looks the name up before it creates",
-        )
+        raise nothing_appeared(doing, answer.said if answer else "")
 
     def _adopt_pod(self, name: str, created: Pod | None) -> Pod | None:
         return keep_oldest(self._reads.pods(), name, created, self.terminate)

@@ -16,6 +16,7 @@ import httpx
 
 from infra.clouds.adoption import keep_oldest, look_again
 from infra.clouds.answers import Answer
+from infra.clouds.requested import at_most, key_changes, secrets_of
 from infra.clouds.vast import shapes
 from infra.clouds.vast.answers import BASE_URL, SPEAKS, is_absent, is_taken
 from infra.clouds.vast.logs import follow
@@ -123,13 +124,13 @@ class Vast:
         adopted = partial(self._adopt, request.name, None)
         if (found := adopted()) is not None:
             return found
-        secrets = {name: self._environ[name] for name in request.secret_env if self._environ.get(name)}
+        secrets = secrets_of(request, self._environ)
         self._http.keep_secret(secrets.values())
         body = shapes.create_body(request, secrets, self.ssh_keys() if request.ssh else [])
         machines = self._reads.machines(shapes.search_for(request))
         with SPEAKS.expected_shape(doing):
             machines = shapes.matching(machines, request)[:_OFFERS_TRIED]
-        taken = "no machine is offered" + _at_most(request)
+        taken = "no machine is offered" + at_most(request)
         for machine in machines:
             answer = self._ask(int(machine["id"]), body)
             contract = answer.json.get("new_contract") if isinstance(answer.json, dict) else None
@@ -173,13 +174,12 @@ class Vast:
     def replace_ssh_keys(self, keys: Sequence[str]) -> None:
         """Adds what is missing first, then removes what is not named: one by one, there is no call for all."""
         there = {str(it["public_key"]).strip(): it["id"] for it in self._reads.key_records()}
-        wanted = [key.strip() for key in keys]
-        for key in wanted:
-            if key not in there:
-                self._reads.write("POST", "/api/v0/ssh/", "adding an ssh key to the account", {"ssh_key": key})
-        for key, key_id in there.items():
-            if key not in wanted:
-                self._reads.write("DELETE", f"/api/v0/ssh/{int(key_id)}/", "removing an ssh key of the account", None)
+        added, removed = key_changes(there, keys)
+        for key in added:
+            self._reads.write("POST", "/api/v0/ssh/", "adding an ssh key to the account", {"ssh_key": key})
+        for key in removed:
+            path = f"/api/v0/ssh/{int(there[key])}/"
+            self._reads.write("DELETE", path, "removing an ssh key of the account", None)
 
     def bill(
         self,
@@ -235,8 +235,3 @@ class Vast:
 
     def _adopt(self, name: str, created: Pod | None) -> Pod | None:
         return keep_oldest(self._reads.pods(), name, created, self.terminate)
-
-
-def _at_most(request: PodRequest) -> str:
-    most = request.max_usd_per_hour
-    return "" if most is None else f" for ${most:.3f} an hour or less"
