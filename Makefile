@@ -25,7 +25,7 @@ test-long: sync ## The tests that make test leaves out: several GPUs, replays, e
 	$(PYTEST) -m long
 
 faults: sync ## The proof that no money leaks: N=10000 fault schedules, or one by SEED=17 or REPLAY='{…}'; CLOUD=lambda
-	@PYTHONPATH=tests $(RUN) python -m faults --n $(or $(N),1000) --cloud $(or $(CLOUD),runpod) $(if $(SEED),--seed $(SEED)) $(if $(REPLAY),--replay '$(REPLAY)')
+	@PYTHONPATH=tests $(RUN) python -m faults --n $(or $(N),1000) --cloud $(or $(CLOUD),all) $(if $(SEED),--seed $(SEED)) $(if $(REPLAY),--replay '$(REPLAY)')
 
 faults-real: sync ## N=50 schedules with real processes: kill -9, the simulator over HTTP, real git
 	@PYTHONPATH=tests $(RUN) python -m faults.real --n $(or $(N),50) --first $(or $(SEED),0)

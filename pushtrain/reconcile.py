@@ -116,7 +116,7 @@ def tick(control: Control, *, only: str | None = None, may_claim: bool = True) -
             left = unowned(control, listed, owners_at(name, owners, records))
             report.swept += remove_orphans(control.at(name), left, wait_s=SWEEP_WAIT_S)
         with _reported(report):
-            tell_spare(control, listed.volumes)
+            tell_spare(control.at(name), listed.volumes)
     _forget_closed(control, owners, report)
     return report
 

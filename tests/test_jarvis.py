@@ -253,3 +253,18 @@ def test_what_no_host_answers_for_is_not_gone() -> None:
     client = JarvisLabs("key", environ={}, sleep=lambda seconds: None, transport=httpx.MockTransport(cloud))
     with pytest.raises(CloudUnavailable):
         client.terminate("jl-42")
+
+
+def test_a_file_system_whose_label_is_gone_is_its_runs_by_its_name() -> None:
+    run = "pt-a7e28f-job-761eb249-c896bcae"
+
+    def cloud(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/filesystem/list":
+            name = short(f"{run}-v", FILE_SYSTEM_CHARS)
+            return httpx.Response(200, json=[{"fs_id": 7, "fs_name": name, "storage": 50, "region": "india-noida-01"}])
+        listed = {"success": "true", "instances": [], "script_meta": []}
+        return httpx.Response(200, json=listed)
+
+    client = JarvisLabs("key", environ={}, sleep=lambda seconds: None, transport=httpx.MockTransport(cloud))
+    assert [it.name for it in client.find(f"{run}-").volumes] == [f"{run}-v"]
+    assert not client.find("pt-a7e28f-job-761eb249-ffffffff-").volumes

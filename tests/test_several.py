@@ -369,3 +369,12 @@ def test_a_receipt_is_about_every_cloud_that_was_asked(world: Two) -> None:
     world.vast.account.create_volume(run.volume_name, 10, "EU-SE-1", None, world.vast.now_s)
     assert world.tick(said).failures == []
     assert nothing_is_left(world) and world.record().is_over
+
+
+def test_a_kept_volume_that_is_there_twice_is_told_where_there_are_several_clouds(world: Two) -> None:
+    world.job(more="cloud: runpod", volume="name: models, keep: true, size_gb: 10")
+    assert world.tick(world.both()).failures == []
+    (kept,) = world.runpod.account.live_volumes()
+    world.runpod.account.create_volume(kept.name, 10, kept.data_center, None, world.runpod.now_s)
+    (told,) = world.tick(world.both()).failures
+    assert told.reason == "KeptTwice"

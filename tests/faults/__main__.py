@@ -4,12 +4,10 @@ import argparse
 import os
 import sys
 
-from pushtrain.capabilities import DEFAULT_CLOUD
-
 from .batch import play_safely, run_batch, shortest
 from .rentals import RENTALS
 from .schedule import Schedule, schedule
-from .several import ANY
+from .several import ALL, ANY, share
 
 SHOWN = 5
 
@@ -21,11 +19,13 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--seed", type=int, help="play this one alone, and say everything")
     parser.add_argument("--replay", help="play this schedule alone, and say everything")
-    parser.add_argument("--cloud", choices=[*RENTALS, ANY], default=DEFAULT_CLOUD, help="where they are played")
+    parser.add_argument("--cloud", choices=[*RENTALS, ANY, ALL], default=ALL, help="where they are played")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
     if options.replay or options.seed is not None:
-        return _one(Schedule.parse(options.replay) if options.replay else schedule(options.seed, options.cloud))
+        if options.replay:
+            return _one(Schedule.parse(options.replay))
+        return _one(schedule(options.seed, share(options.cloud, options.seed)))
     seeds = range(options.first, options.first + options.n)
     total = run_batch(
         seeds,

@@ -15,6 +15,7 @@ from pushtrain.capabilities import DEFAULT_CLOUD
 
 from .figures import Figures
 from .schedule import KINDS, Schedule, schedule
+from .several import share
 from .shrink import shrink
 from .world import Result, World, play
 
@@ -99,8 +100,8 @@ def run_batch(
     tell: Callable[[str], None] = lambda text: None,
     cloud: str = DEFAULT_CLOUD,
 ) -> Sum:
-    """Plays every seed at that cloud. `prepare` is called with each world before it begins; it has to be a module's
-    function. `tell` hears how far it is."""
+    """Plays every seed at that cloud, or at each in its share. `prepare` is called with each world before it begins; it
+    has to be a module's function. `tell` hears how far it is."""
     began, total = time.monotonic(), Sum()
 
     def add(result: Result) -> None:
@@ -145,7 +146,7 @@ def play_safely(it: Schedule, prepare: Prepare = as_is) -> Result:
 
 def _played(job: tuple[int, str, Prepare]) -> Result:
     seed, cloud, prepare = job
-    result = play_safely(schedule(seed, cloud), prepare)
+    result = play_safely(schedule(seed, share(cloud, seed)), prepare)
     result.said.clear()
     if seed % COLLECT_EVERY == 0:
         gc.collect()

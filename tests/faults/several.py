@@ -4,12 +4,25 @@ import random
 import re
 from collections.abc import Callable, Sequence
 
+from pushtrain.capabilities import DEFAULT_CLOUD
+
 from .rentals import RENTALS
 from .rentals.rental import without_kept
 
 ANY = "any"
+# Each cloud in its share, by the seed; RunPod's is the largest.
+ALL = "all"
 # A share of the jobs names one cloud alone.
 _ALONE = 0.25
+
+
+def share(cloud: str, seed: int) -> str:
+    """Where a seed is played: every four of them at one cloud, since each fourth schedule is of a kind of its own."""
+    if cloud != ALL:
+        return cloud
+    others = [*(name for name in RENTALS if name != DEFAULT_CLOUD), ANY]
+    places = [*others, *[DEFAULT_CLOUD] * len(others)]
+    return places[seed // 4 % len(places)]
 
 
 def drawn(seed: int) -> tuple[str, ...]:

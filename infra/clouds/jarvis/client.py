@@ -176,7 +176,8 @@ class JarvisLabs:
     def find(self, prefix: str) -> Live:
         return Live(
             pods=tuple(pod for pod in self._reads.pods() if pod.name.startswith(prefix)),
-            volumes=tuple(volume for volume in self._reads.volumes() if volume.name.startswith(prefix)),
+            # One that was made late, when its label was gone already, is the run's own all the same.
+            volumes=tuple(it for it in self._reads.volumes((prefix, f"{prefix}v")) if it.name.startswith(prefix)),
             scripts=tuple(name for _, name in self._scripts.all() if name.startswith(prefix)),
         )
 

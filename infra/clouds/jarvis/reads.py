@@ -113,9 +113,10 @@ class Reads:
                 raise TypeError("no list")
             return sorted(listed, key=lambda it: int(it["fs_id"]))
 
-    def volumes(self) -> list[Volume]:
+    def volumes(self, meant: Sequence[str] = ()) -> list[Volume]:
+        """`meant` are whole names that are known without their labels."""
         rows = self.file_systems()
-        known = self.whole_names([shapes.file_system_name(it) for it in rows], FILE_SYSTEM_CHARS)
+        known = [*meant, *self.whole_names([shapes.file_system_name(it) for it in rows], FILE_SYSTEM_CHARS)]
         with SPEAKS.expected_shape("listing file systems"):
             return [shapes.volume(raw, known) for raw in rows]
 

@@ -45,7 +45,15 @@ _EXPORT = re.compile(r"export (?!PUSHTRAIN_BOOT=)\w+=")
 
 
 class _Scripts(ScriptStore):
-    """A container is started with its script as it is: `env_of` reads it."""
+    """A container is started with its script as it is: `env_of` reads it. `ever`: every name that there was."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.ever: set[str] = set()
+
+    def add(self, name: str, content: bytes) -> int:
+        self.ever.add(name)
+        return super().add(name, content)
 
     def command(self, number: int | None, folder: Path) -> str:
         return "" if number is None else self._path(number).read_text()
@@ -61,16 +69,17 @@ class _Files(FileSystems):
 
 
 class _VirtualService:
-    """Stands before the account where a file system is made: under its whole name, which its label says."""
+    """Stands before the account where a file system is made: under its whole name, which its label
+    says, or said: one that is made late may come after that is gone."""
 
-    def __init__(self, service: Service, scripts: ScriptStore) -> None:
+    def __init__(self, service: Service, scripts: _Scripts) -> None:
         self._service, self._scripts = service, scripts
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._service, name)
 
     def create_volume(self, name: str, *rest: Any) -> Any:
-        return self._service.create_volume(whole(name, FILE_SYSTEM_CHARS, self._scripts.all().values()), *rest)
+        return self._service.create_volume(whole(name, FILE_SYSTEM_CHARS, self._scripts.ever), *rest)
 
 
 class _VirtualJarvis(JarvisApi):
