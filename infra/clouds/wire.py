@@ -13,17 +13,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 
+from infra.clouds.address import check_address, is_on_loopback
 from infra.clouds.answers import SAID_MAX, Answer, Speaks
 from infra.clouds.quota import Quota
 from pushtrain import __version__
-from pushtrain.errors import CloudAuthFailed, RequestRejected
+from pushtrain.errors import CloudAuthFailed
 from pushtrain.redact import redact
 
-_LOOPBACK = re.compile(r"^(localhost|127(\.\d{1,3}){3}|::1)$")
 _AGENT = f"pushtrain/{__version__}"
 
 
@@ -90,7 +89,7 @@ class Wire:
                 f"the {speaks.cloud} API key is empty or has characters no key has",
                 hint=f"set {speaks.can.key_name} to the key alone",
             )
-        loopback = _is_loopback(base_url, speaks)
+        loopback = check_address(base_url, speaks.can)
         self._speaks, self._loopback = speaks, loopback
         self.limits, self.sleep, self.clock = limits, sleep, clock
         self._secrets: set[str] = {api_key} if api_key else set()
@@ -180,7 +179,7 @@ class Wire:
 
     def fetch(self, url: str, timeout_s: float) -> str | None:
         """What stands at a URL that the cloud named; None while nothing does. Our key is not sent there."""
-        if not (url.startswith("https://") or (self._loopback and _LOOPBACK.match(urlsplit(url).hostname or ""))):
+        if not (url.startswith("https://") or (self._loopback and is_on_loopback(url))):
             return None
         limits = httpx.Timeout(timeout_s, connect=min(self.limits.connect_s, timeout_s)).as_dict()
         request = httpx.Request("GET", url, headers={"User-Agent": _AGENT}, extensions={"timeout": limits})
@@ -247,19 +246,3 @@ class Wire:
 def _tls() -> ssl.SSLContext:
     """Reading the certificates takes a tenth of a second: once a process."""
     return httpx.create_ssl_context()
-
-
-def _is_loopback(base_url: str, speaks: Speaks) -> bool:
-    """Raises RequestRejected for every URL over which the key would travel in clear text."""
-    try:
-        url = urlsplit(base_url)
-        host, _ = url.hostname or "", url.port
-    except ValueError:
-        url, host = urlsplit(""), ""
-    loopback = bool(_LOOPBACK.match(host))
-    if not host or url.username or not (url.scheme == "https" or (url.scheme == "http" and loopback)):
-        raise RequestRejected(
-            f"the {speaks.cloud} base URL {redact(base_url)!r} must be https, or http on loopback, without credentials",
-            hint=f"set {speaks.can.pod.base_url}, or unset it for {speaks.can.pod.public_api}",
-        )
-    return loopback

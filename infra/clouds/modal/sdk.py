@@ -13,10 +13,12 @@ import threading
 import weakref
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
+from infra.clouds.address import check_address
+from infra.clouds.answers import SAID_MAX
 from infra.clouds.modal.answers import Said, failure, why
 from infra.clouds.wire import Limits
+from pushtrain.capabilities import MODAL
 from pushtrain.errors import CloudAuthFailed, CloudUnavailable, RequestRejected
 from pushtrain.redact import redact
 
@@ -28,8 +30,6 @@ TOKEN_ID, TOKEN_SECRET = "MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET"
 PUBLIC_URL = "https://api.modal.com"
 # The SDK's own default: where the first one cannot be reached, the second is taken.
 _PUBLIC_URLS = f"{PUBLIC_URL},https://api.modal2.com"
-_LOOPBACK = re.compile(r"^(localhost|127(\.\d{1,3}){3}|::1)$")
-_SAID_MAX = 400
 # Beyond a call's own deadline: what the SDK needs to end a create that nobody waits for any more.
 _AFTER_S = 30.0
 _CLOSING_S = 10.0
@@ -96,7 +96,7 @@ class ModalSdk:
         except TimeoutError:
             raise Said("late", f"no answer in {limit_s:g} s") from None
         except expected as error:
-            text = self.clean(" ".join(str(error).split()))[:_SAID_MAX]
+            text = self.clean(" ".join(str(error).split()))[:SAID_MAX]
             raise Said(why(error), f"{type(error).__name__}: {text}") from None
 
     async def _done(self, modal: Any, work: Work[T]) -> T:
@@ -155,15 +155,5 @@ def _imported(name: str) -> Any:
 def _checked(server_url: str) -> str:
     """Raises RequestRejected for every URL over which the token would travel in clear text."""
     for url in server_url.split(","):
-        try:
-            parts = urlsplit(url.strip())
-            host, _ = parts.hostname or "", parts.port
-        except ValueError:
-            host, parts = "", urlsplit("")
-        is_safe = parts.scheme == "https" or (parts.scheme == "http" and _LOOPBACK.match(host))
-        if not host or parts.username or not is_safe:
-            raise RequestRejected(
-                f"MODAL_SERVER_URL {redact(server_url)!r} must be https, or http on loopback, without credentials",
-                hint="set MODAL_SERVER_URL, or unset it for Modal's own",
-            )
+        check_address(url.strip(), MODAL)
     return _PUBLIC_URLS if server_url.rstrip("/") == PUBLIC_URL else server_url
