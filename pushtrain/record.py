@@ -39,7 +39,11 @@ class RunRecord:
 
     @property
     def last(self) -> Event:
-        """The newest event that says where the run stands."""
+        """The newest event that says where the run stands; of a run that is over its end, whatever a pod that was
+        already going still had to say."""
+        ended = next((event for event in reversed(self.events) if event.state == "closed"), None)
+        if self.is_over and ended is not None:
+            return ended
         return next((event for event in reversed(self.events) if event.state not in NOTES), self.events[-1])
 
 

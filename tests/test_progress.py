@@ -80,6 +80,11 @@ def test_phases_are_those_of_the_newest_attempt() -> None:
     assert (times["provisioned"], times["booting"], times["training"]) == (10.0, 40.0, None)
 
 
+def test_a_word_that_a_pod_says_after_the_end_does_not_begin_the_run_again() -> None:
+    assert record("claimed", "training", "closed", "preempted", over=True).last.state == "closed"
+    assert record("claimed", "training", "preempted").last.state == "preempted"
+
+
 def test_a_view_follows_the_branch_and_reads_only_what_is_new(tmp_path: Path) -> None:
     ledger = Remote(tmp_path).ledger()
     view = RunView(ledger=ledger, run_id=RUN_ID)
