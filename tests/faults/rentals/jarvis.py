@@ -37,10 +37,16 @@ _GPUS = {
 }
 _SOLD = {"NVIDIA RTX A6000": "A6000", "NVIDIA A100-SXM4-40GB": "A100", "NVIDIA H100 80GB HBM3": "H100"}
 _PLACES = {"EU-SE-1": "india-noida-01", "CA-MTL-1": "india-chennai-01"}
+# Every type in both regions: jobs that share a kept volume may name different ones.
 CATALOG = Catalog(
-    gpus={name: replace(gpu) for name, gpu in WHOLE.gpus.items() if name in _SOLD.values()},
+    gpus={
+        name: replace(gpu, stock={"india-noida-01": "HIGH", "india-chennai-01": "MEDIUM"})
+        for name, gpu in WHOLE.gpus.items()
+        if name in _SOLD.values()
+    },
     data_centers=WHOLE.data_centers,
 )
+_LISTED_AFTER_S = 300.0
 _EXPORT = re.compile(r"export (?!PUSHTRAIN_BOOT=)\w+=")
 
 
@@ -87,6 +93,10 @@ class _VirtualJarvis(JarvisApi):
         super().__init__(service)
         self._scripts = _Scripts(service.settings.state_dir / "scripts")
         self._files = _Files(_VirtualService(service, self._scripts))  # type: ignore[arg-type]
+
+    def _is_listed(self, pod: Pod) -> bool:
+        """One that never starts is listed at last: else nobody could find what was refused and made all the same."""
+        return super()._is_listed(pod) or self._service.clock() > pod.created_at + _LISTED_AFTER_S
 
 
 def env_of(pod: Pod) -> Mapping[str, str]:

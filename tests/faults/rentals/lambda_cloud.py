@@ -32,9 +32,10 @@ _GPUS = {
     "NVIDIA A100 80GB PCIe": "NVIDIA H100 PCIe",
 }
 _PLACES = {"EU-SE-1": "us-west-1", "CA-MTL-1": "us-east-1"}
+# Every type in both regions: jobs that share a kept volume may name different ones.
 CATALOG = Catalog(
     gpus={
-        name: replace(gpu, stock={**gpu.stock, "us-west-1": "HIGH"})
+        name: replace(gpu, stock={"us-west-1": "HIGH", "us-east-1": "MEDIUM"})
         for name, gpu in WHOLE.gpus.items()
         if name in _GPUS.values()
     },
