@@ -290,6 +290,13 @@ def test_an_interrupt_ends_following_without_a_traceback(shell: Shell, remote: R
     assert "Traceback" not in err
 
 
+def test_an_interrupt_while_modules_are_imported_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    env = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-m", "pushtrain"], env=env, capture_output=True, text=True, timeout=150)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 def test_a_reader_that_leaves_is_no_traceback(shell: Shell, remote: Remote) -> None:
     ledger = remote.ledger("other", url=remote.file_url)
     claim(ledger)

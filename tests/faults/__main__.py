@@ -18,13 +18,13 @@ def main() -> int:
     parser.add_argument("--n", type=int, default=1000, help="how many schedules")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--seed", type=int, help="play this one alone, and say everything")
-    parser.add_argument("--replay", help="play this schedule alone, and say everything")
+    parser.add_argument("--replay", type=_printed, help="play this schedule alone, and say everything")
     parser.add_argument("--cloud", choices=[*RENTALS, ANY, ALL], default=ALL, help="where they are played")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
     if options.replay or options.seed is not None:
         if options.replay:
-            return _one(Schedule.parse(options.replay))
+            return _one(options.replay)
         return _one(schedule(options.seed, share(options.cloud, options.seed)))
     seeds = range(options.first, options.first + options.n)
     total = run_batch(
@@ -40,6 +40,13 @@ def main() -> int:
     if len(total.broken) > SHOWN:
         print(f"\nand {len(total.broken) - SHOWN} more seeds: {[it.seed for it, _ in total.broken[SHOWN:]][:50]}")
     return int(bool(total.broken))
+
+
+def _printed(text: str) -> Schedule:
+    try:
+        return Schedule.parse(text)
+    except (KeyError, TypeError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"no schedule as a broken promise prints one: {error}") from None
 
 
 def _one(it: Schedule) -> int:
