@@ -31,11 +31,11 @@ from pushtrain.placement import Candidate, ladder
 from pushtrain.provisioned import record_pod
 from pushtrain.rented import note
 from pushtrain.run import Run
-from pushtrain.rungs import Rung, planned_here, recorded_rungs, rung_of, rungs_in
+from pushtrain.rungs import Rung, is_dearer, planned_here, recorded_rungs, rung_of, rungs_in
 from pushtrain.soldout import remember, sold_out
 from pushtrain.spec import JobSpec
 from pushtrain.spot import affordable
-from pushtrain.twins import attempt_of, end_unnamed, keep_one, make_way
+from pushtrain.twins import attempt_of, end_one, end_unnamed, keep_one, make_way
 from pushtrain.volumes.kept import given_ids, in_one_place, kept_volume, make_kept
 
 # Below this a pod could not even boot: nothing is rented for it.
@@ -176,14 +176,19 @@ def _settle(control: Control, run: Run, attempt: int, asked: Rung, outputs: Mapp
     if pod is None and any(attempt_of(run, other) > attempt for other in live.pods):
         raise CloudUnavailable(f"{run.id}: a later attempt has a pod already", hint="the next tick reads on")
     if pod is None:  # a list may be behind
+        if is_dearer(control, float(outputs.get("usd_per_hour") or 0.0), asked):
+            end_one(control, run, str(outputs["pod_id"]))
+            raise _no_longer(run, str(outputs["pod_id"]), "dearer than what was asked for")
         return record_pod(control, run, asked, attempt, outputs, time=began, is_listed=False)
     rung = rung_of(control, [asked], pod, volume_of(run, live)) or _recorded_rung(control, run, attempt, pod, live)
     if rung is None:
         end_unnamed(control, run, pod)
-        raise CloudUnavailable(
-            f"{run.id}: pod {pod.id} is on no recorded rung: terminated", hint="the next tick asks again"
-        )
+        raise _no_longer(run, pod.id, "on no recorded rung")
     record_pod(control, run, rung, attempt, {**outputs, "pod_id": pod.id}, time=began)
+
+
+def _no_longer(run: Run, pod_id: str, why: str) -> CloudUnavailable:
+    return CloudUnavailable(f"{run.id}: pod {pod_id} is {why}: terminated", hint="the next tick asks again")
 
 
 def _recorded_rung(control: Control, run: Run, attempt: int, pod: Pod, live: Live) -> Rung | None:

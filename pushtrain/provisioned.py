@@ -11,7 +11,7 @@ from pushtrain.fleet import named_cloud
 from pushtrain.ledger import RunRecord
 from pushtrain.run import Run
 from pushtrain.rungs import Rung
-from pushtrain.twins import end_unnamed
+from pushtrain.twins import end_one
 
 
 def record_pod(
@@ -36,7 +36,8 @@ def record_pod(
         if record.is_over or said is not None or elsewhere:
             is_named = said is not None and said.data["pod_id"] == outputs["pod_id"]
             if outputs["pod_id"] and (elsewhere or not (is_listed or is_named)):
-                _end(control, run, str(outputs["pod_id"]))
+                control.say(f"{run.id}: pod {outputs['pod_id']} is one too many: terminated")
+                end_one(control, run, str(outputs["pod_id"]))
             return
         draft = _draft(control, run, record, rung, attempt, outputs, time)
         try:
@@ -48,15 +49,6 @@ def record_pod(
             continue  # a word of the pod itself, or another reconcile named another cloud: look again
         control.say(f"{run.id}: attempt {attempt} on {draft.message}")
         return
-
-
-def _end(control: Control, run: Run, pod_id: str) -> None:
-    control.say(f"{run.id}: pod {pod_id} is one too many: terminated")
-    pod = control.cloud.read_pod(pod_id)
-    if pod is not None:
-        end_unnamed(control, run, pod)
-    else:
-        control.cloud.terminate(pod_id)
 
 
 def _is_elsewhere(control: Control, record: RunRecord, attempt: int, said: Event | None) -> bool:

@@ -73,8 +73,8 @@ def rung_of(control: Control, rungs: Sequence[Rung], pod: Pod | None, volume: Vo
 
     Of a pod that has already come and gone only the volume tells: a secure pod had one.
     """
-    if pod is not None and CLOUDS[control.cloud.name].has_own_prices:
-        rungs = [rung for rung in rungs if pod.usd_per_hour <= rung.usd_per_hour + _CENT_OF_A_CENT]
+    if pod is not None:
+        rungs = [rung for rung in rungs if not is_dearer(control, pod.usd_per_hour, rung)]
     if pod is None:
         here = [rung for rung in rungs if volume is None or rung.data_center == volume.data_center]
         local = [rung for rung in here if volume is None and rung.data_center is None]
@@ -90,6 +90,12 @@ def rung_of(control: Control, rungs: Sequence[Rung], pod: Pod | None, volume: Vo
         ),
         None,
     )
+
+
+def is_dearer(control: Control, usd_per_hour: float, rung: Rung) -> bool:
+    """Whether a pod at that price would use up the budget before the deadline of its rung. Only where machines have
+    prices of their own: elsewhere the price of a rung is the one that is billed."""
+    return CLOUDS[control.cloud.name].has_own_prices and usd_per_hour > rung.usd_per_hour + _CENT_OF_A_CENT
 
 
 def recorded_rungs(control: Control, run: Run, record: RunRecord, fresh: Sequence[Rung], *, attempt: int) -> list[Rung]:

@@ -61,6 +61,15 @@ def end_unnamed(control: Control, run: Run, pod: Pod) -> None:
     control.cloud.terminate(pod.id)
 
 
+def end_one(control: Control, run: Run, pod_id: str) -> None:
+    """Terminate a pod that no event names and that may be in no list yet."""
+    pod = control.cloud.read_pod(pod_id)
+    if pod is not None:
+        end_unnamed(control, run, pod)
+    else:
+        control.cloud.terminate(pod_id)
+
+
 def one_pod(control: Control, run: Run, attempt: int, live: Live) -> list[Pod]:
     """The run's living pods, which is one at most when this returns: twins, and pods of attempts that are over, are
     terminated."""

@@ -4,6 +4,7 @@ host for each region, start scripts that go with their instances, names that are
 import base64
 import gzip
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,26 @@ Raw = Callable[..., Any]
 
 def url_of(simulator: RunningSimulator) -> str:
     return simulator.env(NAME)["JARVISLABS_URL"]
+
+
+class _Rising(httpx.BaseTransport):
+    """What the simulator says; from the first create on every price is twice what it was."""
+
+    def __init__(self) -> None:
+        self._wire, self._risen = httpx.HTTPTransport(), False
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        self._risen = self._risen or request.url.path.endswith("/create")
+        answer = self._wire.handle_request(request)
+        if not (self._risen and request.url.path.endswith("/misc/server_meta")):
+            return answer
+        answer.read()
+        said = answer.json()
+        rows = [row | {"price_per_hour": 2 * float(row["price_per_hour"])} for row in said["server_meta"]]
+        return httpx.Response(answer.status_code, json=said | {"server_meta": rows})
+
+    def close(self) -> None:
+        self._wire.close()
 
 
 class TestJarvisLabsOnTheSimulator(OnTheSimulator, CloudContract):
@@ -125,6 +146,24 @@ class TestJarvisLabsOnTheSimulator(OnTheSimulator, CloudContract):
             cloud.create_pod(replace(pod, max_usd_per_hour=price - 0.01))
         assert not cloud.find(prefix)
         assert cloud.create_pod(replace(pod, max_usd_per_hour=price)).usd_per_hour == price
+
+    def test_a_price_that_rises_with_the_create_is_told_as_it_is_by_then(
+        self, simulator: RunningSimulator, pod: PodRequest
+    ):
+        """Nothing a create takes bounds its price, and offers are kept for a while: whoever asked has to hear it."""
+        rising = _Rising()
+        with closing(
+            JarvisLabs(simulator.keys.others[NAME], url_of(simulator), environ={}, limits=LIMITS, transport=rising)
+        ) as cloud:
+            price = next(
+                it.usd_per_gpu_hour for it in cloud.offers() if (it.gpu, it.data_center) == (pod.gpu, pod.data_center)
+            )
+            made = cloud.create_pod(replace(pod, max_usd_per_hour=price))
+            assert made.usd_per_hour == pytest.approx(2 * price)
+            assert [it.usd_per_hour for it in cloud.find(pod.name).pods] == [made.usd_per_hour]
+            with pytest.raises(NoCapacity, match="an hour or less"):
+                cloud.create_pod(replace(pod, name=f"{pod.name}1", max_usd_per_hour=price))
+            cloud.terminate(made.id)
 
     def test_without_a_region_the_first_that_has_room_is_taken(
         self, cloud: JarvisLabs, pod: PodRequest, simulator: RunningSimulator

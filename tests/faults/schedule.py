@@ -271,7 +271,7 @@ KINDS_OF: Mapping[str, Mapping[str, Draw]] = {
     # Prices rise between two looks: a catalogue that was read a moment ago is out of date.
     "lambda": {"dearer": _for(1.2, 3.0)},
     # Refused inside a 200, and made all the same; a balance that is used up pauses what runs.
-    "jarvislabs": {"refused_but_rented": _times(1, 1, 3), "stopped_by_host": _for(0.0)},
+    "jarvislabs": {"refused_but_rented": _times(1, 1, 3), "dearer": _for(1.2, 3.0), "stopped_by_host": _for(0.0)},
     "vast": {
         # Refused, and rented all the same; the machine of the offer is taken by somebody else; prices rise between two
         # looks; the machine's host stops what runs, which is billed for its disk until it is destroyed.

@@ -119,6 +119,7 @@ class JarvisLabs:
         doing = f"creating pod {request.name} ({request.gpu_count} x {request.gpu}, {where}) at JarvisLabs"
         self._check(request, doing)
         adopted = partial(self._adopt, request.name, None)
+        self._reads.forget_rows()
         if (found := adopted()) is not None:
             return found
         row, fs_id = self._row(request, doing), self._fs_id(request, doing)
@@ -266,15 +267,18 @@ class JarvisLabs:
         return numbers[0]
 
     def _settled(self, request: PodRequest, number: int, row: Any, doing: str) -> Pod:
-        """What was made, once more by its name; a list that stays behind leaves what was asked for."""
+        """What was made, once more by its name; a list that stays behind leaves what was asked for.
+
+        No answer says what price it was made at: it is none above what the list says after it was made."""
         raw = self._reads.appeared(number, str(row["region"]), doing)
+        self._reads.forget_rows()
         made = Pod(
             id=f"jl-{number}",
             name=request.name,
             status="STARTING",
             gpu=request.gpu,
             gpu_count=request.gpu_count,
-            usd_per_hour=shapes.usd_per_hour(row, request),
+            usd_per_hour=self._reads.usd_per_hour(row, request),
             data_center=str(row["region"]),
             uptime_s=None,
             created_at=None,

@@ -9,12 +9,14 @@ from infra.clouds.jarvis.answers import SPEAKS, flag, says_full
 from infra.clouds.jarvis.hosts import Hosts
 from infra.clouds.jarvis.names import FILE_SYSTEM_CHARS, INSTANCE_CHARS, sold_as, whole
 from infra.clouds.jarvis.scripts import Scripts
-from pushtrain.cloud import Pod, Volume
+from pushtrain.cloud import Pod, PodRequest, Volume
 from pushtrain.errors import CloudError, CloudUnavailable, RequestRejected
 
 READING_OFFERS = "reading JarvisLabs' offers"
 LISTING = "listing pods"
 _FRESH_S = 30.0
+# What tells a row of offers from the others.
+_SAME = ("gpu_type", "region", "vram", "workload_type")
 
 
 class Reads:
@@ -38,6 +40,20 @@ class Reads:
                 rows = [it for it in meta["server_meta"] if it.get("gpu_type") and it.get("region")]
                 self._kept = (now_s + _FRESH_S, rows)
         return self._kept[1]
+
+    def forget_rows(self) -> None:
+        """The next `rows` are read anew: prices may have changed, and a create is made at those of its moment."""
+        self._kept = None
+
+    def usd_per_hour(self, made_of: Any, request: PodRequest) -> float:
+        """What the request costs by now of that row; by the row itself where it is not offered any more, or nobody
+        answers."""
+        try:
+            rows = self.rows()
+        except CloudError:
+            rows = []
+        now = next((it for it in rows if all(it.get(key) == made_of.get(key) for key in _SAME)), made_of)
+        return shapes.usd_per_hour(now, request)
 
     def instances(self) -> list[Any]:
         """Every instance of the account, as JarvisLabs says it."""

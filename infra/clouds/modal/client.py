@@ -138,6 +138,7 @@ class Modal:
         gpu = shapes.check(request, doing)
         secrets = secrets_of(request, self._environ)
         self._sdk.keep_secret(secrets.values())
+        self._kept = None  # a create is made at the rates of its moment
         usd_per_hour = names.usd_per_gpu_hour(request.gpu, self._rates()) * request.gpu_count
         if request.max_usd_per_hour is not None and usd_per_hour > request.max_usd_per_hour:
             most = f"${request.max_usd_per_hour:.3f}"
