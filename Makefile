@@ -24,7 +24,7 @@ test: sync ## The tests, in ten minutes on two cores (prints how many ran, and w
 test-long: sync ## The tests that make test leaves out: several GPUs, replays, each method's curve, each limit of a run
 	$(PYTEST) -m long
 
-faults: sync ## The proof that no money leaks: N=10000 fault schedules, or one by SEED=17 or REPLAY='{…}'; CLOUD=lambda
+faults: sync ## The proof that no money leaks: N=10000 fault schedules, or one by SEED=17 or REPLAY='{…}'; CLOUD=modal or any
 	@PYTHONPATH=tests $(RUN) python -m faults --n $(or $(N),1000) --cloud $(or $(CLOUD),all) $(if $(SEED),--seed $(SEED)) $(if $(REPLAY),--replay '$(REPLAY)')
 
 faults-real: sync ## N=50 schedules with real processes: kill -9, the simulator over HTTP, real git

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,7 @@ def test_every_promise_holds_under_every_schedule() -> None:
 
 # One of them with every `make test`.
 LONG = [name for name in (*RENTALS, ANY) if name not in (DEFAULT_CLOUD, "vast")]
+OFF = Fault(kind="skewed_control")
 
 
 @pytest.mark.parametrize("cloud", ["vast", *(pytest.param(name, marks=pytest.mark.long) for name in LONG)])
@@ -53,6 +55,20 @@ def test_the_same_promises_hold_at_another_cloud(cloud: str) -> None:
     broken = [f"make faults REPLAY='{it.text()}'  # {said}" for it, said in total.broken]
     assert not broken, "\n".join(broken[:5])
     assert total.figures.pods > schedules // 2 and sum(total.struck[kind] for kind in KINDS_OF[cloud]) > 0
+
+
+def test_modal_plays_with_every_test_run_too() -> None:
+    total = run_batch(range(1, 4), processes=1, cloud="modal")
+    assert not total.broken and total.figures.pods > 2, total.broken
+
+
+@pytest.mark.parametrize("off_s", [3600.0, -3600.0])
+def test_a_sandbox_ends_by_the_clock_that_its_deadline_was_made_with(off_s: float) -> None:
+    """Nothing in it ever starts, and nobody comes back: Modal's own time-out is what is left."""
+    away = Fault(kind="cloud_down", at_s=60.0, amount=2000.0)
+    it = Schedule(seed=3, cloud="modal", faults=(replace(OFF, amount=off_s), Fault(kind="never_starts"), away))
+    result = play_safely(it)
+    assert result.figures.pods == 1 and not [text for text in result.broken if text.startswith("the cloud ends it")]
 
 
 def test_the_same_seed_is_the_same_run() -> None:

@@ -9,9 +9,10 @@ import pytest
 
 from infra.clouds.modal import shapes
 from infra.clouds.modal.answers import Said, failure, why
-from infra.clouds.modal.client import Modal, checked
+from infra.clouds.modal.client import Modal
 from infra.clouds.modal.logs import LOOK_BACK, Piece, lines, since
 from infra.clouds.modal.names import CORE_USD, CORES, GIB_USD, MEMORY_GIB, find, gpu_ids, sold_as, usd_per_gpu_hour
+from infra.clouds.modal.works import checked
 from pushtrain.cloud import PodRequest
 from pushtrain.errors import (
     CloudAuthFailed,

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+from faults.rentals.modal.module import STATUSES, TRANSIENT, StreamTerminatedError
 from simulator_client import Client
 
 from infra.clouds.modal.client import Modal
@@ -189,3 +190,11 @@ class TestModalOnTheSimulator(OnTheSimulator, CloudContract):
             modal(simulator).offers()
         gc.collect()
         assert within(PATIENCE_S, lambda: threads() <= before)
+
+
+def test_what_the_fault_schedules_raise_is_what_modal_raises():
+    import modal.exception
+
+    for its in {*STATUSES.values(), *TRANSIENT} - {StreamTerminatedError}:
+        real = getattr(modal.exception, its.__name__)
+        assert {it.__name__ for it in its.__mro__} <= {it.__name__ for it in real.__mro__}, its

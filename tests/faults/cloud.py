@@ -113,7 +113,7 @@ class VirtualService(Service):
         self.board = HeardFaults(lambda: next(ids), seat.hit)
         super().__init__(settings, account, self.board, None, clock=lambda: scheduler.now)  # type: ignore[arg-type]
         self.containers, self._watcher = seat.containers, seat.watcher
-        self.rental, self.way = rental, seat.way
+        self.rental, self.way, self.scheduler = rental, seat.way, scheduler
         self.api = RestApi(self)
 
     def running(self, pod: Pod) -> Running | None:
@@ -136,6 +136,12 @@ class VirtualService(Service):
     def lose(self, pod_id: str) -> None:
         """The machine is gone, as with RunPod's spot pods and its failures."""
         self._changed(self.account.terminate_pod(pod_id, self.clock()))
+
+    def pause(self, pod_id: str) -> None:
+        """The cloud stops it, or ends it where nothing of it can be stopped and go on."""
+        if self.rental.ending == "leaves":
+            return self.lose(pod_id)
+        self.stop_pod(pod_id)
 
     def save(self) -> None:
         pass

@@ -98,7 +98,7 @@ class Machine:
         """Something befalls the pod; False when there is nothing left that it could befall."""
         if self.pod.status == "TERMINATED":
             return False
-        if blow in ("lost_pod", "preempted_away"):
+        if blow in ("lost_pod", "preempted_away") or (blow == "container_restart" and self._leaves):
             self.service.lose(self.pod.id)
         elif blow == "container_restart":
             self._end_container()
@@ -133,8 +133,15 @@ class Machine:
         if self.fate.skewed is not None:
             self.ground.boards.hit(self.fate.skewed)
 
+    @property
+    def _leaves(self) -> bool:
+        """Whether the cloud ends a pod with its container, instead of starting that again."""
+        return self.service.rental.ending == "leaves"
+
     def end_itself(self) -> None:
-        """What the end of its work is where nobody is asked: the machine goes off, or all stays as it is."""
+        """What the end of its work is where nobody is asked: the machine goes off, the pod is gone, or all stays."""
+        if self._leaves and self.wanted:
+            self.service.lose(self.pod.id)
         if self.service.rental.ending == "off":
             self.is_off = True
             self._end_container()

@@ -207,7 +207,15 @@ class Office:
         clouds, environ = dict[str, Cloud](), dict(ENVIRON)
         for name, service in self.services.items():
             wire = WatchedWire(listed[name], shift, who, process, scheduler, service)
-            clouds[name] = service.rental.client(Seams(process=process, clock=lambda: scheduler.now, transport=wire))
+            clouds[name] = service.rental.client(
+                Seams(
+                    process=process,
+                    clock=lambda: scheduler.now,
+                    wall=lambda: scheduler.now + shift.skew_s,
+                    asked_time=partial(self._time_at, name),
+                    transport=wire,
+                )
+            )
             environ |= service.rental.environ
         first = next(iter(clouds))
 
@@ -215,7 +223,7 @@ class Office:
             BASE_URL,
             partial(self._say, who),
             local=lambda: scheduler.now + shift.skew_s,
-            ask=lambda url, patience_s: scheduler.now if boards.ways[first].is_open() else None,
+            ask=partial(self._time_at, first),
         )
         store = MemoryStore(self.promises.remote, LedgerLink(process, scheduler, boards, "control", who))
         return Control(
@@ -229,6 +237,9 @@ class Office:
             clock=clock,
             sleep=process.sleep,
         )
+
+    def _time_at(self, cloud: str, url: str, patience_s: float) -> float | None:
+        return self.scheduler.now if self.boards.ways[cloud].is_open() else None
 
     def _say(self, who: str, text: str) -> None:
         self.said.append(f"{self.scheduler.now - 1.8e9:9.1f}  {who}: {text}")

@@ -43,14 +43,16 @@ def check_rest(promises: Promises, services: Mapping[str, VirtualService], now: 
 
 
 def check_deadlines(promises: Promises, machines: Machines) -> None:
-    """Where the cloud itself ends a pod after its deadline, no pod lives longer, whoever is dead."""
+    """Where the cloud itself ends a pod after its deadline, no pod lives longer, whoever is dead; a create that was
+    carried out late is that much longer there."""
     for name, account in promises.accounts.items():
         after_s = CLOUDS[name].ends_after_s
         for pod in account.pods.values() if after_s is not None else ():
             machine = machines.pods.get(pod.id)
             if machine is None or after_s is None:
                 continue
-            late_s = (pod.ended_at or float("inf")) - machine.deadline_s - after_s
+            ends_s = machine.deadline_s + after_s + machine.service.rental.late_s(machine.service, pod.id)
+            late_s = (pod.ended_at or float("inf")) - ends_s
             if late_s > AFTER_DEADLINE_S:
                 promises.breaks("the cloud ends it", f"{pod.name} lived {late_s:.0f} s longer than {name} lets it")
 

@@ -83,7 +83,7 @@ def _stop_all(world: "World", service: "VirtualService", fault: Fault) -> None:
     for pod in service.account.live_pods():
         if pod.name.startswith(MARK) and pod.status == "RUNNING":
             world.hit(fault)
-            service.stop_pod(pod.id)
+            service.pause(pod.id)
 
 
 def _refused_key(world: "World", fault: Fault) -> None:

@@ -7,7 +7,6 @@ sorted in `answers`.
 """
 
 import os
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
@@ -15,28 +14,30 @@ from functools import partial
 from typing import Any
 
 from infra.clouds.adoption import look_again
-from infra.clouds.modal import logs, names, shapes
+from infra.clouds.modal import logs, names, shapes, works
 from infra.clouds.modal.answers import Said, failure
 from infra.clouds.modal.sdk import PUBLIC_URL, TOKEN_ID, ModalSdk
+from infra.clouds.modal.works import APP, checked
 from infra.clouds.requested import secrets_of
 from infra.clouds.wire import Limits
+from pushtrain.clock import CloudClock
 from pushtrain.cloud import Bill, Live, LogLine, Offer, Pod, PodRequest, Template, Volume, VolumeRequest
 from pushtrain.errors import CloudUnavailable, NoCapacity, RequestRejected
 from pushtrain.events import parse_time
 
-APP = "pushtrain"
 _RATES_FRESH_S = 60.0
 # Modal's own words: figures may be some minutes late, and change in between.
 _SETTLED_S = 3600.0
 # The first sandbox of an image waits until Modal has pulled it.
 _BUILD_S = 1800.0
-_SANDBOX_ID = re.compile(r"sb-[0-9A-Za-z]{1,60}")
 
 
 class Modal:
     """One Modal workspace. Safe to use from one thread; `close` when done, or let it go with the process.
 
-    `environ` is where `PodRequest.secret_env` is read from at each create; `wall` gives epoch seconds.
+    `environ` is where `PodRequest.secret_env` is read from at each create. `wall` gives epoch seconds by the clock that
+    deadlines are made of, or a sandbox would end before or after its run: this machine's, or Modal's where that is off.
+    `sdk` stands for Modal's own, whose token and URL are then its affair.
     """
 
     name = "modal"
@@ -48,13 +49,16 @@ class Modal:
         *,
         environ: Mapping[str, str] | None = None,
         limits: Limits | None = None,
-        wall: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] = time.sleep,
+        wall: Callable[[], float] | None = None,
+        sdk: ModalSdk | None = None,
     ) -> None:
         """The token's id is read from MODAL_TOKEN_ID of `environ`. Raises CloudAuthFailed where there is none."""
         self._environ = os.environ if environ is None else environ
         token_id = self._environ.get(TOKEN_ID, "").strip()
-        self._limits, self._wall = limits or Limits(), wall
-        self._sdk = ModalSdk(token_id, token_secret, server_url, self._limits)
+        self._limits, self._sleep = limits or Limits(), sleep
+        self._wall = wall or CloudClock(server_url.split(",")[0].strip(), say=lambda text: None)
+        self._sdk = sdk or ModalSdk(token_id, token_secret, server_url, self._limits)
         self._kept: tuple[float, Mapping[str, float]] | None = None
 
     def close(self) -> None:
@@ -138,7 +142,9 @@ class Modal:
         gpu = shapes.check(request, doing)
         secrets = secrets_of(request, self._environ)
         self._sdk.keep_secret(secrets.values())
-        self._kept = None  # a create is made at the rates of its moment
+        app, image, volumes = self._sdk.ask(doing, partial(works.prepared, request), _BUILD_S)
+        # A build may have taken half an hour: rates and lifetime are those of the create.
+        self._kept = None
         usd_per_hour = names.usd_per_gpu_hour(request.gpu, self._rates()) * request.gpu_count
         if request.max_usd_per_hour is not None and usd_per_hour > request.max_usd_per_hour:
             most = f"${request.max_usd_per_hour:.3f}"
@@ -146,7 +152,6 @@ class Modal:
         made_s = self._wall()
         tagged = shapes.tags(request, gpu, usd_per_hour, made_s)
         asked = shapes.words(request, gpu, tagged, made_s)
-        app, image, volumes = self._sdk.ask(doing, partial(_prepared, request), _BUILD_S)
 
         async def made(modal: Any, client: Any) -> str:
             hidden = [modal.Secret.from_dict(secrets)] if secrets else []
@@ -160,7 +165,7 @@ class Modal:
         except Said as said:
             refusal = said
         if refusal.why in ("exists", "late", "lost"):
-            if (found := look_again(self._limits.look_pauses_s, time.sleep, named)) is not None:
+            if (found := look_again(self._limits.look_pauses_s, self._sleep, named)) is not None:
                 return found
             if refusal.why == "late":
                 raise NoCapacity(f"{doing}: not placed ({refusal})", hint="another GPU, or later: Modal queues")
@@ -225,7 +230,7 @@ class Modal:
         """Modal's own estimate of each sandbox, at the workspace's rates, over its whole life; final an hour after
         `until`. Of a single volume Modal tells no cost."""
         usd = sum(
-            self._unless_absent(f"reading what {pod_id} cost", partial(_cost, pod_id)) or 0.0 for pod_id in pod_ids
+            self._unless_absent(f"reading what {pod_id} cost", partial(works.cost, pod_id)) or 0.0 for pod_id in pod_ids
         )
         final = until is not None and now_s is not None and now_s >= parse_time(until) + _SETTLED_S
         return Bill(pods_usd=usd, volumes_usd=0.0, final=final)
@@ -263,42 +268,15 @@ class Modal:
 
     def _rates(self) -> Mapping[str, float]:
         """Of the workspace, up to a minute old; none where the token may not read them, or Modal has none."""
-        now_s = self._wall()
+        now_s = self._sdk.clock()
         if self._kept is None or not 0 <= now_s - self._kept[0] < _RATES_FRESH_S:
             try:
-                self._kept = (now_s, self._sdk.attempt(_told_rates))
+                self._kept = (now_s, self._sdk.attempt(works.rates))
             except Said as said:
                 if said.why not in ("denied", "retired", "absent"):
                     raise failure(said, "reading Modal's rates") from None
                 self._kept = (now_s, {})
         return self._kept[1]
-
-
-async def _prepared(request: PodRequest, modal: Any, client: Any) -> tuple[Any, Any, dict[str, Any]]:
-    """The app, the image, built, and what is mounted where."""
-    app = await modal.App.lookup.aio(APP, create_if_missing=True, client=client)
-    image = await modal.Image.from_registry(request.image).build.aio(app)
-    if request.volume_id is None:
-        return app, image, {}
-    return app, image, {request.mount_path: modal.Volume.from_id(request.volume_id, client=client)}
-
-
-async def _told_rates(modal: Any, client: Any) -> dict[str, float]:
-    rates = await modal.Workspace.from_context(client=client).billing.rates.aio()
-    return {str(name): float(usd) for name, usd in rates.items()}
-
-
-async def _cost(pod_id: str, modal: Any, client: Any) -> float:
-    sandbox = await modal.Sandbox.from_id.aio(checked(pod_id), client=client)
-    stats = await sandbox._experimental_stats.aio()
-    return float(stats.cost or 0)
-
-
-def checked(pod_id: str) -> str:
-    """An id that Modal never gave would be asked for at another backend: RequestRejected."""
-    if not _SANDBOX_ID.fullmatch(pod_id):
-        raise RequestRejected(f"{pod_id!r} is not an id of a Modal sandbox", hint="ids begin with sb-")
-    return pod_id
 
 
 def _volume(volume_id: str, name: str) -> Volume:

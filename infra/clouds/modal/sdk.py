@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import re
 import threading
+import time
 import weakref
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
@@ -37,7 +38,9 @@ _CLOSING_S = 10.0
 
 class ModalSdk:
     """One workspace. `close` when done, or let it go out of scope. Nothing is imported, and no thread begins, before
-    the first call."""
+    the first call. `clock` only ever goes forward, in seconds."""
+
+    clock: Callable[[], float] = staticmethod(time.monotonic)
 
     def __init__(self, token_id: str, token_secret: str, server_url: str, limits: Limits) -> None:
         """Raises CloudAuthFailed for a token no header can carry, RequestRejected for a URL that would expose it."""
@@ -88,6 +91,11 @@ class ModalSdk:
             future.cancel()
             raise
 
+    def refusal(self, error: BaseException) -> Said:
+        """What an error of the SDK says, sorted, without tokens and secrets."""
+        text = self.clean(" ".join(str(error).split()))[:SAID_MAX]
+        return Said(why(error), f"{type(error).__name__}: {text}")
+
     async def _bounded(self, work: Work[T], limit_s: float) -> T:
         modal = _imported("modal")
         expected = (modal.exception.Error, OSError, *_of_the_wire())
@@ -96,8 +104,7 @@ class ModalSdk:
         except TimeoutError:
             raise Said("late", f"no answer in {limit_s:g} s") from None
         except expected as error:
-            text = self.clean(" ".join(str(error).split()))[:SAID_MAX]
-            raise Said(why(error), f"{type(error).__name__}: {text}") from None
+            raise self.refusal(error) from None
 
     async def _done(self, modal: Any, work: Work[T]) -> T:
         """Connecting is part of the first call."""

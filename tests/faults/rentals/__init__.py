@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from .jarvis import JARVIS
 from .lambda_cloud import LAMBDA
+from .modal.cloud import MODAL
 from .rental import ACCOUNT_KEY as ACCOUNT_KEY
 from .rental import BASE_URL as BASE_URL
 from .rental import Rental as Rental
@@ -14,4 +15,4 @@ from .rental import Seams as Seams
 from .runpod import RUNPOD
 from .vast import VAST
 
-RENTALS: Mapping[str, Rental] = {it.name: it for it in (RUNPOD, VAST, LAMBDA, JARVIS)}
+RENTALS: Mapping[str, Rental] = {it.name: it for it in (RUNPOD, VAST, LAMBDA, MODAL, JARVIS)}

@@ -28,10 +28,13 @@ Routes = Callable[[Service, dict[Any, Any], Log], list[Route]]
 
 @dataclass(frozen=True, kw_only=True)
 class Seams:
-    """What a client is made of."""
+    """What a client is made of. `wall` is the control plane's own time of day, which may be off; `asked_time` the
+    cloud's, None where it does not answer."""
 
     process: Process
     clock: Callable[[], float]
+    wall: Callable[[], float]
+    asked_time: Callable[[str, float], float | None]
     transport: httpx.BaseTransport
 
 
@@ -43,11 +46,13 @@ class Rental:
     schedules. `routes(service, transports, log)` is the API; `lists` the paths of whole lists by what they
     hold; `operation(method, path)` the simulator's name of a request, as far as schedules tell them apart, `ends` its
     name for what ends a pod; `gpu_of` is the account's word for a type by its id in specs, `pod_id` and `volume_id`
-    what its client calls the account's pods and volumes; `left_over` names what is in it beside those;
+    what its client calls the account's pods and volumes; `left_over` names what is in it beside those, and
+    `late_s` by how much the cloud's own end of a pod is later than was asked;
     `is_refused(status, body)` tells an answer that does nothing now; `spec` a job of the other clouds as one of this.
 
     Of a pod: `env_of` is what its container is told; `ways` what it sends to end itself. Without any its `ending`
-    says what its end is: its machine powers off, which ends no bill, or nothing but its work ends. With `is_machine`
+    says what its end is: its machine powers off, which ends no bill, or nothing but its work ends, or it leaves, and
+    the cloud ends it with its first process, however that ended. With `is_machine`
     it is a container in a machine of its own, that boots `boots_s` longer. `stops_unpaid`: what runs is stopped when
     the money is gone.
     """
@@ -67,9 +72,10 @@ class Rental:
     pod_id: Callable[[str], str] = field(default=lambda its: its)
     volume_id: Callable[[Volume], str] = field(default=lambda volume: volume.id)
     left_over: Callable[[Service], list[str]] = field(default=lambda service: [])
+    late_s: Callable[[Service, str], float] = field(default=lambda service, pod_id: 0.0)
     types: Mapping[str, str] = field(default_factory=dict)
     ways: Callable[[str], Ways] = field(default=lambda pod_id: ())
-    ending: Literal["asks", "off", "work"] = "asks"
+    ending: Literal["asks", "off", "work", "leaves"] = "asks"
     env_of: Callable[[Pod], Mapping[str, str]] = field(default=lambda pod: pod.env)
     foreign_env: Mapping[str, str] = field(default_factory=dict)
     is_refused: Callable[[int, bytes], bool] = field(default=lambda status, body: status in REFUSALS)
