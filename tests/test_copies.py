@@ -116,6 +116,15 @@ def test_a_place_that_does_not_answer_is_said_and_keeps_no_other_from_being_look
     assert f"{KEYS}ACCESS_KEY_ID" in str(missing[0])
 
 
+def test_copies_of_a_run_whose_spec_nobody_reads_any_more_are_said_to_be_nobody_s_known() -> None:
+    unread = replace(record("old-1", IN_BUCKET), spec=b"task: dance\n")
+    started = replace(unread.events[0], state="provisioned")
+    assert leftovers([unread], {}, NOW_S) == ([], []), "without a pod there is nothing"
+    found, troubles = leftovers([replace(unread, events=(started, *unread.events))], {}, NOW_S)
+    assert not found and [it.exit_code for it in troubles] == [2]
+    assert "old-1: copies of its checkpoints were not looked for" in str(troubles[0])
+
+
 def test_where_a_run_s_copies_lie() -> None:
     assert [prefix_of(url, "r-1") for url in ("s3://b", "s3://b/", "s3://b/x/y", "s3://b/x/")] == [
         "r-1/", "r-1/", "x/y/r-1/", "x/r-1/",

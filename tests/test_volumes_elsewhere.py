@@ -13,7 +13,7 @@ from infra.clouds.lambda_cloud.client import Lambda
 from infra.clouds.lambda_cloud.pace import LambdaLimits
 from infra.simulator.others import OTHERS, others_env
 from pushtrain.capabilities import CLOUDS
-from pushtrain.errors import CloudUnavailable, PushtrainError, RequestRejected
+from pushtrain.errors import CloudUnavailable, PushtrainError, RequestRejected, UsageError
 from pushtrain.fleet import Fleet
 from pushtrain.settings import load_settings
 from pushtrain.volumes import files
@@ -38,7 +38,7 @@ def account(world: World) -> Account:
 
 
 def refused(act: Callable[[], object]) -> PushtrainError:
-    with pytest.raises(RequestRejected) as caught:
+    with pytest.raises((RequestRejected, UsageError)) as caught:
         act()
     return caught.value
 

@@ -12,7 +12,7 @@ from simulator_client import Client
 
 from infra.simulator.server import RunningSimulator
 from pushtrain.cloud import Volume
-from pushtrain.errors import CloudAuthFailed, CloudUnavailable, PushtrainError, RequestRejected
+from pushtrain.errors import CloudAuthFailed, CloudUnavailable, PushtrainError, RequestRejected, UsageError
 from pushtrain.volumes.endpoints import access_to
 from pushtrain.volumes.files import Place, check_places, is_elsewhere, is_volume, place
 from pushtrain.volumes.folders import copy, get, put
@@ -297,10 +297,10 @@ def test_progress_is_a_line_now_and_then() -> None:
 def test_a_place_on_a_volume_is_told_from_a_path_and_from_a_pods() -> None:
     assert place("volume:models/a/b") == place("models/a/b") == Place(name="models", path="a/b")
     assert place("volume:models") == Place(name="models", path="")
-    with pytest.raises(RequestRejected):
+    with pytest.raises(UsageError):
         place("volume:/x")
     assert is_volume("volume:x/y") and not is_volume("run:x") and not is_volume("./volume:x")
     assert is_elsewhere("job-01234567-89abcdef:data") and not is_elsewhere("volume:x/y", "./a:b", "data", "/a")
     for pair in (["volume:a/x", "volume:b/y"], ["job:x", "volume:a/y"], ["volume:a/x", "job:y"], ["volume:a/x"]):
-        with pytest.raises(RequestRejected, match="cannot copy"):
+        with pytest.raises(UsageError, match="cannot copy"):
             check_places(pair)

@@ -165,7 +165,7 @@ def test_a_retry_by_hand_is_claimed_for_whoever_asked_and_the_dispatched_reconci
     world.push("mended")
     scene.actions.looked()
     given = {"run": first.run_id, "why": "--once `touch x`"}
-    (run,) = scene.actions.by_hand("train.yml", action="retry", **given)
+    (run,) = scene.actions.by_hand("train.yml", action="retry", cloud="runpod", **given)
     assert scene.clean(run).results == BY_HAND, run.steps
     assert run.title == f"retry {first.run_id}"
     (again,) = (it for it in world.records() if it.run_id != first.run_id)

@@ -13,7 +13,7 @@ from urllib.parse import quote
 import httpx
 
 from pushtrain.copies.bucket import access_to, prefix_of
-from pushtrain.errors import HubError, PushtrainError
+from pushtrain.errors import HubError, PushtrainError, SpecError
 from pushtrain.ledger import RunRecord
 from pushtrain.spec import TrainingSpec
 from pushtrain.spec.file import loads
@@ -47,8 +47,10 @@ def leftovers(
     a bucket."""
     due, troubles = list[Leftover](), list[PushtrainError]()
     for record in records:
-        if (one := _due(record, now_s)) is not None:
-            due.append(one)
+        try:
+            due += [one] if (one := _due(record, now_s)) is not None else []
+        except SpecError as trouble:
+            troubles.append(trouble)
     found = list[Leftover]()
     branches: dict[str, set[str]] = {}
     for one in due:
@@ -80,13 +82,19 @@ def remove(one: Leftover, environ: Mapping[str, str]) -> None:
 
 
 def _due(record: RunRecord, now_s: float) -> Leftover | None:
-    """None for a run that is not over, that has no copies, or that ended too short ago."""
+    """None for a run that is not over, that has no copies, or that ended too short ago. Raises SpecError for one that
+    had a pod and whose spec this version does not read: nobody knows where its copies are."""
     if not record.is_over:
         return None
     try:
         spec = loads(record.spec, "spec.yaml", check_name=False)
-    except PushtrainError:
-        return None  # of a spec that is none any more nobody knows where its copies are
+    except PushtrainError as unread:
+        if not any(event.state == "provisioned" for event in record.events):
+            return None
+        raise SpecError(
+            f"{record.run_id}: copies of its checkpoints were not looked for: its spec is not one any more ({unread})",
+            hint="the version of pushtrain that ran it removes them",
+        ) from None
     if not isinstance(spec, TrainingSpec) or not spec.copies_to:
         return None
     closed = next(event for event in record.events if event.state == "closed")

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pushtrain.capabilities import CLOUDS, DEFAULT_CLOUD
 from pushtrain.cloud import Cloud, Live, Pod, Volume, VolumeRequest
-from pushtrain.errors import LedgerError, RequestRejected
+from pushtrain.errors import LedgerError, RequestRejected, UsageError
 from pushtrain.fleet import listing, member, members
 from pushtrain.ledger import Ledger
 from pushtrain.lookup import read_each
@@ -69,7 +69,7 @@ class Account:
         return sorted(found, key=lambda row: (order.index(row.whose), row.name, row.volume.id))
 
     def one(self, text: str) -> Row:
-        """The volume of that short name, id, name in the cloud, or run. Raises RequestRejected for none, or several."""
+        """The volume of that short name, id, name in the cloud, or run. Raises UsageError for none, or several."""
         rows = self.rows()
         for fits in (
             lambda row: row.volume.id == text,
@@ -80,12 +80,12 @@ class Account:
                 break
         else:
             names = ", ".join(row.name for row in rows if row.whose == "kept") or "none"
-            raise RequestRejected(
+            raise UsageError(
                 f"no volume {text!r} in {self._accounts}", hint=f"kept ones: {names}", reason="UnknownVolume"
             )
         if len(found) > 1:
             ids = ", ".join(row.volume.id for row in found)
-            raise RequestRejected(f"{text!r} is several volumes", hint=f"say which: {ids}", reason="SeveralVolumes")
+            raise UsageError(f"{text!r} is several volumes", hint=f"say which: {ids}", reason="SeveralVolumes")
         return found[0]
 
     def ours(self, text: str, verb: str) -> Row:
@@ -102,18 +102,15 @@ class Account:
 
     def create(self, name: str, size_gb: int, data_center: str, cloud: str = "") -> Volume:
         """A kept volume; one that is there in that data center is what is meant. Without `cloud` it is made at RunPod,
-        or where RunPod's key is not set at the one cloud that has volumes. Raises RequestRejected, CloudError."""
+        or where RunPod's key is not set at the one cloud that has volumes. Raises UsageError for a name, size or place
+        that cannot be, CloudError."""
         at = self._at(cloud)
         can = CLOUDS[at.name]
         if not KEPT_NAME.fullmatch(name):
-            raise RequestRejected(
-                f"{name!r} is no name for a volume", hint="small letters, digits and hyphens, at most 31"
-            )
+            raise UsageError(f"{name!r} is no name for a volume", hint="small letters, digits and hyphens, at most 31")
         least, most = can.volume_gb
         if can.has_sized_volumes and not least <= size_gb <= most:
-            raise RequestRejected(
-                f"{size_gb} GB cannot be had", hint=f"{can.title} makes volumes of {least} to {most} GB"
-            )
+            raise UsageError(f"{size_gb} GB cannot be had", hint=f"{can.title} makes volumes of {least} to {most} GB")
         data_center = _place(at, data_center)
         kinds = {kind for it in at.offers() if it.data_center == data_center for kind in it.volume_kinds}
         wanted = VolumeRequest(
@@ -129,7 +126,7 @@ class Account:
         return made
 
     def grow(self, text: str, size_gb: int) -> Volume:
-        """Raises RequestRejected for a smaller size, and for what is not this ledger's."""
+        """Raises UsageError for a smaller size, RequestRejected for what is not this ledger's."""
         row = self.ours(text, "grow")
         if not CLOUDS[row.cloud].has_sized_volumes:
             raise RequestRejected(
@@ -138,7 +135,7 @@ class Account:
                 reason="NoSize",
             )
         if size_gb < row.volume.size_gb:
-            raise RequestRejected(
+            raise UsageError(
                 f"{row.name} has {row.volume.size_gb} GB, and a network volume cannot shrink",
                 hint="make a smaller one, copy what is needed there, and delete this one",
                 reason="CannotShrink",
@@ -183,16 +180,16 @@ class Account:
         return " or ".join(f"the account at {CLOUDS[name].title}" for name in members(self.cloud))
 
     def _at(self, cloud: str) -> Cloud:
-        """The client that a new volume is made at. Raises RequestRejected, CloudAuthFailed."""
+        """The client that a new volume is made at. Raises UsageError, CloudAuthFailed."""
         there = [name for name in members(self.cloud) if CLOUDS[name].volume_tiers]
         if cloud and not CLOUDS[cloud].volume_tiers:
             some = ", ".join(name for name, can in CLOUDS.items() if can.volume_tiers)
-            raise RequestRejected(f"{CLOUDS[cloud].title} has no volume that outlives a pod", hint=f"clouds: {some}")
+            raise UsageError(f"{CLOUDS[cloud].title} has no volume that outlives a pod", hint=f"clouds: {some}")
         if cloud:
             return member(self.cloud, cloud)
         if DEFAULT_CLOUD in there or len(there) == 1:
             return member(self.cloud, DEFAULT_CLOUD if DEFAULT_CLOUD in there else there[0])
-        raise RequestRejected("which cloud is not said", hint=f"--cloud {' or '.join(there or [DEFAULT_CLOUD])}")
+        raise UsageError("which cloud is not said", hint=f"--cloud {' or '.join(there or [DEFAULT_CLOUD])}")
 
     def _spare(self, volumes: Sequence[Volume]) -> set[str]:
         """Ids of kept volumes beside the one that runs use. A create that the cloud carried out late leaves one; only a
@@ -241,7 +238,7 @@ class Account:
 
 
 def _place(cloud: Cloud, data_center: str) -> str:
-    """Where a volume is made: at a cloud without data centers the one place that it has. Raises RequestRejected."""
+    """Where a volume is made: at a cloud without data centers the one place that it has. Raises UsageError."""
     if data_center and CLOUDS[cloud.name].has_data_centers:
         return data_center
     places = sorted({it.data_center for it in cloud.offers() if it.volume_kinds and it.data_center})
@@ -249,5 +246,5 @@ def _place(cloud: Cloud, data_center: str) -> str:
         return places[0]
     title = CLOUDS[cloud.name].title
     if not data_center:
-        raise RequestRejected(f"where at {title} is not said", hint=f"DATA_CENTER is one of {', '.join(places)}")
-    raise RequestRejected(f"{title} has no data centers to choose from, not {data_center}", hint="leave it out")
+        raise UsageError(f"where at {title} is not said", hint=f"DATA_CENTER is one of {', '.join(places)}")
+    raise UsageError(f"{title} has no data centers to choose from, not {data_center}", hint="leave it out")

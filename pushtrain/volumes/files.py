@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pushtrain.capabilities import CLOUDS
 from pushtrain.cloud import Volume
-from pushtrain.errors import RequestRejected
+from pushtrain.errors import RequestRejected, UsageError
 from pushtrain.run import KEPT_NAME
 from pushtrain.volumes import folders
 from pushtrain.volumes.account import Account, Row
@@ -40,20 +40,20 @@ def is_elsewhere(*texts: str) -> bool:
 
 
 def place(text: str) -> Place:
-    """`volume:NAME/path`, with or without `volume:`. Raises RequestRejected without a name."""
+    """`volume:NAME/path`, with or without `volume:`. Raises UsageError without a name."""
     name, _, path = text.removeprefix(SCHEME).partition("/")
     if not name:
-        raise RequestRejected(f"{text!r} names no volume", hint=f"{SCHEME}NAME/path, e.g. {SCHEME}models/base/")
+        raise UsageError(f"{text!r} names no volume", hint=f"{SCHEME}NAME/path, e.g. {SCHEME}models/base/")
     return Place(name=name, path=path)
 
 
 def check_places(places: Sequence[str]) -> None:
-    """Raises RequestRejected unless exactly one side of a copy, sources and then its target, is on a volume, and the
+    """Raises UsageError unless exactly one side of a copy, sources and then its target, is on a volume, and the
     other here."""
     *sources, target = places
     for source in sources or ["nowhere"]:
         if not sources or is_volume(source) == is_volume(target) or is_elsewhere(source, target):
-            raise RequestRejected(
+            raise UsageError(
                 f"cannot copy from {source} to {target}",
                 hint=f"one side is {SCHEME}NAME/path, the other a file or folder here; `pushtrain volumes copy` is for "
                 "a whole volume",
@@ -133,16 +133,16 @@ def copy_volume(
     """A kept volume with the same files in another data center; `new_name` empty: the old one and the data center.
 
     Everything that can be wrong is found out before the new one is made, and billed; said again it goes on. Raises
-    RequestRejected, CloudError.
+    UsageError, CloudError.
     """
     row = account.one(name)
     access = _access(row, environ)
     check_data_center(data_center)
     if row.volume.data_center == data_center:
-        raise RequestRejected(f"{row.name} is in {data_center} already", hint="name another data center")
+        raise UsageError(f"{row.name} is in {data_center} already", hint="name another data center")
     called = new_name or f"{row.name}-{data_center.lower()}"
     if not KEPT_NAME.fullmatch(called):
-        raise RequestRejected(f"{called!r} is no name for a volume", hint="--as NAME: small letters, digits, hyphens")
+        raise UsageError(f"{called!r} is no name for a volume", hint="--as NAME: small letters, digits, hyphens")
     source = VolumeStore(access)
     next(source.files(), None)  # the keys open it, or nothing is made
     if row.users:
