@@ -77,6 +77,11 @@ def climb(control: Control, run: Run, spec: JobSpec, record: RunRecord, turn: Tu
     elif not pinned:
         candidates = _volume_first(control, run, record, candidates, live)
     candidates = affordable(spec, record.events, candidates)
+    if not candidates:
+        raise NoCapacity(
+            f"{run.id}: no more spot machines are asked for (compute.spot.interruptions), and on demand is sold out",
+            hint="more GPUs or data centers in compute widen the ladder",
+        )
     now_s = control.clock()
     fresh = [Rung.of(spec, candidate, turn.rest, now_s) for candidate in candidates]
     rungs = recorded_rungs(control, run, record, fresh, attempt=attempt)

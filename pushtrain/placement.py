@@ -92,7 +92,11 @@ def ladder(
         why = f"of {len(offers)} offers, {', then '.join(removed)}" if removed else "the cloud offers nothing at all"
         raise NoCapacity(f"no place for {spec.name}: {why}", hint=_wider(spec, cloud))
     found = [candidate_of(offer, spec, cloud) for offer in left]
-    return sorted([*bids(spec, found), *found], key=lambda candidate: _rank(candidate, spec))
+    free = [*bids(spec, found), *(it for it in found if it.stock != "NONE")]
+    if not free:
+        hint = _wider(spec, cloud)
+        raise NoCapacity(f"no place for {spec.name}: on demand sold out, as spot dearer than max_share", hint=hint)
+    return sorted(free, key=lambda candidate: _rank(candidate, spec))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -212,7 +216,7 @@ def _conditions(spec: JobSpec, cloud: str, volume_data_center: str | None) -> li
             lambda offer: not can.keeps(offer.tier) or (offer.has_network_volumes and offer.data_center is not None),
         ),
         (f"have no machine with {compute.count} GPUs", lambda offer: offer.max_count >= compute.count),
-        ("are out of stock", lambda offer: offer.stock != "NONE"),
+        ("are out of stock", lambda offer: is_free(spec, offer)),
     ]
 
 
@@ -243,6 +247,11 @@ def candidate_of(offer: Offer, spec: JobSpec, cloud: str | None = None) -> Candi
     )
 
 
+def is_free(spec: JobSpec, offer: Offer) -> bool:
+    """Machines that may be taken away can be free where those on demand are sold out."""
+    return offer.stock != "NONE" or (spec.compute.spot is not None and offer.min_bid_usd_per_gpu_hour is not None)
+
+
 def bids(spec: JobSpec, candidates: list[Candidate]) -> list[Candidate]:
     """Those of the candidates, all on demand, that are also to be had for at most `max_share` of their price: at what a
     run bids first, or at the cloud's own price where it sets one."""
@@ -250,7 +259,9 @@ def bids(spec: JobSpec, candidates: list[Candidate]) -> list[Candidate]:
     if spot is None:
         return []
     found = [
-        replace(it, is_spot=True, on_demand_usd=it.usd_per_hour) for it in candidates if it.min_bid_usd is not None
+        replace(it, is_spot=True, on_demand_usd=it.usd_per_hour, stock="LOW" if it.stock == "NONE" else it.stock)
+        for it in candidates
+        if it.min_bid_usd is not None
     ]
     return [
         replace(it, usd_per_hour=it.min_bid_usd if _sets_spot_price(it.cloud) else bid_usd(it, spot.max_share))

@@ -8,7 +8,7 @@ import pytest
 from infra.clouds.vast.shapes import create_body, matching, offers, search_for
 from infra.launch import stack_plan
 from pushtrain.cloud import Offer, Pod, PodRequest
-from pushtrain.errors import SpecError
+from pushtrain.errors import NoCapacity, SpecError
 from pushtrain.estimate.interruptions import Seen
 from pushtrain.events import Event
 from pushtrain.ledger import RunRecord
@@ -84,6 +84,15 @@ def test_where_the_cloud_sets_the_price_that_is_paid_and_not_what_would_be_bid()
     run = Run(job="job", commit="0" * 40, spec_digest="1" * 64, ledger_url="https://git.example/runs.git")
     pod = stack_plan(run, asked, found[0], attempt=1, env={}).pod
     assert pod is not None and (pod.bid_usd_per_hour, pod.max_usd_per_hour) == (0.24, None)
+
+
+def test_a_spot_machine_is_taken_where_those_on_demand_are_sold_out() -> None:
+    there = replace(offer(), data_center="india-noida-01", volume_kinds=("STANDARD",), stock="NONE")
+    found = ladder(spec("spot: {max_share: 0.7}", cloud="jarvislabs", publish=""), [there])
+    assert [(it.is_spot, it.usd_per_hour, it.on_demand_usd, it.stock) for it in found] == [(True, 0.24, 0.40, "LOW")]
+    for asked, least in (("count: 1", 0.24), ("spot: {max_share: 0.5}", 0.24), ("spot: {}", None)):
+        with pytest.raises(NoCapacity, match=r"out of stock|sold out"):
+            ladder(spec(asked, cloud="jarvislabs", publish=""), [replace(there, min_bid_usd_per_gpu_hour=least)])
 
 
 def test_a_bid_begins_above_the_least_and_rises_with_each_loss_to_the_most() -> None:

@@ -9,7 +9,7 @@ from pushtrain.compare.boots import boots_s, median_s
 from pushtrain.compare.missing import goes_there, missing
 from pushtrain.estimate.memory import MemoryEstimate
 from pushtrain.gpus import unusable
-from pushtrain.placement import Candidate, bids, candidate_of, hourly_usd
+from pushtrain.placement import Candidate, bids, candidate_of, hourly_usd, is_free
 from pushtrain.plan.build import Training, place_of
 from pushtrain.plan.model import Place
 from pushtrain.plan.sources import Sources
@@ -97,7 +97,9 @@ def _training(spec: JobSpec, sources: Sources) -> tuple[Training | None, list[st
 
 def _may_run(spec: JobSpec, training: Training | None, offer: Offer) -> bool:
     """Where nothing says how much memory it takes, what the spec names is all that is known to do."""
-    if offer.max_count < spec.compute.count or unusable(offer.gpu, bf16=spec.computes_in_bf16) or offer.stock == "NONE":
+    if offer.max_count < spec.compute.count or unusable(offer.gpu, bf16=spec.computes_in_bf16):
+        return False
+    if not is_free(spec, offer):
         return False
     return training is not None or offer.gpu in spec.compute.gpus
 
@@ -117,7 +119,7 @@ def _groups(spec: JobSpec, cloud: str, offers: Sequence[Offer]) -> Iterator[list
     placeable = [it for it in offers if not keeps(cloud, it.tier) or it.has_network_volumes]
     candidates = [candidate_of(offer, spec, cloud) for offer in placeable]
     groups: dict[tuple[str, str, bool], list[Candidate]] = {}
-    for candidate in [*bids(spec, candidates), *candidates]:
+    for candidate in [*bids(spec, candidates), *(it for it in candidates if it.stock != "NONE")]:
         groups.setdefault((candidate.gpu, candidate.tier, candidate.is_spot), []).append(candidate)
     for found in groups.values():
         yield sorted(found, key=lambda it: (hourly_usd(it, spec), it.data_center or ""))
