@@ -71,6 +71,13 @@ def test_a_sandbox_ends_by_the_clock_that_its_deadline_was_made_with(off_s: floa
     assert result.figures.pods == 1 and not [text for text in result.broken if text.startswith("the cloud ends it")]
 
 
+def test_a_long_build_of_an_image_costs_the_run_none_of_its_time() -> None:
+    slow = Fault(kind="slow_answer", amount=600.0, what="build_image")
+    result = play_safely(Schedule(seed=3, cloud="modal", faults=(slow,)))
+    said = "\n".join(result.said)
+    assert not result.broken and "took 600 s to build" in said and "succeeded; pods 0" in said
+
+
 def test_the_same_seed_is_the_same_run() -> None:
     first, second = (play_safely(schedule(7)) for _ in range(2))
     assert first.said == second.said and len(first.said) > 3

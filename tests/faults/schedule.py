@@ -270,8 +270,13 @@ KINDS_OF: Mapping[str, Mapping[str, Draw]] = {
     },
     # Prices rise between two looks: a catalogue that was read a moment ago is out of date.
     "lambda": {"dearer": _for(1.2, 3.0)},
-    # Sold out is a queue: a create waits, is given up, and may be placed in between. Prices rise.
-    "modal": {"no_capacity": _on(("*",), 60, 300, 1800), "dearer": _for(1.2, 3.0)},
+    # Sold out is a queue: a create waits, is given up, and may be placed in between. An image is built first, which
+    # takes its time. Prices rise.
+    "modal": {
+        "no_capacity": _on(("*",), 60, 300, 1800),
+        "slow_answer": _on(("build_image",), 60, 600, 1500),
+        "dearer": _for(1.2, 3.0),
+    },
     # Refused inside a 200, and made all the same; a balance that is used up pauses what runs.
     "jarvislabs": {"refused_but_rented": _times(1, 1, 3), "dearer": _for(1.2, 3.0), "stopped_by_host": _for(0.0)},
     "vast": {

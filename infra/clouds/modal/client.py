@@ -28,8 +28,8 @@ from pushtrain.events import parse_time
 _RATES_FRESH_S = 60.0
 # Modal's own words: figures may be some minutes late, and change in between.
 _SETTLED_S = 3600.0
-# The first sandbox of an image waits until Modal has pulled it.
-_BUILD_S = 1800.0
+# The first sandbox of an image waits until Modal has pulled it: so long at most, and so long out of the run's own time.
+_BUILD_S, _SHORT_BUILD_S = 1800.0, 60.0
 
 
 class Modal:
@@ -142,9 +142,8 @@ class Modal:
         gpu = shapes.check(request, doing)
         secrets = secrets_of(request, self._environ)
         self._sdk.keep_secret(secrets.values())
-        app, image, volumes = self._sdk.ask(doing, partial(works.prepared, request), _BUILD_S)
-        # A build may have taken half an hour: rates and lifetime are those of the create.
-        self._kept = None
+        app, image, volumes = self._prepared(request, doing)
+        self._kept = None  # a create is made at the rates of its moment
         usd_per_hour = names.usd_per_gpu_hour(request.gpu, self._rates()) * request.gpu_count
         if request.max_usd_per_hour is not None and usd_per_hour > request.max_usd_per_hour:
             most = f"${request.max_usd_per_hour:.3f}"
@@ -172,6 +171,17 @@ class Modal:
         if refusal.why in ("exists", "absent"):
             raise CloudUnavailable(f"{doing}: {refusal}", hint="something it needs was just removed: the next look")
         raise failure(refusal, doing)
+
+    def _prepared(self, request: PodRequest, doing: str) -> tuple[Any, Any, dict[str, Any]]:
+        """Raises CloudUnavailable after a build that took long: the deadline was counted without it."""
+        began_s = self._sdk.clock()
+        found = self._sdk.ask(doing, partial(works.prepared, request), _BUILD_S)
+        if (took_s := self._sdk.clock() - began_s) > _SHORT_BUILD_S:
+            raise CloudUnavailable(
+                f"{doing}: its image took {took_s:.0f} s to build, which its deadline was counted without",
+                hint="the next look plans anew, and has the image",
+            )
+        return found
 
     def read_pod(self, pod_id: str) -> Pod | None:
         """None for one that ended, too: nothing of it exists, or is billed, any more."""

@@ -30,6 +30,7 @@ CATALOG = Catalog(
     data_centers={ANYWHERE: DataCenter(id=ANYWHERE, name="anywhere", region="ANY")},
 )
 _OPERATIONS = {
+    ("POST", "ImageGetOrCreate"): "build_image",
     ("POST", "SandboxCreate"): "create_pod",
     ("POST", "SandboxTerminate"): "pod_action",
     ("GET", "SandboxList"): "list_pod",
