@@ -1,12 +1,11 @@
 """Modal as one cloud of the schedules."""
 
 import re
-from dataclasses import replace
 from typing import cast
 
 from infra.clouds.modal.client import Modal
-from infra.clouds.modal.names import usd_per_gpu_hour
-from infra.simulator.catalog import DEFAULT_CATALOG, Catalog, DataCenter
+from infra.clouds.modal.names import find, gpu_ids, usd_per_gpu_hour
+from infra.simulator.catalog import Catalog, DataCenter, GpuModel
 from infra.simulator.modal_account import ANYWHERE
 from infra.simulator.service import Service
 from pushtrain.clock import CloudClock
@@ -21,12 +20,18 @@ _GPUS = {
     "NVIDIA RTX A6000": "NVIDIA L40S",
     "NVIDIA A100 80GB PCIe": "NVIDIA A100-SXM4-80GB",
 }
-# All in the one place that there is, with their cores and their memory in the price.
+
+
+def _sold(name: str) -> GpuModel:
+    """In the one place that there is, with its cores and its memory in the price."""
+    it = find(name)
+    assert it is not None
+    usd = usd_per_gpu_hour(name, {})
+    return GpuModel(id=name, name=it.word, memory_gb=it.memory_gb, secure_usd=usd, stock={ANYWHERE: "HIGH"})
+
+
 CATALOG = Catalog(
-    gpus={
-        name: replace(DEFAULT_CATALOG.gpus[name], secure_usd=usd_per_gpu_hour(name, {}), stock={ANYWHERE: "HIGH"})
-        for name in _GPUS.values()
-    },
+    gpus={name: _sold(name) for name in gpu_ids()},
     data_centers={ANYWHERE: DataCenter(id=ANYWHERE, name="anywhere", region="ANY")},
 )
 _OPERATIONS = {
