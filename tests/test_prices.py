@@ -10,6 +10,8 @@ from infra.simulator.server import RunningSimulator
 from pushtrain.capabilities import CLOUDS
 from pushtrain.cloud import Offer
 from pushtrain.errors import CloudError, PushtrainError
+from pushtrain.estimate.hours import Band
+from pushtrain.estimate.interruptions import Interruptions, Rate
 from pushtrain.events import parse_time
 from pushtrain.gpus import USABLE_GPU_NAMES, memory_gb
 from pushtrain.plan.build import with_traffic
@@ -164,4 +166,9 @@ def test_what_storage_is_counted_at_is_said_for_each_cloud_with_who_says_so_and_
     assert "high-performance" not in storage_said(["lambda", "modal"])
     found = Money(low_usd=1.0, expected_usd=2.0, high_usd=3.0, cap_usd=5.0)
     assert with_traffic(found, "runpod", None) == found
-    assert with_traffic(found, "vast", None).expected_usd == pytest.approx(2.0 + 3.3 * CLOUDS["vast"].traffic_usd)
+    once_usd = 3.3 * CLOUDS["vast"].traffic_usd
+    assert with_traffic(found, "vast", None).expected_usd == pytest.approx(2.0 + once_usd)
+    number = Band(low=0.0, expected=0.5, high=2.0)
+    lost = Interruptions(number=number, on_demand_share=number, rate=Rate(hours_between=12.0, how="assumed"))
+    again = with_traffic(found, "vast", None, lost)
+    assert (again.low_usd, again.high_usd) == pytest.approx((1.0 + once_usd, 3.0 + 3 * once_usd))

@@ -7,7 +7,7 @@ from pushtrain.capabilities import CLOUDS
 from pushtrain.errors import NoCapacity, PushtrainError
 from pushtrain.estimate.cards import usable_gb
 from pushtrain.estimate.correction import correction, memory_correction
-from pushtrain.estimate.hours import ENVIRONMENT_GB, Hours, hours
+from pushtrain.estimate.hours import ENVIRONMENT_GB, Band, Hours, hours
 from pushtrain.estimate.interruptions import Interruptions, interrupted
 from pushtrain.estimate.memory import GIB, MemoryEstimate, Verdict, memory
 from pushtrain.estimate.recipe import Recipe, recipe_of, trained_parameters
@@ -129,9 +129,11 @@ def place_of(spec: JobSpec, group: Sequence[Candidate], training: Training | Non
     first = group[0]
     limits, hourly = cap(spec, first), hourly_usd(first, spec)
     expected, tokens_per_s, corrected, basis = expectation(spec, first.gpu, training, sources)
-    taken = None
+    taken, usd = None, None
     if expected is not None and training is not None:
         expected, taken = with_interruptions(spec, first, expected, training, sources)
+    if expected is not None:
+        usd = with_traffic(spot_money(expected, spec, first, taken), first.cloud, training, taken)
     return Place(
         cloud=first.cloud,
         gpu=first.gpu,
@@ -144,7 +146,7 @@ def place_of(spec: JobSpec, group: Sequence[Candidate], training: Training | Non
         verdict=_verdict(first.gpu, first.gpu_memory_gb, training, sources),
         tokens_per_s=tokens_per_s,
         hours=expected,
-        money=with_traffic(spot_money(expected, spec, first, taken), first.cloud, training) if expected else None,
+        money=usd,
         usd_per_hour=hourly,
         deadline_hours=limits.deadline_hours,
         cap_usd=limits.cap_usd,
@@ -182,16 +184,17 @@ def spot_money(expected: Hours, spec: JobSpec, candidate: Candidate, taken: Inte
     )
 
 
-def with_traffic(found: Money, cloud: str, training: Training | None) -> Money:
-    """What an attempt brings over the internet: environment and model, at a cloud that bills each GB. Its image is
-    free, and what it sends is small."""
+def with_traffic(found: Money, cloud: str, training: Training | None, taken: Interruptions | None = None) -> Money:
+    """What each attempt brings over the internet: environment and model, at a cloud that bills each GB. Its image is
+    free; data and what is sent are not counted."""
     brought_gb = ENVIRONMENT_GB + (training.stored_bytes / 1e9 if training else 0.0)
     usd = brought_gb * CLOUDS[cloud].traffic_usd if cloud in CLOUDS else 0.0
+    again = taken.number if taken else Band(low=0.0, expected=0.0, high=0.0)
     return replace(
         found,
-        low_usd=found.low_usd + usd,
-        expected_usd=found.expected_usd + usd,
-        high_usd=found.high_usd + usd,
+        low_usd=found.low_usd + usd * (1 + again.low),
+        expected_usd=found.expected_usd + usd * (1 + again.expected),
+        high_usd=found.high_usd + usd * (1 + again.high),
     )
 
 
