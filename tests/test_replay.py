@@ -104,7 +104,7 @@ def test_a_run_is_repeated_at_its_commit_on_its_revisions_and_the_verdict_stays_
     world.orders(steps=4, step_s=0.0)
     world.write_job()
     first_commit = world.push()
-    assert world.cli("replay", "job").returncode == 1  # no run at all
+    assert world.cli("replay", "job").returncode == 2  # no run at all
     assert world.cli("reconcile", "--follow").returncode == 0
     first = world.record("job")
     no_verdict = world.cli("replay", "job", "--verdict")

@@ -140,4 +140,4 @@ def test_a_run_that_is_over_says_so(street: World) -> None:
     said = street.cli("ssh", "open")
     assert said.returncode == 3 and "is over: it has no pod any more" in said.stderr
     unknown = street.cli("ssh", "nobody")
-    assert unknown.returncode == 1 and "no run 'nobody'" in unknown.stderr
+    assert unknown.returncode == 2 and "no run 'nobody'" in unknown.stderr

@@ -29,7 +29,7 @@ def test_top_shows_every_pod_with_its_dollars(guest: World) -> None:
 
 def test_top_refreshes_until_ctrl_c(guest: World, tmp_path: Path) -> None:
     terminal = Terminal(guest.repository, terminal_env(tmp_path, guest.env))
-    terminal._run(Command(line="pushtrain top --every 1", typed=("Ctrl-C",), output=("1 pods",)))
+    terminal._run(Command(line="pushtrain top --every 4", typed=("Ctrl-C",), output=("1 pods",)))
 
 
 def test_what_is_followed_as_json_is_a_document_a_line(guest: World) -> None:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,15 +53,13 @@ def watch(top: Top, console: Console, *, every_s: float, sleep: Callable[[float]
     """The table in a terminal until Ctrl-C; a look that fails leaves the last one standing and says so. Raises what the
     first look raises."""
     table = draw(top.look())
-    with Screen(table, console=console, auto_refresh=False, screen=False) as screen:
+    with suppress(KeyboardInterrupt), Screen(table, console=console, auto_refresh=False, screen=False) as screen:
         while True:
+            sleep(every_s)
             try:
-                sleep(every_s)
                 table = draw(top.look())
             except (LedgerUnavailable, CloudUnavailable) as away:
                 table.caption = redact(f"{away}: this is how it was")
-            except KeyboardInterrupt:
-                return
             screen.update(table, refresh=True)
 
 
