@@ -184,7 +184,11 @@ class ModalApi:
         raise _absent(f"Sandbox with name '{request.sandbox_name}' not found")
 
     def _named_in_v2(self, request: Any) -> Any:
-        """A sandbox with a GPU is of the older backend; the SDK asks the newer one first."""
+        """A sandbox with a GPU is of the older backend; the newer one is asked of those that ended."""
+        ended = [(key, it) for key, it in self._workspace.sandboxes.items() if it.name == request.sandbox_name]
+        for sandbox_id, it in reversed(ended if request.include_terminated else []):
+            metadata = api.SandboxHandleMetadata(app_id=it.app_id)
+            return api.SandboxGetFromNameResponse(sandbox_id=sandbox_id, metadata=metadata)
         raise _absent(f"Sandbox with name '{request.sandbox_name}' not found")
 
     def _list(self, request: Any) -> Any:

@@ -8,7 +8,8 @@ sorted in `answers`.
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from functools import partial
 from typing import Any
@@ -18,6 +19,7 @@ from infra.clouds.modal import logs, names, shapes, works
 from infra.clouds.modal.answers import Said, failure
 from infra.clouds.modal.sdk import PUBLIC_URL, TOKEN_ID, ModalSdk
 from infra.clouds.modal.works import APP, checked
+from infra.clouds.refusals import Why
 from infra.clouds.requested import secrets_of
 from infra.clouds.wire import Limits
 from pushtrain.clock import CloudClock
@@ -134,10 +136,13 @@ class Modal:
 
     def create_pod(self, request: PodRequest) -> Pod:
         """Create or adopt by name. Modal queues a sandbox that it has no machine for: one that was not placed within
-        the deadline of a create is ended, and that is NoCapacity. The first of an image waits for its build."""
+        the deadline of a create is ended, and that is NoCapacity. The first of an image waits for its build.
+
+        One of that name that ended by itself is the answer, too: whoever made it died before anybody heard of it, and
+        what it cost would be on no bill."""
         doing = f"creating pod {request.name} ({request.gpu_count} x {request.gpu}) at Modal"
         named = partial(self._named, request.name)
-        if (found := named()) is not None:
+        if (found := named() or self._came_and_went(request.name)) is not None:
             return found
         gpu = shapes.check(request, doing)
         secrets = secrets_of(request, self._environ)
@@ -267,12 +272,20 @@ class Modal:
         found = self._unless_absent(f"looking for pod {name}", read)
         return None if found is None else shapes.pod(found[0], found[1], self._wall())
 
-    def _unless_absent(self, doing: str, work: Callable[[Any, Any], Any]) -> Any:
+    def _came_and_went(self, name: str) -> Pod | None:
+        """As far as Modal tells: that it does so of sandboxes with a GPU is not documented."""
+        work = partial(works.came_and_went, name)
+        found = self._unless_absent(f"looking for pod {name}", work, ("absent", "denied", "retired", "invalid"))
+        if found is None:
+            return None
+        return replace(shapes.pod(found[0], found[1], self._wall()), status="TERMINATED", uptime_s=None)
+
+    def _unless_absent(self, doing: str, work: Callable[[Any, Any], Any], absent: Container[Why] = ("absent",)) -> Any:
         """None where Modal says that there is no such thing, which is never said of a failed read."""
         try:
             return self._sdk.attempt(work)
         except Said as said:
-            if said.why == "absent":
+            if said.why in absent:
                 return None
             raise failure(said, doing) from None
 

@@ -141,7 +141,8 @@ def _forgotten(loop: asyncio.AbstractEventLoop, clients: list[Any]) -> None:
     """Nobody holds it any more: its connection and its thread end by themselves."""
     if not loop.is_closed():
         ending = asyncio.run_coroutine_threadsafe(_closed(clients), loop)
-        ending.add_done_callback(lambda _: loop.stop())
+        # It may be done by now: then this runs here, and a loop that waits has to be woken.
+        ending.add_done_callback(lambda _: loop.call_soon_threadsafe(loop.stop))
 
 
 def _of_the_wire() -> tuple[type[Exception], ...]:

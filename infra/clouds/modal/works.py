@@ -8,6 +8,8 @@ from pushtrain.errors import RequestRejected
 
 APP = "pushtrain"
 _SANDBOX_ID = re.compile(r"sb-[0-9A-Za-z]{1,60}")
+# The return code of one that `terminate` ended (modal 1.6.4).
+_TERMINATED = 137
 
 
 async def prepared(request: PodRequest, modal: Any, client: Any) -> tuple[Any, Any, dict[str, Any]]:
@@ -17,6 +19,15 @@ async def prepared(request: PodRequest, modal: Any, client: Any) -> tuple[Any, A
     if request.volume_id is None:
         return app, image, {}
     return app, image, {request.mount_path: modal.Volume.from_id(request.volume_id, client=client)}
+
+
+async def came_and_went(name: str, modal: Any, client: Any) -> tuple[str, dict[str, str]] | None:
+    """Id and tags of a sandbox that ended by itself; None for one that lives, or that somebody ended."""
+    sandbox = await modal.Sandbox.from_name.aio(APP, name, include_terminated=True, client=client)
+    looked = await modal.Sandbox.from_id.aio(sandbox.object_id, client=client)
+    if looked.returncode in (None, _TERMINATED):
+        return None
+    return str(sandbox.object_id), await looked.get_tags.aio()
 
 
 async def rates(modal: Any, client: Any) -> dict[str, float]:

@@ -215,8 +215,11 @@ class VirtualModal:
         return {"task_id": ""}
 
     def _named(self, said: Mapping[str, Any]) -> Any:
-        live = self._service.account.live_pods()
-        found = next((it for it in live if it.name == said["name"]), None)
+        """The one that lives, or the last one that ended."""
+        account = self._service.account
+        found = next((it for it in account.live_pods() if it.name == said["name"]), None)
+        if found is None and said["ended_too"]:
+            found = next((it for it in reversed(account.pods.values()) if it.name == said["name"]), None)
         if found is None:
             raise Problem(404, f"Sandbox with name '{said['name']}' not found")
         return {"sandbox_id": found.id}

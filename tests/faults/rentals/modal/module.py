@@ -113,7 +113,7 @@ def package(call: Calls) -> Any:
         Sandbox=SimpleNamespace(
             create=_both(lambda *args, **options: _create(call, args, options)),
             from_id=_both(lambda sandbox_id, client: _from_id(call, sandbox_id)),
-            from_name=_both(lambda app, name, client: _from_name(call, name)),
+            from_name=_both(lambda app, name, **more: _from_name(call, name, **more)),
             list=SimpleNamespace(aio=lambda app_id, client: _Each(_listed(call))),
         ),
     )
@@ -234,8 +234,8 @@ def _from_id(call: Calls, sandbox_id: str) -> Any:
     return _Sandbox(call, sandbox_id, call("SandboxWait", sandbox_id=sandbox_id)["returncode"])
 
 
-def _from_name(call: Calls, name: str) -> Any:
-    return _Sandbox(call, call("SandboxGetFromName", name=name)["sandbox_id"])
+def _from_name(call: Calls, name: str, client: Any, include_terminated: bool = False) -> Any:
+    return _Sandbox(call, call("SandboxGetFromName", name=name, ended_too=include_terminated)["sandbox_id"])
 
 
 def _listed(call: Calls) -> Iterator[Any]:
