@@ -1,12 +1,15 @@
 """From a claimed run to a pod: the ladder is climbed, or the run waits, or it ends; and a pod whose creator died is
 taken over."""
 
+from collections.abc import Sequence
+from itertools import takewhile
+
 from pushtrain.budget import late_hours, left
 from pushtrain.climb import LEAST_USEFUL_S, Turn, volume_of
 from pushtrain.cloud import Live
 from pushtrain.control import Control
 from pushtrain.errors import CloudAuthFailed, CloudError, NoBalance, NoCapacity, RequestRejected, SpecError
-from pushtrain.events import EventDraft, now_text, parse_time
+from pushtrain.events import Event, EventDraft, now_text, parse_time
 from pushtrain.ledger import RunRecord
 from pushtrain.provisioned import record_pod
 from pushtrain.receipt import billed
@@ -75,9 +78,17 @@ def adopt(control: Control, run: Run, record: RunRecord, live: Live) -> bool:
         "volume_id": volume.id if volume else control.engine.outputs(run.stack).get("volume_id", ""),
         "kept_volume_id": pod.volume_id if pod and record.run.get("kept_volume") else None,
     }
-    began = _time(pod.created_at) if pod else spoke.time if spoke else None
+    began = (_time(pod.created_at) or _asked_since(mine)) if pod else spoke.time if spoke else None
     record_pod(control, run, rung, planned.attempt, outputs, time=began)
     return True
+
+
+def _asked_since(mine: Sequence[Event]) -> str | None:
+    """Since when an attempt's pod may have been there whose cloud does not say when it made it: the first time that it
+    was planned since a climb last came to its end without one (`waiting`)."""
+    ours = [event for event in mine if event.writer == "control"]
+    planned = list(takewhile(lambda event: event.state == "provisioning", reversed(ours)))
+    return planned[-1].time if planned else None
 
 
 def left_behind_usd(run: Run, record: RunRecord, live: Live, now_s: float) -> float:

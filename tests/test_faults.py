@@ -78,6 +78,13 @@ def test_a_long_build_of_an_image_costs_the_run_none_of_its_time() -> None:
     assert not result.broken and "took 600 s to build" in said and "succeeded; pods 0" in said
 
 
+def test_a_pod_that_no_list_showed_for_minutes_counts_from_when_it_was_planned() -> None:
+    """JarvisLabs refuses it, makes it all the same, and never says when."""
+    faults = (Fault(kind="never_starts"), Fault(kind="refused_but_rented", amount=1))
+    result = play_safely(Schedule(seed=853, cloud="jarvislabs", faults=faults))
+    assert not result.broken and result.figures.pods > 2
+
+
 def test_the_same_seed_is_the_same_run() -> None:
     first, second = (play_safely(schedule(7)) for _ in range(2))
     assert first.said == second.said and len(first.said) > 3
