@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 import pushtrain
-from pushtrain.pod.place import CLOUD, END_FILE, PLACES, RUNPOD
+from pushtrain.pod.place import CLOUD, END_FILE, PLACES, RUNPOD, Words
 from pushtrain.run import Run
 
 # Sent as one environment variable; Linux takes 128 KiB for one.
@@ -165,10 +165,9 @@ def pod_env(
     }
     if run.replay:
         env["PUSHTRAIN_REPLAY"] = run.replay
-    for name, public in ((RUNPOD.base_url, RUNPOD.public_api), ("HF_ENDPOINT", PUBLIC_HUB)):
-        if (value := environ.get(name, "").rstrip("/")) not in ("", public):
-            env[name] = value
-    return env | {name: environ[name] for name in POD_PACE if environ.get(name)}
+    if (hub := environ.get("HF_ENDPOINT", "").rstrip("/")) not in ("", PUBLIC_HUB):
+        env["HF_ENDPOINT"] = hub
+    return env | _api_env(RUNPOD, environ) | {name: environ[name] for name in POD_PACE if environ.get(name)}
 
 
 def cloud_env(cloud: str, environ: Mapping[str, str]) -> dict[str, str]:
@@ -177,8 +176,13 @@ def cloud_env(cloud: str, environ: Mapping[str, str]) -> dict[str, str]:
     said = PLACES[cloud]
     if said is RUNPOD:
         return {}
-    url = environ.get(said.base_url, "").rstrip("/")
-    return {CLOUD: cloud} | ({} if url in ("", said.public_api) else {said.base_url: url})
+    return {CLOUD: cloud} | _api_env(said, environ)
+
+
+def _api_env(said: Words, environ: Mapping[str, str]) -> dict[str, str]:
+    """The address of a cloud's API without its path, as the pod wants it, where it is not the public one."""
+    url = environ.get(said.base_url, "").rstrip("/").removesuffix(said.api_path).rstrip("/")
+    return {} if url in ("", said.public_api) else {said.base_url: url}
 
 
 def _without_credentials(url: str) -> str:

@@ -28,6 +28,7 @@ _OUTCOMES: dict[str, Outcome] = {"finished": "succeeded", "failed": "failed", "c
 _ELSEWHERE = ("EnvironmentTimeout", "StepGap", "Stalled")
 _GONE = "the pod is gone and did not say why"
 _TAKEN = "the machine was taken away: somebody pays more for it (compute.spot)"
+_STOPPED = "the pod was stopped from outside"
 # What ends a pod in its first seconds, before anything of it can write to the ledger.
 _GONE_SILENT = (
     "the pod is gone without a single word: most often its image has no python3 or git, or it could not fetch the "
@@ -58,9 +59,11 @@ def next_step(
     now_s: float,
     limits: Limits,
     signs: Signs | None = None,
+    is_stopped: bool = False,
 ) -> Step:
     """The next step of a run. `pods` are its live pods, listed BEFORE the ledger was read: a pod missing there had
-    already written all it ever will. `cancel_reason` is set when HEAD no longer asks for this run."""
+    already written all it ever will; with `is_stopped` it is still listed, and does not run any more. `cancel_reason`
+    is set when HEAD no longer asks for this run."""
     events = record.events
     attempt = max(event.attempt for event in events)
     if record.is_over:
@@ -90,7 +93,8 @@ def next_step(
     if provisioned is None:
         return _unplaced(events, mine, now_s=now_s, limits=limits)
     deadline_s = _deadline_s(record, provisioned)
-    return _running(mine, provisioned, deadline_s=deadline_s, pods=pods, now_s=now_s, limits=limits, signs=signs)
+    step = _running(mine, provisioned, deadline_s=deadline_s, pods=pods, now_s=now_s, limits=limits, signs=signs)
+    return step or _gone(mine, provisioned, is_stopped=is_stopped)
 
 
 def _closes(mine: Sequence[Event], pods: Sequence[Pod], since_s: float, now_s: float, limits: Limits) -> bool:
@@ -127,7 +131,8 @@ def _running(
     now_s: float,
     limits: Limits,
     signs: Signs | None,
-) -> Step:
+) -> Step | None:
+    """None where the pod is gone."""
     attempt = provisioned.attempt
     # By name, too: of two creators at once the other one's pod may have been left.
     names = provisioned.data["pod_id"], provisioned.data.get("pod_name")
@@ -140,11 +145,7 @@ def _running(
         message = "the run reached its deadline (max_hours or max_usd of the budget) before it was done"
         return Step(kind="destroy", attempt=attempt, outcome="failed", reason="DeadlineReached", message=message)
     if pod is None:
-        is_spot = bool(provisioned.data.get("is_spot"))
-        reason = "Preempted" if _last(mine, "preempted") or is_spot else "PodLost"
-        spoke = any(event.state in POD_STATES for event in mine)
-        message = _TAKEN if is_spot else _GONE if spoke else _GONE_SILENT
-        return Step(kind="lost", attempt=attempt, reason=reason, message=message)
+        return None
     if (restarts := vain_restarts(mine)) >= MOST_VAIN_RESTARTS:
         message = f"the container was restarted {restarts} times and got no further{tail(signs)}"
         return Step(kind="lost" if signs else "look", attempt=attempt, reason="CrashLoop", message=message)
@@ -152,6 +153,16 @@ def _running(
     if now.reason == "BootTimeout":
         return _booting(now, attempt, now_s=now_s, signs=signs)
     return _silent(now, pod, attempt, now_s=now_s, signs=signs)
+
+
+def _gone(mine: Sequence[Event], provisioned: Event, *, is_stopped: bool) -> Step:
+    """A machine that is taken away stays in the list, stopped, or its pod has a word left; a pod that ended itself is
+    in no list any more."""
+    is_spot = bool(provisioned.data.get("is_spot"))
+    reason, message = "PodLost", _GONE if any(event.state in POD_STATES for event in mine) else _GONE_SILENT
+    if _last(mine, "preempted") or (is_spot and is_stopped):
+        reason, message = "Preempted", _TAKEN if is_spot else _STOPPED
+    return Step(kind="lost", attempt=provisioned.attempt, reason=reason, message=message)
 
 
 def _deadline_s(record: RunRecord, provisioned: Event) -> float:

@@ -36,7 +36,7 @@ from pushtrain.source import Source
 from pushtrain.spec.file import loads
 from pushtrain.sweep import of_ledger, remove_orphans, tell_spare, unowned
 from pushtrain.teardown import destroy, names, remove_late
-from pushtrain.twins import one_pod
+from pushtrain.twins import attempt_of, one_pod
 
 # How often a silent pod's log is read, and a run without a place is tried again, by one process.
 LOOK_EVERY_S = TRY_EVERY_S = 60.0
@@ -214,10 +214,12 @@ def _advance(control: Control, run: Run, record: RunRecord, wanted: Desired, liv
 
 def _next(control: Control, run: Run, record: RunRecord, wanted: Desired, live: Live) -> Step:
     """What to do now; a pod that says nothing is looked at, once a minute."""
+    attempt = max(event.attempt for event in record.events)
     decide = partial(
         next_step,
         record,
-        pods=one_pod(control, run, max(event.attempt for event in record.events), live),
+        pods=one_pod(control, run, attempt, live),
+        is_stopped=any(attempt_of(run, pod) == attempt and not pod.is_alive for pod in live.pods),
         cancel_reason=_cancel_reason(control, record, wanted),
         now_s=control.clock(),
         limits=control.limits(record),

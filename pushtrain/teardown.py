@@ -159,6 +159,7 @@ def _together(found: Sequence[Live | None]) -> Live | None:
     return Live(
         pods=tuple(pod for left in lives for pod in left.pods),
         volumes=tuple(volume for left in lives for volume in left.volumes),
+        scripts=tuple(name for left in lives for name in left.scripts),
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from infra.clouds.vast.shapes import create_body, matching, offers, search_for
 from infra.launch import stack_plan
-from pushtrain.cloud import Offer, Pod, PodRequest
+from pushtrain.cloud import Offer, PodRequest
 from pushtrain.errors import NoCapacity, SpecError
 from pushtrain.estimate.interruptions import Seen
 from pushtrain.events import Event
@@ -199,16 +199,21 @@ def placed(attempt: int, *, is_spot: bool) -> tuple[str, int, str, dict[str, Any
     return "provisioned", attempt, "", data
 
 
-def step(of: RunRecord, pods: tuple[Pod, ...] = ()) -> Step:
-    return next_step(of, pods=pods, cancel_reason=None, now_s=of.last.epoch_s + 1, limits=Limits())
+def step(of: RunRecord, *, is_stopped: bool = False) -> Step:
+    now_s = of.last.epoch_s + 1
+    return next_step(of, pods=(), cancel_reason=None, now_s=now_s, limits=Limits(), is_stopped=is_stopped)
 
 
-def test_a_machine_that_is_gone_was_taken_away() -> None:
-    began = ("claimed", 1, "", {})
-    taken = step(record(began, placed(1, is_spot=True), ("training", 1, "", {})))
+def test_a_machine_that_was_taken_away_is_told_from_a_pod_that_ended_itself() -> None:
+    began = ("claimed", 1, "", dict[str, Any]())
+    bid = record(began, placed(1, is_spot=True), ("training", 1, "", {}))
+    taken = step(bid, is_stopped=True)
     assert (taken.kind, taken.reason) == ("lost", "Preempted") and "pays more" in taken.message
-    gone = step(record(began, placed(1, is_spot=False), ("training", 1, "", {})))
-    assert (gone.kind, gone.reason) == ("lost", "PodLost")
+    said = step(record(began, placed(1, is_spot=True), ("preempted", 1, "", {})))
+    assert (said.reason, said.message) == ("Preempted", taken.message)
+    for gone in (step(bid), step(record(began, placed(1, is_spot=False), ("training", 1, "", {})), is_stopped=True)):
+        assert (gone.kind, gone.reason) == ("lost", "PodLost")
+    assert "no python3 or git" in step(record(began, placed(1, is_spot=True))).message
 
 
 def test_a_lost_bid_costs_no_attempt_and_after_some_the_rest_is_on_demand() -> None:

@@ -17,13 +17,14 @@ from pod_bench import POD_KEY, Api
 
 from infra.launch import make_launch
 from infra.plugin import PluginProgram
-from infra.start import MAX_BOOT_BYTES, POD_PACE, boot_archive, boot_env, pod_env, start_args
+from infra.start import MAX_BOOT_BYTES, POD_PACE, boot_archive, boot_env, cloud_env, pod_env, start_args
 from pushtrain.cloud import PodRequest
 from pushtrain.errors import SpecError
 from pushtrain.limits import Limits as RunLimits
 from pushtrain.limits import pod_env as limits_env
 from pushtrain.placement import Candidate
 from pushtrain.pod.context import read_context
+from pushtrain.pod.place import PLACES
 from pushtrain.pod.watchdog import Limits as WatchdogLimits
 from pushtrain.run import Run
 from pushtrain.settings import Settings
@@ -163,6 +164,16 @@ def test_the_pods_pace_and_every_limit_reach_its_watchdog() -> None:
 def test_other_addresses_than_the_public_ones_travel_to_the_pod() -> None:
     env = some_env(RUNPOD_API_BASE_URL="http://127.0.0.1:9/", HF_ENDPOINT="http://127.0.0.1:8")
     assert (env["RUNPOD_API_BASE_URL"], env["HF_ENDPOINT"]) == ("http://127.0.0.1:9", "http://127.0.0.1:8")
+
+
+@pytest.mark.parametrize("name", sorted(PLACES))
+def test_an_address_with_the_path_that_a_pod_adds_itself_is_told_without_it(name: str) -> None:
+    said = PLACES[name]
+    for host, wanted in ((said.public_api, None), ("http://127.0.0.1:9", "http://127.0.0.1:9")):
+        for url in (host, f"{host}/", f"{host}{said.api_path}", f"{host}{said.api_path}/"):
+            environ = {said.base_url: url}
+            env = some_env(**environ) if name == "runpod" else cloud_env(name, environ)
+            assert env.get(said.base_url) == wanted, url
 
 
 @pytest.mark.parametrize("python", ["missing", "broken"])

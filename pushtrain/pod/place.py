@@ -9,8 +9,8 @@ CLOUD = "PUSHTRAIN_CLOUD"
 @dataclass(frozen=True)
 class Words:
     """One cloud, as its pods know it: names of variables, each empty where there is none. `port` is the beginning of
-    the one that says what a port is outside, `base_url` where its API is if that is not `public_api`. RunPod's unless
-    said.
+    the one that says what a port is outside, `base_url` where its API is if that is not `public_api`, with or without
+    `api_path`. RunPod's unless said.
 
     With `refuses_in_200` an answer has to be read to know whether it is a refusal. `launch` is what tells two pods of
     one attempt apart where a pod is not told its id, `proxy` the URL of an HTTP port.
@@ -21,6 +21,7 @@ class Words:
     api_key: str = "RUNPOD_API_KEY"
     base_url: str = "RUNPOD_API_BASE_URL"
     public_api: str = "https://api.runpod.io"
+    api_path: str = "/v2"
     address: str = "RUNPOD_PUBLIC_IP"
     port: str = "RUNPOD_TCP_PORT_"
     refuses_in_200: bool = False
@@ -35,6 +36,7 @@ VAST = Words(
     api_key="CONTAINER_API_KEY",
     base_url="VAST_URL",
     public_api="https://console.vast.ai",
+    api_path="/api/v0",
     address="PUBLIC_IPADDR",
     port="VAST_TCP_PORT_",
     refuses_in_200=True,
@@ -45,6 +47,7 @@ LAMBDA = Words(
     api_key="",
     base_url="LAMBDA_CLOUD_BASE_URL",
     public_api="https://cloud.lambda.ai",
+    api_path="/api/v1",
     address="",
     port="LAMBDA_TCP_PORT_",
     launch="LAMBDA_LAUNCH",
@@ -56,6 +59,7 @@ MODAL = Words(
     api_key="",
     base_url="MODAL_SERVER_URL",
     public_api="https://api.modal.com",
+    api_path="",
     address="",
     port="MODAL_TCP_PORT_",
 )
@@ -66,6 +70,7 @@ JARVISLABS = Words(
     api_key="",
     base_url="JARVISLABS_URL",
     public_api="https://backendn.jarvislabs.net",
+    api_path="",
     address="",
     port="",
     launch="PUSHTRAIN_LAUNCH",

@@ -27,8 +27,9 @@ from pushtrain.capabilities import JARVISLABS
 
 BASE_URL = JARVISLABS.pod.public_api
 _FLAGS = ("success", "sucess")
-_BALANCE = re.compile(r"balance|insufficient (credit|fund)|add (credit|fund|money)|recharge", re.I)
-_CAPACITY = re.compile(r"capacity|out of stock|no free|not available|unavailable|no longer available", re.I)
+_BALANCE = re.compile(r"\bbalance\b|insufficient (credit|fund)|add (credit|fund|money)|recharge", re.I)
+_CAPACITY = re.compile(r"capacity|out of stock|no free|not available|unavailable", re.I)
+_SERVICE = re.compile(r"service (is )?(temporarily |currently )?unavailable|load balancer", re.I)
 _ABSENT = re.compile(r"not found|no such|(does not|doesn'?t) exist", re.I)
 _KEY = re.compile(r"unauthori[sz]ed|(invalid|expired) (api )?(token|key)|token (is )?(invalid|expired)", re.I)
 _CLOUD = re.compile(r"something went wrong|internal|unexpected|timed? ?out|try again", re.I)
@@ -45,16 +46,16 @@ def meant(content: Any) -> int | None:
     if flag(content) is not False:
         return None
     said = _said(content)
-    by_words = ((_BALANCE, 402), (_KEY, 401), (_ABSENT, 404), (_CAPACITY, 409), (_CLOUD, 500))
+    by_words = ((_SERVICE, 500), (_BALANCE, 402), (_KEY, 401), (_ABSENT, 404), (_CAPACITY, 409), (_CLOUD, 500))
     return next((status for words, status in by_words if words.search(said)), 400 if said else 500)
 
 
 def is_full(answer: Answer) -> bool:
-    return not answer.ok and not answer.ambiguous and answer.status != 422 and bool(_CAPACITY.search(answer.said))
+    return not answer.ok and not answer.ambiguous and answer.status != 422 and says_full(answer.said)
 
 
 def says_full(said: str) -> bool:
-    return bool(_CAPACITY.search(said))
+    return bool(_CAPACITY.search(said)) and not _SERVICE.search(said)
 
 
 def is_clear(answer: Answer) -> bool:

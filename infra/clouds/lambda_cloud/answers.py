@@ -65,7 +65,7 @@ def why(answer: Answer) -> Why | None:
 
 SPEAKS = Speaks(
     can=LAMBDA,
-    path="/api/v1",
+    path=LAMBDA.pod.api_path,
     error_of=error_of,
     said=said,
     wait_s=lambda body: _PAUSE_S,

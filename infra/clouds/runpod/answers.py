@@ -65,7 +65,7 @@ def why(answer: Answer) -> Why | None:
 
 SPEAKS = Speaks(
     can=CLOUDS["runpod"],
-    path="/v2",
+    path=CLOUDS["runpod"].pod.api_path,
     why=why,
     hints={
         "full": "another GPU, another data center, or later",

@@ -71,7 +71,7 @@ def why(answer: Answer) -> Why | None:
 
 SPEAKS = Speaks(
     can=VAST,
-    path="/api/v0",
+    path=VAST.pod.api_path,
     error_of=lambda body: body if {"error", "msg", "success", "message"} & set(body) else None,
     said=said,
     wait_s=wait_s,
