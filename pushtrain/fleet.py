@@ -76,7 +76,81 @@ def listing(cloud: Cloud, prefix: str) -> Listing:
     return Listing(found, away)
 
 
-class Fleet:
+class _Refuses:
+    """Every call of `pushtrain.cloud.Cloud`, each refused by what `_refusal` says of it."""
+
+    def find(self, prefix: str) -> Live:
+        raise self._refusal("what is there")
+
+    def volumes(self) -> list[Volume]:
+        raise self._refusal("network volumes")
+
+    def offers(self, gpu_count: int = 1, min_cuda_version: str | None = None) -> list[Offer]:
+        raise self._refusal("offers")
+
+    def gpu_names(self) -> list[str]:
+        raise self._refusal("GPU types")
+
+    def create_volume(self, request: VolumeRequest) -> Volume:
+        raise self._refusal(f"network volume {request.name}")
+
+    def grow_volume(self, volume_id: str, size_gb: int) -> Volume:
+        raise self._refusal(f"network volume {volume_id}")
+
+    def read_volume(self, volume_id: str) -> Volume | None:
+        raise self._refusal(f"network volume {volume_id}")
+
+    def delete_volume(self, volume_id: str) -> None:
+        raise self._refusal(f"network volume {volume_id}")
+
+    def read_template(self, template_id: str) -> Template | None:
+        raise self._refusal(f"template {template_id}")
+
+    def create_pod(self, request: PodRequest) -> Pod:
+        raise self._refusal(f"pod {request.name}")
+
+    def read_pod(self, pod_id: str) -> Pod | None:
+        raise self._refusal(f"pod {pod_id}")
+
+    def terminate(self, pod_id: str) -> None:
+        raise self._refusal(f"pod {pod_id}")
+
+    def logs(self, pod_id: str, last_event_id: str | None = None, timeout_s: float = 10.0) -> Iterator[LogLine]:
+        raise self._refusal(f"pod {pod_id}")
+
+    def ssh_keys(self) -> list[str]:
+        raise self._refusal("ssh keys")
+
+    def replace_ssh_keys(self, keys: Sequence[str]) -> None:
+        raise self._refusal("ssh keys")
+
+    def bill(
+        self,
+        pod_ids: list[str],
+        volume_ids: list[str],
+        since: str,
+        *,
+        until: str | None = None,
+        now_s: float | None = None,
+    ) -> Bill:
+        raise self._refusal("a bill")
+
+    def _refusal(self, what: str) -> CloudError:
+        raise NotImplementedError
+
+
+class NoClient(_Refuses):
+    """In the place of a cloud for which no client can be made, by its key or its URL: every call raises `why`, as if it
+    were away. Implements `pushtrain.cloud.Cloud`."""
+
+    def __init__(self, name: str, why: CloudError) -> None:
+        self.name, self._why = name, why
+
+    def _refusal(self, what: str) -> CloudError:
+        return self._why.with_traceback(None)  # the same one each time: it must not gather everybody's frames
+
+
+class Fleet(_Refuses):
     """`members` by name. Implements `pushtrain.cloud.Cloud` for what can be asked of all clouds at once, which fails as
     a whole where one does not answer: half an answer reads like 'nothing is left'. Everything else is refused: ask
     `member` for the cloud that is meant."""
@@ -92,57 +166,7 @@ class Fleet:
     def volumes(self) -> list[Volume]:
         return [volume for cloud in self.members.values() for volume in cloud.volumes()]
 
-    def offers(self, gpu_count: int = 1, min_cuda_version: str | None = None) -> list[Offer]:
-        raise self._which("offers")
-
-    def gpu_names(self) -> list[str]:
-        raise self._which("GPU types")
-
-    def create_volume(self, request: VolumeRequest) -> Volume:
-        raise self._which(f"network volume {request.name}")
-
-    def grow_volume(self, volume_id: str, size_gb: int) -> Volume:
-        raise self._which(f"network volume {volume_id}")
-
-    def read_volume(self, volume_id: str) -> Volume | None:
-        raise self._which(f"network volume {volume_id}")
-
-    def delete_volume(self, volume_id: str) -> None:
-        raise self._which(f"network volume {volume_id}")
-
-    def read_template(self, template_id: str) -> Template | None:
-        raise self._which(f"template {template_id}")
-
-    def create_pod(self, request: PodRequest) -> Pod:
-        raise self._which(f"pod {request.name}")
-
-    def read_pod(self, pod_id: str) -> Pod | None:
-        raise self._which(f"pod {pod_id}")
-
-    def terminate(self, pod_id: str) -> None:
-        raise self._which(f"pod {pod_id}")
-
-    def logs(self, pod_id: str, last_event_id: str | None = None, timeout_s: float = 10.0) -> Iterator[LogLine]:
-        raise self._which(f"pod {pod_id}")
-
-    def ssh_keys(self) -> list[str]:
-        raise self._which("ssh keys")
-
-    def replace_ssh_keys(self, keys: Sequence[str]) -> None:
-        raise self._which("ssh keys")
-
-    def bill(
-        self,
-        pod_ids: list[str],
-        volume_ids: list[str],
-        since: str,
-        *,
-        until: str | None = None,
-        now_s: float | None = None,
-    ) -> Bill:
-        raise self._which("a bill")
-
-    def _which(self, what: str) -> RequestRejected:
+    def _refusal(self, what: str) -> CloudError:
         clouds = " or ".join(CLOUDS[name].title for name in self.members)
         return RequestRejected(f"{what}: of {clouds}?", hint="this is a mistake of pushtrain's: please report it")
 

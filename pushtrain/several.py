@@ -40,7 +40,8 @@ def clouds_for(control: Control, spec: JobSpec) -> list[str]:
 def candidates_at(control: Control, spec: JobSpec, names: Sequence[str]) -> list[Candidate]:
     """The ladder over these clouds. One that does not answer is left out where another does.
 
-    Raises NoCapacity, SpecError for a GPU that none of them knows, CloudError where none answers.
+    Raises NoCapacity, SpecError for a GPU that none of them knows, CloudError where none answers: RequestRejected,
+    which ends a run, only where all of them said so.
     """
     offered, away = list[Offered](), list[CloudError]()
     for name in names:
@@ -53,7 +54,7 @@ def candidates_at(control: Control, spec: JobSpec, names: Sequence[str]) -> list
                 control.say(f"{spec.name}: {name} is not asked: {failure.reason}: {failure}")
             away.append(failure)
     if not offered:
-        raise away[0]
+        raise next((it for it in away if not isinstance(it, RequestRejected)), away[0])
     return ladder_over(spec, offered)
 
 

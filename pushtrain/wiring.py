@@ -12,7 +12,7 @@ from pushtrain.clock import CloudClock
 from pushtrain.cloud import Cloud
 from pushtrain.control import Control
 from pushtrain.errors import GitHubError
-from pushtrain.fleet import members
+from pushtrain.fleet import NoClient, members
 from pushtrain.github.approval import Approvals
 from pushtrain.github.client import connect as connect_github
 from pushtrain.ledger import Ledger
@@ -60,7 +60,7 @@ def open_control(root: Path, say: Callable[[str], None], environ: Mapping[str, s
     engine = select(environ, state_dir=settings.state_dir / "stacks", say=say)
     say(engine_line(engine))
     cloud = connect_all(environ)
-    said = CLOUDS[next(iter(members(cloud)))].pod
+    said = CLOUDS[next(name for name, one in members(cloud).items() if not isinstance(one, NoClient))].pod
     clock = CloudClock(environ.get(said.base_url) or said.public_api, say)
     ledger = open_ledger(settings, environ, clock)
     return Control(

@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 from climb_world import World
 
+from infra.clouds import connect_all
 from infra.clouds.vast.client import Vast
 from infra.clouds.wire import Limits
 from pushtrain.claim import claim
 from pushtrain.cloud import PodRequest
-from pushtrain.errors import CloudAuthFailed, CloudUnavailable, RequestRejected
+from pushtrain.errors import CloudAuthFailed, CloudError, CloudUnavailable, RequestRejected
 from pushtrain.fleet import Fleet, listing, member, members
 from pushtrain.run import ledger_prefix
 
@@ -93,3 +94,40 @@ def test_what_nobody_owns_is_swept_at_the_cloud_that_answers(world: World, away:
     assert [line.partition(" (")[0] for line in report.swept] == [f"pod {mark}gone-0-0-a1"]
     assert control.at("runpod").cloud.read_pod(orphan.id) is None
     assert [type(failure) for failure in report.failures] == [CloudUnavailable]
+
+
+KEYS = {"RUNPOD_API_KEY": "rpa_0123456789abcdef", "LAMBDA_API_KEY": "secret_0123456789abcdef"}
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "says"),
+    [
+        ("modal", {"MODAL_TOKEN_SECRET": "as-0123456789abcdef"}, "MODAL_TOKEN_ID is empty"),
+        ("vast", {"VAST_API_KEY": "abc def"}, r"the Vast\.ai API key is empty or has characters"),
+        ("vast", {"VAST_API_KEY": "0123456789abcdef", "VAST_URL": "http://vast.example"}, "VAST_URL .* must be https"),
+    ],
+)
+def test_a_key_or_a_url_that_no_client_takes_is_a_cloud_that_is_away(
+    world: World, name: str, wrong: dict[str, str], says: str
+) -> None:
+    """Of one cloud alone it fails at once, as ever; of several the others are looked after."""
+    with pytest.raises(CloudError, match=says) as alone:
+        connect_all(wrong)
+    several = connect_all(KEYS | wrong)
+    assert sorted(members(several)) == sorted(["runpod", "lambda", name])
+    unusable = member(several, name)
+    assert unusable.name == name
+    for asks in (unusable.volumes, unusable.ssh_keys, lambda: unusable.terminate("1"), lambda: unusable.find("")):
+        with pytest.raises(type(alone.value), match=says):
+            asks()
+    control = world.control()
+    control.cloud = Fleet({"runpod": control.cloud, name: unusable})
+    world.job("here", more=f"cloud: [{name}, runpod]")
+    report = world.tick(control)
+    assert [(type(it), it.hint) for it in report.failures] == [(type(alone.value), alone.value.hint)]
+    assert world.record("here").last.state == "provisioned" and report.exit_code == 3
+
+
+def test_where_no_key_can_be_used_the_first_says_why() -> None:
+    with pytest.raises(CloudAuthFailed, match="RunPod"):
+        connect_all({"RUNPOD_API_KEY": "abc def", "VAST_API_KEY": "abc def"})

@@ -11,8 +11,8 @@ from infra.clouds.runpod.client import RunPod
 from infra.clouds.vast.client import Vast
 from pushtrain.capabilities import CLOUDS
 from pushtrain.cloud import Cloud
-from pushtrain.errors import CloudAuthFailed, SpecError
-from pushtrain.fleet import Fleet
+from pushtrain.errors import CloudAuthFailed, CloudError, SpecError
+from pushtrain.fleet import Fleet, NoClient
 
 
 class Client(Protocol):
@@ -48,8 +48,22 @@ def connect(name: str = "runpod", environ: Mapping[str, str] = os.environ) -> Cl
 
 
 def connect_all(environ: Mapping[str, str] = os.environ) -> Cloud:
-    """The clouds whose keys are set; of one alone its own client. Raises CloudAuthFailed without any."""
+    """The clouds whose keys are set; of one alone its own client. Raises CloudAuthFailed without any.
+
+    Of several one whose key or URL no client takes is there, and every call of it says why: the others are looked
+    after. Raises CloudError where none can be used.
+    """
     named = [name for name, can in CLOUDS.items() if environ.get(can.key_name, "").strip()]
     if len(named) < 2:
         return connect(next(iter(named), "runpod"), environ)
-    return Fleet({name: connect(name, environ) for name in named})
+    clouds = dict[str, Cloud]()
+    wrong = list[CloudError]()
+    for name in named:
+        try:
+            clouds[name] = connect(name, environ)
+        except CloudError as failure:
+            clouds[name] = NoClient(name, failure)
+            wrong.append(failure)
+    if len(wrong) == len(named):
+        raise wrong[0]
+    return Fleet(clouds)
