@@ -30,6 +30,7 @@ class Capabilities:
     any. `boots_s` is how much longer than a container a machine may take to the pod's first word. With `ends_own_bill`
     a pod ends what it costs at its deadline with no control plane alive; without, its work alone ends. `ends_after_s`:
     seconds after the deadline at which the cloud itself ends a pod, whatever lives in it; None where it never does.
+    `longest_s`: how long a pod may live there, and a longer run goes on in the next one; None where nothing ends it.
     `more_keys` are the other variables of the account's key, `key_begins` how a key begins where its maker says so,
     `funds_at` where the account is paid, `files_instead` how files of a volume are reached there, `way_in` how one gets
     into a pod where `pushtrain ssh` does not. Without `has_volume_bill` its bill is of pods alone. `has_spot`: machines
@@ -66,6 +67,7 @@ class Capabilities:
     has_spot: bool = False
     ends_own_bill: bool = True
     ends_after_s: float | None = None
+    longest_s: float | None = None
     sets_spot_price: bool = False
     more_keys: tuple[str, ...] = ()
     key_begins: tuple[str, ...] = ()
@@ -154,6 +156,8 @@ LAMBDA = Capabilities(
 
 # modal.com/pricing: a GiB stored a month; the first TiB of a workspace is free, which nobody here can see.
 MODAL_VOLUME_USD = 0.09
+# The longest time-out that a sandbox may be given (modal.com/docs/guide/timeouts).
+MODAL_LONGEST_S = 86400.0
 
 MODAL = Capabilities(
     title="Modal",
@@ -183,6 +187,7 @@ MODAL = Capabilities(
     storage_from="modal.com/pricing, for what is on it",
     # Its own time-out, given to it at the create: `infra.clouds.modal.shapes.GRACE_S`.
     ends_after_s=120.0,
+    longest_s=MODAL_LONGEST_S,
     more_keys=("MODAL_TOKEN_ID",),
     key_begins=("as-",),
     files_instead="`modal volume ls`, `get` and `put`",

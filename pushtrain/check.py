@@ -20,6 +20,7 @@ from pushtrain.policy.rules import Known, violations
 from pushtrain.rows import DATA_MISSING, PYARROW_MISSING, data_file, read_rows
 from pushtrain.spec import CommandSpec, JobSpec, TrainingSpec
 from pushtrain.spec.file import Problem, SpecFile, read, spec_error
+from pushtrain.spec.unmet import outlived
 
 # Of a data file this many rows are looked at: a wrong form shows in the first one, and a file of millions must cost
 # neither minutes nor memory here. The trainer looks at every row before it trains.
@@ -73,7 +74,7 @@ def check(
         if file.spec is not None:
             wrong += _unknown_gpus(file, file.spec, gpu_names)
             warnings += [*_lost_with_the_pod(file, file.spec), *_kept_in_several(file, file.spec)]
-            warnings += _known_later(file, file.spec)
+            warnings += [*_known_later(file, file.spec), *_cut_short(file, file.spec)]
             files_problems, files_warnings = _files(file, file.spec, root)
             wrong += files_problems
             warnings += files_warnings
@@ -216,6 +217,14 @@ def _known_later(file: SpecFile, spec: JobSpec) -> Iterator[Problem]:
     message = f"compute.template {compute.template} is read when a pod is made: its {brings} are not known before"
     hint = "set compute.image to pin what runs" if compute.asked_image is None else "compute.image wins over its image"
     yield Problem(where=file.where("compute", "template"), message=message, hint=hint)
+
+
+def _cut_short(file: SpecFile, spec: JobSpec) -> Iterator[Problem]:
+    """Hours that no single pod has."""
+    restart = not isinstance(spec, CommandSpec) or spec.command.restart
+    for cloud in spec.compute.clouds:
+        if message := outlived(cloud, max_hours=spec.budget.max_hours, restart=restart):
+            yield Problem(where=file.where("budget", "max_hours"), message=message)
 
 
 def _files(file: SpecFile, spec: JobSpec, root: Path) -> tuple[list[Problem], list[Problem]]:

@@ -116,5 +116,6 @@ class Control:
         return [self.at(name) for name in members(self.cloud)]
 
     def limits(self, record: RunRecord) -> Limits:
-        boots_s = CLOUDS[cloud_of(record)].boots_s
-        return limits_of(record.run.get("limits") or {}, self.settings, boots_s=boots_s)
+        can = CLOUDS[cloud_of(record)]
+        asked = record.run.get("limits") or {}
+        return limits_of(asked, self.settings, boots_s=can.boots_s, longest_s=can.longest_s)

@@ -27,6 +27,8 @@ _OUTCOMES: dict[str, Outcome] = {"finished": "succeeded", "failed": "failed", "c
 # Why a pod ended an attempt where another machine may do better. Everything else a pod says ends the run.
 _ELSEWHERE = ("EnvironmentTimeout", "StepGap", "Stalled")
 _GONE = "the pod is gone and did not say why"
+# Every pod comes to this end there, as often as the budget's hours hold it: it uses up no attempt.
+_OUTLIVED = "LifetimeOver"
 _TAKEN = "the machine was taken away: somebody pays more for it (compute.spot)"
 _STOPPED = "the pod was stopped from outside"
 # What ends a pod in its first seconds, before anything of it can write to the ledger.
@@ -73,7 +75,7 @@ def next_step(
         return Step(kind="destroy", attempt=attempt, outcome=ending.data["outcome"], reason=ending.reason)
     mine = [event for event in events if event.attempt == attempt]
     by_hand = (it.attempt for it in events if it.state in ("retried", "extended"))
-    last_attempt = limits.max_attempts + max(by_hand, default=0) + lost_machines(events)
+    last_attempt = limits.max_attempts + max(by_hand, default=0) + lost_machines(events) + _outlived(events)
     again = _worth_another(mine, may_be_another=attempt < last_attempt)
     ends = [event for event in events if event.state in _OUTCOMES and _counts(event, attempt) and event is not again]
     if ends and ends[0].state == "cancelled" and _closes(mine, pods, ends[0].epoch_s, now_s, limits):
@@ -144,6 +146,9 @@ def _running(
             return Step(kind="lost", attempt=attempt, reason="DeadlineReached", message=message)
         message = "the run reached its deadline (max_hours or max_usd of the budget) before it was done"
         return Step(kind="destroy", attempt=attempt, outcome="failed", reason="DeadlineReached", message=message)
+    if pod is None and limits.longest_s is not None and now_s >= provisioned.epoch_s + limits.longest_s:
+        message = f"a pod lives {_time(limits.longest_s)} at most there: the next one goes on"
+        return Step(kind="lost", attempt=attempt, reason=_OUTLIVED, message=message)
     if pod is None:
         return None
     if (restarts := vain_restarts(mine)) >= MOST_VAIN_RESTARTS:
@@ -241,6 +246,11 @@ def _another(attempt: int, last_attempt: int, lost: Event) -> Step:
         message = f"{attempt} attempts lost their pod, the last one by {lost.reason}: {lost.message}"
         return Step(kind="destroy", attempt=attempt, outcome="failed", reason="TooManyAttempts", message=message)
     return Step(kind="provision", attempt=attempt + 1)
+
+
+def _outlived(events: Sequence[Event]) -> int:
+    """How many attempts ended because no pod lives longer at their cloud."""
+    return len({event.attempt for event in events if event.state == "lost" and event.reason == _OUTLIVED})
 
 
 def _last(events: Sequence[Event], state: str) -> Event | None:

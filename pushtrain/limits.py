@@ -21,7 +21,8 @@ MOST_VAIN_RESTARTS = 3
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
     """Seconds, and attempts. `placement_held_s` holds once the run's volume exists: it is billed while it waits.
-    `closing_s`: what a pod that is cancelled has for its last words, a session for its branch."""
+    `closing_s`: what a pod that is cancelled has for its last words, a session for its branch. `longest_s`: after which
+    the cloud ends any pod; None where it does not."""
 
     placement_s: float = 24 * 3600.0
     placement_held_s: float = 6 * 3600.0
@@ -32,6 +33,7 @@ class Limits:
     upload_s: float = 3600.0
     max_attempts: int = 3
     closing_s: float = 0.0
+    longest_s: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,9 +47,11 @@ class Phase:
     knob: str
 
 
-def limits_of(asked: Mapping[str, float], settings: Settings, *, boots_s: float = 0.0) -> Limits:
+def limits_of(
+    asked: Mapping[str, float], settings: Settings, *, boots_s: float = 0.0, longest_s: float | None = None
+) -> Limits:
     """`asked` is `limits` of the job spec, as run.json has it since the claim; the rest is this control plane's.
-    `boots_s` is what the cloud's machines take before a container may start."""
+    `boots_s` is what the cloud's machines take before a container may start, `longest_s` how long a pod lives there."""
     placement_s = float(asked.get("placement_hours", 24.0)) * 3600
     return Limits(
         placement_s=placement_s,
@@ -59,6 +63,7 @@ def limits_of(asked: Mapping[str, float], settings: Settings, *, boots_s: float 
         upload_s=settings.upload_limit_s,
         max_attempts=min(settings.max_attempts, int(asked.get("max_attempts", settings.max_attempts))),
         closing_s=float(asked.get("closing_minutes", 0.0)) * 60,
+        longest_s=longest_s,
     )
 
 

@@ -7,6 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from infra.clouds import CLIENTS, connect, connect_all
+from infra.clouds.modal.shapes import LONGEST_S
 from infra.simulator.others import OTHERS
 from infra.start import _ENDS
 from pushtrain.capabilities import CLOUDS, DEFAULT_CLOUD, CloudName, losing
@@ -20,7 +21,7 @@ from pushtrain.redact import SECRET_NAMES
 from pushtrain.spec import JobSpec
 from pushtrain.spec.compute import Compute, named_clouds
 from pushtrain.spec.file import loads
-from pushtrain.spec.unmet import unmet
+from pushtrain.spec.unmet import outlived, unmet
 
 PAGE = Path(__file__).parent.parent / "docs" / "clouds.md"
 BOTH = {"RUNPOD_API_KEY": "rpa_0123456789abcdef", "VAST_API_KEY": "0123456789abcdef"}
@@ -67,6 +68,14 @@ def test_on_runpod_only_community_machines_lose_what_was_written() -> None:
     assert list(unmet("runpod", tiers=["SECURE"], keeps_volume=True, data_centers=True, template=True)) == []
     (said,) = unmet("runpod", tiers=["SECURE", "COMMUNITY"], keeps_volume=True)
     assert said == "tiers has COMMUNITY, whose machines take no network volume: volume.keep needs SECURE"
+
+
+def test_only_a_budget_of_more_hours_than_a_pod_may_live_is_warned_of() -> None:
+    assert CLOUDS["modal"].longest_s == 86400 == LONGEST_S
+    assert [name for name in CLOUDS if outlived(name, max_hours=24.1, restart=True)] == ["modal"]
+    assert outlived("modal", max_hours=24, restart=True) is None
+    assert "goes on" in str(outlived("modal", max_hours=120, restart=True))
+    assert "fails" in str(outlived("modal", max_hours=120, restart=False))
 
 
 def test_what_vast_does_not_have_is_an_error_of_the_spec() -> None:

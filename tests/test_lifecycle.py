@@ -1,6 +1,7 @@
 """Every answer of `next_step`, as a table: what the ledger says, what the cloud lists, the time; then the step."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -72,6 +73,7 @@ def step(
     )
 
 
+OVER = ":LifetimeOver"
 RUNNING = ("claimed", "provisioning", "provisioned", "booting", "training")
 
 
@@ -180,6 +182,22 @@ def test_while_it_runs_the_cloud_and_the_clock_decide(
     assert (found.kind, found.reason) == expected
     assert found.outcome == ("failed" if found.kind == "destroy" else None)
     assert bool(found.message) == (found.kind not in ("watch", "look"))
+
+
+def test_a_pod_that_its_cloud_ends_after_a_day_uses_up_no_attempt() -> None:
+    limits = replace(LIMITS, longest_s=5000.0)
+    for texts in (RUNNING, [*RUNNING, "preempted"]):
+        gone = partial(next_step, record(*texts), pods=[], cancel_reason=None, limits=limits)
+        assert gone(now_s=30.0 + 4999.9).reason in ("PodLost", "Preempted")
+        ended = gone(now_s=30.0 + 5000.0)
+        assert (ended.kind, ended.reason) == ("lost", "LifetimeOver") and "83 min" in ended.message
+    many = [
+        f"{state}:{attempt}{why}" for attempt in range(1, 6) for state, why in (("provisioned", ""), ("lost", OVER))
+    ]
+    assert (step(*many).kind, step(*many).attempt) == ("provision", 6)
+    others = [f"{state}:{attempt}" for attempt in range(6, 9) for state in ("provisioned", "lost")]
+    assert step(*many, *others[:4]).kind == "provision"
+    assert step(*many, *others).reason == "TooManyAttempts"
 
 
 LOOPING = Signs(answered=True, starts=4, lines=("system: start container", "container: exec python3: not found"))

@@ -9,6 +9,7 @@ from pushtrain.plan.hub import DatasetFacts, ModelFacts
 from pushtrain.plan.model import Caution, Place, Plan, Revision
 from pushtrain.spec import CommandSpec, JobSpec, SessionSpec, TrainingSpec
 from pushtrain.spec.compute import Spot
+from pushtrain.spec.unmet import outlived
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 # Licences that let a fine-tuned model be used and passed on without asking; others are named, not judged.
@@ -34,7 +35,7 @@ def revisions(spec: JobSpec, model: ModelFacts | None, dataset: DatasetFacts | N
 
 def cautions(plan: Plan, model: ModelFacts | None, dataset: DatasetFacts | None) -> tuple[Caution, ...]:
     spec = plan.spec
-    found = list(_of_any(plan))
+    found = [*_of_any(plan), *_of_clouds(spec)]
     if isinstance(spec, TrainingSpec):
         found += _of_training(spec, plan, model, dataset)
     if isinstance(spec, CommandSpec | SessionSpec) and spec.compute.ports:
@@ -85,6 +86,13 @@ def _of_any(plan: Plan) -> Iterator[Caution]:
             need = f"{plan.memory.need_gb:.1f} GB would be safe, {place.usable_gb:.1f} are there"
             message = f"on {place.gpu} nobody can tell: {need}"
             yield Caution(reason="TightMemory", message=message)
+
+
+def _of_clouds(spec: JobSpec) -> Iterator[Caution]:
+    restart = not isinstance(spec, CommandSpec) or spec.command.restart
+    for cloud in spec.compute.clouds:
+        if said := outlived(cloud, max_hours=spec.budget.max_hours, restart=restart):
+            yield Caution(reason="LifetimeOver", message=said)
 
 
 def _of_the_bucket(spec: TrainingSpec, plan: Plan) -> str:

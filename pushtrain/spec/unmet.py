@@ -42,6 +42,16 @@ def unmet(
         yield f"ssh: nobody can log in at {can.title}, which opens no port 22"
 
 
+def outlived(cloud: str, *, max_hours: float, restart: bool) -> str | None:
+    """What a budget of more hours than a pod of the cloud may live means; None where it means nothing."""
+    can = CLOUDS[cloud]
+    if can.longest_s is None or max_hours * 3600 <= can.longest_s:
+        return None
+    then = "the run goes on in another one from its last checkpoint, and that uses up no attempt"
+    then = then if restart else "command.restart is false, so that a command which takes longer fails"
+    return f"{can.title} ends each pod after {can.longest_s / 3600:g} h: {then}"
+
+
 def unmade(cloud: str, *, tiers: Iterable[Tier], size_gb: int, image: bool) -> Iterator[str]:
     """The same of a network volume's size and of an image; what is smaller than the cloud makes volumes is made as
     small as it goes."""

@@ -12,13 +12,14 @@ from datetime import datetime, timezone
 from typing import Any
 
 from infra.clouds.modal.names import CORES, MEMORY_GIB, Gpu, find, sold_as
+from pushtrain.capabilities import MODAL_LONGEST_S
 from pushtrain.cloud import Pod, PodRequest
 from pushtrain.errors import UNKNOWN_TEMPLATE, RequestRejected
 
 ANYWHERE = "anywhere"
 """Modal places a sandbox where it likes, and a volume is reached from everywhere: its one 'data center'."""
 DEADLINE = "PUSHTRAIN_DEADLINE_EPOCH_S"
-LONGEST_S = 86400
+LONGEST_S = int(MODAL_LONGEST_S)
 """The longest life of a sandbox."""
 # Past the run's deadline: the watchdog ends the pod there and has this long to save and to say why.
 GRACE_S = 120
