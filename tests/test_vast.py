@@ -53,7 +53,8 @@ def answer(status: int, body: object) -> Answer:
         (410, {"success": False, "msg": "the offer is no longer available"}, NoCapacity),
         (200, {"success": False, "error": "no_such_ask", "msg": "gone"}, NoCapacity),
         (400, {"success": False, "error": "invalid_args", "msg": "disk"}, RequestRejected),
-        (400, {"success": False, "error": "invalid_price", "msg": "bid"}, RequestRejected),
+        # Asked are machines whose least bid is ours or less: this one was outbid since, and the next one may not be.
+        (400, {"success": False, "error": "invalid_price", "msg": "bid"}, NoCapacity),
         (402, {"success": False, "msg": "pay"}, NoBalance),
         (400, {"success": False, "error": "x", "msg": "Your account lacks credit; see the billing page."}, NoBalance),
         (500, {"success": False, "msg": "oops"}, CloudUnavailable),

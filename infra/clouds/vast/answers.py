@@ -9,6 +9,7 @@ a limit on requests is plain text without a Retry-After (docs.vast.ai, "Rate lim
 | 402, or words about credit                 | NoBalance: the code is not documented                           |
 | 403                                        | CloudAuthFailed                                                 |
 | `no_such_ask`, 410, `no_such_offer`        | NoCapacity: somebody else took the machine; the next offer      |
+| `invalid_price`                            | NoCapacity: outbid since the search, which asked for less       |
 | `no_such_instance`, `instances: null`      | None, or success                                                |
 | any other 404                              | CloudUnavailable: it is not Vast's own                          |
 | 429                                        | waits what the text names, 2 s where it names nothing           |
@@ -25,7 +26,7 @@ from infra.clouds.refusals import Why
 from pushtrain.capabilities import VAST
 
 BASE_URL = VAST.pod.public_api
-_TAKEN = ("no_such_ask", "no_such_offer", "no longer available")
+_TAKEN = ("no_such_ask", "no_such_offer", "no longer available", "invalid_price")
 _MONEY = re.compile(r"insufficient (credit|balance|funds)|lacks credit|credit (is )?too low|add (credit|funds)", re.I)
 _THRESHOLD = re.compile(r"threshold=(\d+(?:\.\d+)?)")
 # Between two requests to one endpoint, where Vast does not say it: the figure its own answers name most often.
@@ -54,7 +55,7 @@ def is_absent(answer: Answer) -> bool:
 
 
 def is_taken(answer: Answer) -> bool:
-    """The machine of that offer is gone: somebody else has it, or its host took it back."""
+    """The machine of that offer is gone: somebody else has it, or bids more for it, or its host took it back."""
     return not answer.ok and not answer.ambiguous and (answer.status == 410 or _says(answer, *_TAKEN))
 
 
