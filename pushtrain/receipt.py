@@ -19,7 +19,7 @@ from pushtrain.fleet import cloud_of
 from pushtrain.jsontext import json_bytes
 from pushtrain.ledger import RunRecord
 from pushtrain.record import BILL
-from pushtrain.rented import rented
+from pushtrain.rented import elsewhere_usd, rented
 from pushtrain.run import Run
 from pushtrain.volumes.kept import ON_PURPOSE, first_of, in_words, told
 
@@ -134,13 +134,15 @@ def cost(record: RunRecord) -> tuple[float, str] | None:
 
 
 def _bill(control: Control, record: RunRecord) -> Bill | None:
-    """What the cloud bills; the volume by time × price where it tells the pods' cost alone."""
+    """What the cloud bills, with what was noted of pods at other clouds; the volume by time × price where it tells the
+    pods' cost alone."""
     try:
         until = None if record.receipt is None else str(record.receipt["closed"])
         bill = control.cloud.bill(*rented(record), record.events[0].time, until=until, now_s=control.clock())
     except CloudError as failure:
         control.say(f"{record.run_id}: no bill from the cloud: {failure}")
         return None
+    bill = replace(bill, pods_usd=bill.pods_usd + elsewhere_usd(record))
     if CLOUDS[cloud_of(record)].has_volume_bill or not bill.is_told:
         return bill
     return replace(bill, volumes_usd=volume_usd(record, parse_time(until) if until else control.clock()))

@@ -59,6 +59,11 @@ def rented(record: RunRecord) -> tuple[list[str], list[str]]:
     return sorted(pods - {""}), sorted(volumes - {""})
 
 
+def elsewhere_usd(record: RunRecord) -> float:
+    """What was noted at other clouds than the run's own: on no bill that its own can tell."""
+    return sum(float(note.get("usd", 0.0)) for path, note in record.rented.items() if not _is_at(record, path))
+
+
 def _is_at(record: RunRecord, path: str) -> bool:
     """Whether a note is of the run's own cloud: another one's ids mean nothing to its bill."""
     return path.startswith(RENTED) and record.rented.get(path, {}).get("cloud") in (None, cloud_of(record))

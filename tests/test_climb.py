@@ -12,7 +12,8 @@ from infra.simulator.state import PodOrder
 from pushtrain.cloud import VolumeRequest
 from pushtrain.errors import CloudUnavailable, LedgerUnavailable, NoBalance, RequestRejected
 from pushtrain.events import EventDraft
-from pushtrain.rented import rented
+from pushtrain.receipt import billed
+from pushtrain.rented import elsewhere_usd, rented
 from pushtrain.run import Run
 
 SOLD_OUT = (
@@ -153,6 +154,15 @@ def test_twins_that_their_creators_could_not_see_are_told_apart_by_the_next_tick
     assert alive(world) == [mine] and twin != mine
     assert any("one too many" in line for line in world.said)
     assert set(rented(world.record())[0]) == {mine, twin}, "both were billed"
+
+
+def test_what_a_twin_at_another_cloud_cost_is_added_to_the_bill(world: World):
+    world.job()
+    world.tick()
+    notes = {f"rented/pod-{name}": {"cloud": name, "usd": 0.5} for name in ("runpod", "vast")}
+    mine = replace(world.record(), rented=notes)
+    assert elsewhere_usd(mine) == 0.5
+    assert billed(world.control(), mine).pods_usd == billed(world.control(), world.record()).pods_usd + 0.5
 
 
 def test_what_a_twin_cost_before_anybody_saw_it_shortens_the_run(world: World):
