@@ -7,7 +7,9 @@ comes late, but where it says more, more was spent.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pushtrain.capabilities import CLOUDS
 from pushtrain.events import POD_ENDS, Event
+from pushtrain.fleet import cloud_of
 from pushtrain.ledger import RunRecord
 from pushtrain.spec import JobSpec
 
@@ -81,9 +83,10 @@ def left(spec: JobSpec, record: RunRecord, now_s: float, billed_usd: float = 0.0
 
 def late_hours(record: RunRecord, pods_usd: float) -> float:
     """Hours of pods that are on the bill (`pods_usd`) and in no event: one that had said its last word and could not be
-    ended. At the price of the last attempt."""
+    ended. At the price of the last attempt. None where traffic is on that bill: it cannot be told from hours there, and
+    `left` counts its dollars."""
     starts = _starts(record)
-    if not starts:
+    if not starts or CLOUDS[cloud_of(record)].traffic_usd:
         return 0.0
     known_usd = beside_usd(record) + sum(attempt_hours(record, start) * _pod_rate(start) for start in starts.values())
     return max(0.0, pods_usd - known_usd) / _pod_rate(starts[max(starts)])

@@ -6,6 +6,7 @@ import pytest
 from test_lifecycle import record
 
 from pushtrain.budget import RESERVE_S, Left, late_hours, left, pod_seconds, used, volume_usd
+from pushtrain.capabilities import CLOUDS
 from pushtrain.events import now_text
 from pushtrain.ledger import RunRecord
 from pushtrain.spec.file import loads
@@ -65,6 +66,13 @@ def test_a_pod_that_could_not_be_ended_after_its_last_word_spent_the_hours_that_
     assert late_hours(made, known_usd) == pytest.approx(0.0)
     assert late_hours(made, known_usd + 3.1) == pytest.approx(1.0)
     assert left(SPEC, made, 80.0, late_h=1.0).hours == pytest.approx(left(SPEC, made, 80.0).hours - 1.0)
+
+
+def test_traffic_on_a_bill_is_dollars_and_no_hours_of_a_pod_that_could_not_be_ended() -> None:
+    made = priced(*TWO)
+    at = {name: late_hours(replace(made, run={"cloud": name}), 1000.0) for name in CLOUDS}
+    assert [name for name, hours in at.items() if hours == 0.0] == ["vast"]
+    assert left(SPEC, replace(made, run={"cloud": "vast"}), 80.0, billed_usd=2.5).usd == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("off_s", [-36_000.0, 36_000.0])
