@@ -30,11 +30,11 @@ from pushtrain.receipt import settle
 from pushtrain.redact import redact
 from pushtrain.rented import note
 from pushtrain.run import RESOURCE_PREFIX, RUN_ID, Run
-from pushtrain.several import look_again, owners_at
+from pushtrain.several import found_again, left_at, look_again
 from pushtrain.signs import last_step_s, look
 from pushtrain.source import Source
 from pushtrain.spec.file import loads
-from pushtrain.sweep import of_ledger, remove_orphans, tell_spare, unowned
+from pushtrain.sweep import of_ledger, remove_orphans, tell_spare
 from pushtrain.teardown import destroy, names, remove_late
 from pushtrain.twins import attempt_of, one_pod
 
@@ -103,8 +103,7 @@ def tick(control: Control, *, only: str | None = None, may_claim: bool = True) -
                 settle(control.at(record), record)
         if record.is_over or (only and record.run.get("job") != only):
             continue
-        share = shares.get(cloud_of(record), {})
-        outcome = None if _is_away(control, record, there) else _guarded(control, record, wanted, share, report)
+        outcome = None if _is_away(control, record, there) else _guarded(control, record, wanted, shares, report)
         if outcome:
             report.closed[record.run_id] = outcome
         else:
@@ -113,7 +112,7 @@ def tick(control: Control, *, only: str | None = None, may_claim: bool = True) -
     owners = [run_id for run_id, record in records.items() if not record.is_over] + [*unreadable]
     for name, listed in there.by_cloud.items() if only is None else ():
         with _reported(report):
-            left = unowned(control, listed, owners_at(name, owners, records))
+            left = left_at(control, listed, owners, records, cloud=name)
             report.swept += remove_orphans(control.at(name), left, wait_s=SWEEP_WAIT_S)
         with _reported(report):
             tell_spare(control.at(name), listed.volumes)
@@ -172,13 +171,15 @@ def _shares(live: Live) -> dict[str, Live]:
 
 
 def _guarded(
-    control: Control, record: RunRecord, wanted: Desired, shares: Mapping[str, Live], report: Tick
+    control: Control, record: RunRecord, wanted: Desired, shares: Mapping[str, Mapping[str, Live]], report: Tick
 ) -> str | None:
     """One run's trouble never keeps another from being looked after; the tick reports it and exits non-zero."""
+    nothing = Live(pods=(), volumes=())
     try:
         run = run_of(record, control.settings.ledger_url)
-        share = shares.get(run.resource_prefix, Live(pods=(), volumes=()))
-        return _advance(control.at(record), run, record, wanted, share)
+        listed = {name: share.get(run.resource_prefix, nothing) for name, share in shares.items()}
+        record = found_again(control, run, record, listed)
+        return _advance(control.at(record), run, record, wanted, listed.get(cloud_of(record), nothing))
     except PushtrainError as failure:
         control.say(f"{record.run_id}: {failure.reason}: {redact(str(failure))}")
         if isinstance(failure, StackLocked) and failure.passing:

@@ -6,10 +6,12 @@ and asks where the first one asks, where adoption by name leaves one pod. Before
 cloud where one has no room, and names it. Who comes back with a pod and finds that the run went on meanwhile, or has
 one elsewhere, ends its own (`pushtrain.provisioned`), and who has one looks where was asked before. A run that waits is
 asked for everywhere and names nothing, or its branch would fill. From its first pod on a run stays where that pod was,
-where its volume and its bill are. What a climb that was cut short left at another cloud no run owns: it is swept.
+where its volume and its bill are. What a climb that was cut short left at another cloud no run owns: it is swept. Only
+while a run waits for its first pod, and names nothing, is it owner at every one of its clouds; a pod that turns up at
+one of them is its own.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 
@@ -18,13 +20,16 @@ from pushtrain.climb import Turn, climb, worst
 from pushtrain.cloud import Live
 from pushtrain.control import Control
 from pushtrain.errors import CloudAuthFailed, CloudError, LedgerMoved, NoBalance, NoCapacity, RequestRejected
+from pushtrain.events import EventDraft
 from pushtrain.fleet import cloud_of, members, named_cloud
 from pushtrain.gpus import MIN_CUDA_VERSION
 from pushtrain.ledger import RunRecord
 from pushtrain.placement import Candidate, Offered, ladder_over
 from pushtrain.run import Run
+from pushtrain.rungs import planned_here
 from pushtrain.soldout import sold_out
 from pushtrain.spec import JobSpec
+from pushtrain.sweep import unowned
 from pushtrain.twins import end_unnamed
 
 
@@ -67,10 +72,52 @@ def look_again(control: Control, run: Run, record: RunRecord) -> tuple[Live, Run
     return live, control.ledger.read(record.run_id)
 
 
-def owners_at(cloud: str, owners: Iterable[str], records: Mapping[str, RunRecord]) -> list[str]:
-    """The runs that what is listed at a cloud may belong to. What is listed of a run at another cloud than it is on is
-    of a climb that was cut short, or a twin."""
-    return [run_id for run_id in owners if run_id not in records or cloud_of(records[run_id]) == cloud]
+def is_anywhere(record: RunRecord) -> bool:
+    """Whether a run names no cloud and never had a pod: every cloud that it may go to may just have made it one."""
+    newest = max((event.attempt for event in record.events), default=0)
+    was_placed = any(event.state == "provisioned" for event in record.events)
+    return bool(record.run.get("clouds")) and not was_placed and not named_cloud(record, newest)
+
+
+def found_again(control: Control, run: Run, record: RunRecord, listed: Mapping[str, Live]) -> RunRecord:
+    """What the ledger says of a run. Of one that waits and all the same has a pod at one of its clouds, by a reconcile
+    that died or a request that was carried out late, it names that cloud when this returns: the pod is looked for
+    there. `listed` is what each cloud lists of the run."""
+    if not is_anywhere(record) or any(event.state == "destroying" for event in record.events):
+        return record
+    here, attempt = cloud_of(record), max(event.attempt for event in record.events)
+    there = [name for name, live in listed.items() if any(pod.name == run.pod_name(attempt) for pod in live.pods)]
+    for name in sorted(there if here not in there else ()):
+        if (planned := planned_here(control.at(name), record, attempt)) is None:
+            continue
+        message = f"its pod is at {CLOUDS[name].title}"
+        draft = EventDraft(state="provisioning", writer="control", attempt=attempt, message=message, data=planned.data)
+        try:
+            control.ledger.append_at(run.id, record.tip, draft)
+        except LedgerMoved as moved:
+            control.say(f"{run.id}: {moved}: looked at again")
+        return control.ledger.read(run.id)
+    return record
+
+
+def left_at(
+    control: Control, listed: Live, owners: Collection[str], records: Mapping[str, RunRecord], *, cloud: str
+) -> Live:
+    """What is listed at a cloud and no run owns. What is listed of a run at another cloud than it is on is of a climb
+    that was cut short, or a twin. What `records` would sweep of a run that may be at several clouds, the ledger is
+    asked about once more: the run may have gone there since. Raises LedgerError."""
+    left = unowned(control, listed, _owners_at(cloud, owners, records))
+    moving = [run_id for run_id in owners if run_id in records and records[run_id].run.get("clouds")] if left else []
+    now = {run_id: control.ledger.read(run_id) for run_id in moving if not _owners_at(cloud, [run_id], records)}
+    return unowned(control, left, _owners_at(cloud, owners, {**records, **now})) if now else left
+
+
+def _owners_at(cloud: str, owners: Iterable[str], records: Mapping[str, RunRecord]) -> list[str]:
+    return [run_id for run_id in owners if run_id not in records or cloud in _clouds_of(records[run_id])]
+
+
+def _clouds_of(record: RunRecord) -> list[str]:
+    return [cloud_of(record), *(record.run["clouds"] if is_anywhere(record) else ())]
 
 
 def climb_clouds(control: Control, run: Run, spec: JobSpec, record: RunRecord, turn: Turn, *, live: Live) -> bool:

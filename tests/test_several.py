@@ -378,3 +378,63 @@ def test_a_kept_volume_that_is_there_twice_is_told_where_there_are_several_cloud
     world.runpod.account.create_volume(kept.name, 10, kept.data_center, None, world.runpod.now_s)
     (told,) = world.tick(world.both()).failures
     assert told.reason == "KeptTwice"
+
+
+# A pod that nobody has named yet.
+
+
+def dies_with_a_pod(world: Two) -> None:
+    """A reconcile that ends after its create and before its word of it."""
+
+    def die() -> None:
+        raise KeyboardInterrupt
+
+    control = world.both()
+    control.engine = _Dies(control.engine, die)  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        world.tick(control)
+
+
+@pytest.mark.parametrize(("may_rent", "is_listed"), [(True, True), (False, True), (True, False)])
+def test_the_pod_that_a_waiting_run_was_made_is_its_own_wherever_it_was_asked_last(
+    world: Two, may_rent: bool, is_listed: bool
+) -> None:
+    """The rungs stood in the ledger already, so nothing names the cloud; `is_listed`: by its catalogue it has more."""
+    has_room = world.vast.refuse
+    world.refuses(world.vast), world.refuses(world.runpod)
+    world.job(more=BOTH)
+    world.tick(world.both())
+    assert world.record().last.state == "waiting" and cloud_of(world.record()) == "runpod"
+    world.vast.refuse = has_room
+    world.sleep(61)
+    dies_with_a_pod(world)
+    assert world.record().last.state == "waiting" and world.alive() == {"runpod": [], "vast": ["a1"]}
+    if not is_listed:
+        world.price(0.30, "NONE", of=world.vast)
+    report = world.tick(replace(world.both(), may_rent=may_rent))
+    assert (report.failures, report.swept) == ([], [])
+    assert world.clouds_said("provisioned") == [("provisioned", "vast")]
+    assert world.alive() == {"runpod": [], "vast": ["a1"]}
+    assert world.tick(world.both()).swept == [] and world.record().last.state == "provisioned"
+
+
+def test_a_pod_that_is_adopted_where_the_run_went_on_to_is_not_swept_by_what_the_ledger_said_before(world: Two) -> None:
+    """It came late, at the cloud that was asked first; the reconcile that went on to the other one died there."""
+    has_room = world.vast.refuse
+    world.refuses(world.vast)
+    world.job(more=BOTH)
+
+    def late() -> None:
+        world.vast.refuse = has_room
+        order = PodOrder(name=world.run().pod_name(1), image="x", gpu="NVIDIA A40", data_centers=("EU-SE-1",))
+        world.vast.account.create_pod(order, world.vast.now_s)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        world.tick(pausing(world, {"runpod": late}))
+    assert cloud_of(world.record()) == "runpod" and world.alive() == {"runpod": [], "vast": ["a1"]}
+    world.refuses(world.runpod)
+    report = world.tick(world.both())
+    assert (report.failures, report.swept) == ([], [])
+    assert world.clouds_said("provisioned") == [("provisioned", "vast")]
+    assert world.alive() == {"runpod": [], "vast": ["a1"]}
