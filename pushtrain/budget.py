@@ -12,6 +12,7 @@ from pushtrain.events import POD_ENDS, Event
 from pushtrain.fleet import cloud_of
 from pushtrain.ledger import RunRecord
 from pushtrain.spec import JobSpec
+from pushtrain.traffic import brought_usd
 
 # The pod is told to be gone this much before the cap, so that a control plane that has to do it itself still keeps it;
 # of a short budget it is a tenth.
@@ -74,6 +75,7 @@ def left(spec: JobSpec, record: RunRecord, now_s: float, billed_usd: float = 0.0
     """A volume that waits between attempts spends, too. `billed_usd` is what the cloud's bill says by now, `late_h`
     what `late_hours` makes of it."""
     hours, usd = used(record, now_s)
+    usd += len(_starts(record)) * brought_usd(cloud_of(record), spec)
     more = extended(record)
     return Left(
         hours=spec.budget.max_hours + more.hours - hours - late_h,

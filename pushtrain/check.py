@@ -21,6 +21,7 @@ from pushtrain.rows import DATA_MISSING, PYARROW_MISSING, data_file, read_rows
 from pushtrain.spec import CommandSpec, JobSpec, TrainingSpec
 from pushtrain.spec.file import Problem, SpecFile, read, spec_error
 from pushtrain.spec.unmet import outlived
+from pushtrain.traffic import beyond_cap
 
 # Of a data file this many rows are looked at: a wrong form shows in the first one, and a file of millions must cost
 # neither minutes nor memory here. The trainer looks at every row before it trains.
@@ -74,7 +75,7 @@ def check(
         if file.spec is not None:
             wrong += _unknown_gpus(file, file.spec, gpu_names)
             warnings += [*_lost_with_the_pod(file, file.spec), *_kept_in_several(file, file.spec)]
-            warnings += [*_known_later(file, file.spec), *_cut_short(file, file.spec)]
+            warnings += [*_known_later(file, file.spec), *_of_the_budget(file, file.spec)]
             files_problems, files_warnings = _files(file, file.spec, root)
             wrong += files_problems
             warnings += files_warnings
@@ -219,12 +220,14 @@ def _known_later(file: SpecFile, spec: JobSpec) -> Iterator[Problem]:
     yield Problem(where=file.where("compute", "template"), message=message, hint=hint)
 
 
-def _cut_short(file: SpecFile, spec: JobSpec) -> Iterator[Problem]:
-    """Hours that no single pod has."""
+def _of_the_budget(file: SpecFile, spec: JobSpec) -> Iterator[Problem]:
+    """Hours that no single pod has, and dollars that no cap holds."""
     restart = not isinstance(spec, CommandSpec) or spec.command.restart
     for cloud in spec.compute.clouds:
         if message := outlived(cloud, max_hours=spec.budget.max_hours, restart=restart):
             yield Problem(where=file.where("budget", "max_hours"), message=message)
+        if message := beyond_cap(cloud, spec):
+            yield Problem(where=file.where("budget", "max_usd"), message=message)
 
 
 def _files(file: SpecFile, spec: JobSpec, root: Path) -> tuple[list[Problem], list[Problem]]:

@@ -1,7 +1,7 @@
 """The rungs of a run's ladder, as the ledger has them: places with a price and the deadline a pod there would have."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pushtrain.budget import Left, pod_seconds
@@ -14,6 +14,7 @@ from pushtrain.ledger import RunRecord
 from pushtrain.placement import AS_SPOT, Candidate, hourly_usd, volume_usd_per_hour, where
 from pushtrain.run import Run
 from pushtrain.spec import JobSpec
+from pushtrain.traffic import brought_usd
 
 # A recorded deadline is used again while that costs the attempt no more than this of its time: a run that waits for
 # capacity all night then fills neither its branch nor loses the night.
@@ -24,8 +25,8 @@ _CENT_OF_A_CENT = 1e-4
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rung:
     """A candidate with what is left of the budget on it: `usd_per_hour` is with storage, the deadline is `reserve_s`
-    before the first of the two caps is reached. On a community machine `data_center` is None, and there is no network
-    volume."""
+    before the first of the two caps is reached, with the dollars of the attempt's known traffic kept. On a community
+    machine `data_center` is None, and there is no network volume."""
 
     gpu: str
     data_center: str | None
@@ -48,6 +49,7 @@ class Rung:
     @classmethod
     def of(cls, spec: JobSpec, candidate: Candidate, rest: Left, now_s: float) -> "Rung":
         rate, volume = hourly_usd(candidate, spec), volume_usd_per_hour(spec, candidate)
+        rest = replace(rest, usd=rest.usd - brought_usd(candidate.cloud, spec))
         seconds, reserve_s = pod_seconds(rest, usd_per_hour=rate, volume_usd_per_hour=volume)
         return cls(
             gpu=candidate.gpu,

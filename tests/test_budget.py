@@ -9,7 +9,10 @@ from pushtrain.budget import RESERVE_S, Left, late_hours, left, pod_seconds, use
 from pushtrain.capabilities import CLOUDS
 from pushtrain.events import now_text
 from pushtrain.ledger import RunRecord
+from pushtrain.placement import Candidate
+from pushtrain.rungs import Rung
 from pushtrain.spec.file import loads
+from pushtrain.traffic import beyond_cap, brought_usd
 
 SPEC = loads(
     b"{version: 1, name: j, model: {id: a/b}, data: {path: d.jsonl}, compute: {gpus: [NVIDIA A40]}, "
@@ -73,6 +76,30 @@ def test_traffic_on_a_bill_is_dollars_and_no_hours_of_a_pod_that_could_not_be_en
     at = {name: late_hours(replace(made, run={"cloud": name}), 1000.0) for name in CLOUDS}
     assert [name for name, hours in at.items() if hours == 0.0] == ["vast"]
     assert left(SPEC, replace(made, run={"cloud": "vast"}), 80.0, billed_usd=2.5).usd == pytest.approx(0.5)
+
+
+def test_what_each_attempt_brings_is_kept_of_the_dollars_where_traffic_is_billed() -> None:
+    assert [name for name in CLOUDS if brought_usd(name, SPEC)] == ["vast"]
+    environment_usd = 3.3 * 0.02
+    assert brought_usd("vast", SPEC) == pytest.approx(environment_usd), "a model that nobody knows is not counted"
+    known = SPEC.model_copy(update={"model": SPEC.model.model_copy(update={"id": "Qwen/Qwen3-8B"})})
+    assert brought_usd("vast", known) == pytest.approx(environment_usd + 16.38 * 0.02, rel=1e-3)
+    assert "environment alone" in str(beyond_cap("vast", SPEC)) and "$0.39" in str(beyond_cap("vast", known))
+    made, free = priced(*TWO), left(SPEC, priced(*TWO), 80.0)
+    there = left(SPEC, replace(made, run={"cloud": "vast"}), 80.0)
+    assert (there.hours, there.usd) == (free.hours, pytest.approx(free.usd - 2 * environment_usd))
+    place = Candidate(
+        gpu="NVIDIA A40",
+        data_center=None,
+        tier="SECURE",
+        usd_per_hour=0.5,
+        gpu_memory_gb=48,
+        stock="HIGH",
+        cloud="vast",
+    )
+    rung = Rung.of(SPEC, place, Left(hours=1000.0, usd=1.0), 0.0)
+    spent_usd = (rung.deadline_epoch_s + rung.reserve_s) / 3600 * rung.usd_per_hour
+    assert spent_usd + environment_usd == pytest.approx(1.0, abs=1e-4)
 
 
 @pytest.mark.parametrize("off_s", [-36_000.0, 36_000.0])

@@ -10,6 +10,7 @@ from pushtrain.plan.model import Caution, Place, Plan, Revision
 from pushtrain.spec import CommandSpec, JobSpec, SessionSpec, TrainingSpec
 from pushtrain.spec.compute import Spot
 from pushtrain.spec.unmet import outlived
+from pushtrain.traffic import beyond_cap
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 # Licences that let a fine-tuned model be used and passed on without asking; others are named, not judged.
@@ -93,6 +94,8 @@ def _of_clouds(spec: JobSpec) -> Iterator[Caution]:
     for cloud in spec.compute.clouds:
         if said := outlived(cloud, max_hours=spec.budget.max_hours, restart=restart):
             yield Caution(reason="LifetimeOver", message=said)
+        if said := beyond_cap(cloud, spec):
+            yield Caution(reason="TrafficBeyondCap", message=said)
 
 
 def _of_the_bucket(spec: TrainingSpec, plan: Plan) -> str:
