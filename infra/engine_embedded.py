@@ -201,10 +201,9 @@ class _Up(_Monitor):
         if record.phase == "creating" and not changed(operations.inputs, record.inputs, wanted):
             return self._steps.finish_create(record)
         if record.phase == "created":
-            replaced = operations.must_replace(record.inputs, wanted)
             if not self._steps.refresh(record):
-                return None
-            if not replaced:
+                return None  # gone: nothing is left of it that could not become another one
+            if not operations.must_replace(record.inputs, wanted):
                 return record
         self._steps.delete(record)
         return None

@@ -221,8 +221,8 @@ def _volume_first(
     rung is goes."""
     volume = volume_of(run, live)
     if volume is None:
-        if record.last.state == "provisioning":
-            control.engine.destroy(run.stack)  # what its state still remembers is not there any more
+        if any(event.state == "provisioning" for event in record.events):
+            control.engine.destroy(run.stack)  # what its state still remembers is not there any more, or elsewhere
         return candidates
     if all(candidate.data_center != volume.data_center for candidate in candidates):
         note(control, run.id, volumes=[volume.id])

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pulumi
@@ -109,6 +110,21 @@ def test_a_program_that_fails_is_an_engine_error_and_keeps_what_was_made(engine:
 
     with pytest.raises(EngineError, match="ValueError: canary in the coal mine"):
         engine.up(stack_world.stack, broken)
+    engine.destroy(stack_world.stack)
+    assert not stack_world.live()
+
+
+def test_a_volume_that_is_gone_stands_in_nobodys_way(engine: Engine, stack_world: World) -> None:
+    """Swept while the run went elsewhere: what the state remembers of it is nothing that could be lost."""
+    plan = replace(stack_world.plan(), pod=None)
+    first = engine.up(stack_world.stack, program(plan))
+    elsewhere = program(replace(plan, volume=replace(plan.volume, data_center="US-KS-2")))
+    with pytest.raises(EngineError, match="checkpoints would be lost"):
+        engine.up(stack_world.stack, elsewhere)
+    stack_world.cloud.delete_volume(first["volume_id"])
+    second = engine.up(stack_world.stack, elsewhere)
+    (volume,) = stack_world.live().volumes
+    assert (volume.id, volume.data_center) == (second["volume_id"], "US-KS-2")
     engine.destroy(stack_world.stack)
     assert not stack_world.live()
 

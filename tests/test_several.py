@@ -30,9 +30,11 @@ SOLD_OUT = (400, "There are no longer any instances available with the requested
 
 @dataclass(kw_only=True)
 class Two(World):
-    """Two clouds and their clients. Each has one GPU type in one place, RunPod's at $0.40 an hour."""
+    """Two clouds and their clients. Each has one GPU type in one place, RunPod's at $0.40 an hour. `second` is the name
+    of the other one, whose account is `vast`."""
 
     vast: MemoryRunPod = field(default_factory=MemoryRunPod)
+    second: str = "vast"
 
     def both(self) -> Control:
         control = self.control()
@@ -40,8 +42,8 @@ class Two(World):
             "key", environ={}, limits=Limits(jitter=lambda: 0.0), sleep=self.sleep, clock=self.now_s,
             transport=self.vast,
         )  # fmt: skip
-        named.name = "vast"
-        clouds: dict[str, Cloud] = {"runpod": control.cloud, "vast": named}
+        named.name = self.second
+        clouds: dict[str, Cloud] = {"runpod": control.cloud, self.second: named}
         stacks = self.folder / f"machine{self.machines}" / "stacks"
         return replace(control, cloud=Fleet(clouds), engine=EmbeddedEngine(stacks, lambda name: clouds[name]))
 
@@ -378,6 +380,36 @@ def test_a_kept_volume_that_is_there_twice_is_told_where_there_are_several_cloud
     world.runpod.account.create_volume(kept.name, 10, kept.data_center, None, world.runpod.now_s)
     (told,) = world.tick(world.both()).failures
     assert told.reason == "KeptTwice"
+
+
+@pytest.mark.parametrize("is_gone", [True, False])
+def test_a_volume_that_was_left_at_one_cloud_keeps_nobody_from_another(world: Two, is_gone: bool) -> None:
+    """The reconcile ended between volume and pod, while the run waited: its engine's state remembers the volume, there
+    is no room there any more, and the other cloud has some. `is_gone`: somebody swept the volume."""
+    world.second = "lambda"
+    world.price(0.90, of=world.vast)
+    has_room = world.vast.refuse
+    world.refuses(world.vast), world.refuses(world.runpod)
+    world.job(more="cloud: [runpod, lambda]")
+    world.tick(world.both())
+    assert world.record().last.state == "waiting" and cloud_of(world.record()) == "lambda"
+    world.runpod.refuse = world.vast.refuse = has_room
+
+    def die() -> None:
+        raise KeyboardInterrupt
+
+    control = pausing(world, {"runpod": die})
+    with pytest.raises(KeyboardInterrupt):
+        world.tick(control)
+    (volume,) = world.runpod.account.live_volumes()
+    assert not any(world.alive().values()) and world.record().last.state == "waiting"
+    if is_gone:
+        world.runpod.account.delete_volume(volume.id, world.runpod.now_s)
+    world.price(0.40, "NONE", of=world.runpod)
+    world.sleep(61)
+    assert world.tick(control).failures == []
+    assert world.clouds_said("provisioned") == [("provisioned", "lambda")]
+    assert world.vast.account.live_pods() and not world.runpod.account.live_volumes()
 
 
 # A pod that nobody has named yet.
