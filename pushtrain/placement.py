@@ -9,6 +9,7 @@ from pushtrain.errors import NoCapacity, SpecError
 from pushtrain.gpus import GPU_NAMES, nearest, unusable
 from pushtrain.prices import storage_usd_per_month
 from pushtrain.spec import JobSpec
+from pushtrain.traffic import brought_usd
 
 HOURS_PER_MONTH = 730
 AS_SPOT = ", spot"
@@ -178,15 +179,16 @@ def volume_usd_per_hour(spec: JobSpec, candidate: Candidate) -> float:
 
 
 def cap(spec: JobSpec, candidate: Candidate) -> CostEstimate:
-    """What the budget means here: the dollar cap holds with storage, so a dear candidate gets fewer hours. What began
-    as spot may end on demand, and cost as much."""
+    """What the budget means here: the dollar cap holds with storage, so a dear candidate gets fewer hours, and one
+    attempt's known traffic is kept of it. What began as spot may end on demand, and cost as much."""
     hourly = hourly_usd(candidate, spec)
     budget, dearest = spec.budget, max(hourly, on_demand_hourly_usd(candidate, spec))
+    traffic_usd = brought_usd(candidate.cloud, spec)
     return CostEstimate(
         usd_per_hour_gpu=candidate.usd_per_hour,
         usd_per_hour_storage=storage_usd_per_hour(spec, candidate),
-        cap_usd=min(budget.max_usd, budget.max_hours * dearest),
-        deadline_hours=min(budget.max_hours, budget.max_usd / hourly),
+        cap_usd=min(budget.max_usd, budget.max_hours * dearest + traffic_usd),
+        deadline_hours=min(budget.max_hours, max(0.0, budget.max_usd - traffic_usd) / hourly),
     )
 
 

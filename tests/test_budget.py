@@ -9,8 +9,9 @@ from pushtrain.budget import RESERVE_S, Left, late_hours, left, pod_seconds, use
 from pushtrain.capabilities import CLOUDS
 from pushtrain.events import now_text
 from pushtrain.ledger import RunRecord
-from pushtrain.placement import Candidate
+from pushtrain.placement import Candidate, cap
 from pushtrain.rungs import Rung
+from pushtrain.spec.compute import Budget
 from pushtrain.spec.file import loads
 from pushtrain.traffic import beyond_cap, brought_usd
 
@@ -97,6 +98,8 @@ def test_what_each_attempt_brings_is_kept_of_the_dollars_where_traffic_is_billed
         stock="HIGH",
         cloud="vast",
     )
+    planned = cap(SPEC.model_copy(update={"budget": Budget(max_hours=700, max_usd=1)}), place)
+    assert planned.deadline_hours * planned.usd_per_hour + environment_usd == pytest.approx(1.0)
     rung = Rung.of(SPEC, place, Left(hours=1000.0, usd=1.0), 0.0)
     spent_usd = (rung.deadline_epoch_s + rung.reserve_s) / 3600 * rung.usd_per_hour
     assert spent_usd + environment_usd == pytest.approx(1.0, abs=1e-4)

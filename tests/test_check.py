@@ -103,6 +103,15 @@ def test_a_spec_outside_of_jobs_is_a_warning_for_nothing_ever_starts_it(root: Pa
     assert "other.yaml: is not in jobs/ itself: nothing ever starts it" in check([root / "other.yaml"], root).warnings
 
 
+def test_what_a_cloud_puts_beside_a_budget_is_said_at_its_keys(root: Path) -> None:
+    file = job(root, "support", gpus="NVIDIA L4], cloud: [vast, modal")
+    file.write_text(file.read_text().replace("max_hours: 1", "max_hours: 25"))
+    said = [line for line in check([file], root).warnings if line.startswith("jobs/support.yaml:6:")]
+    assert [("traffic" in line, "after 24 h" in line) for line in said] == [(True, False), (False, True)]
+    file.write_text(file.read_text().replace("max_hours: 25", "max_hours: 24").replace("[vast, modal]", "modal"))
+    assert check([file], root).warnings == ()
+
+
 def test_both_endings_of_yaml_are_checked(root: Path) -> None:
     job(root, "other", gpus="abacus").rename(root / "jobs" / "other.yml")
     assert only_problem(root).where == "jobs/other.yml:5:18"
