@@ -4,7 +4,7 @@ left of either, nor of their start scripts."""
 import json
 
 import pytest
-from whole import World, end
+from whole import World, end, is_training
 
 from infra.clouds import connect
 from infra.clouds.jarvis.client import JarvisLabs
@@ -42,7 +42,7 @@ def test_a_run_by_one_word_goes_on_after_a_lost_machine_and_leaves_nothing(there
     there.orders(steps=20, step_s=0.05, hang_at=10)
     there.write_job(cloud=NAME, gpus="NVIDIA A40, NVIDIA RTX A6000")
     there.push()
-    first = there.until(lambda record: _steps(there, record.run_id) > 0)
+    first = there.until(lambda record: is_training(record) and _steps(there, record.run_id) > 0)
     assert first.run["resource_prefix"] + "-a1" in scripts(there)
     there.simulator.fault("lost_pod", seconds=1, pod_name="*-a1")
     record = there.until(lambda record: record.is_over)
@@ -71,7 +71,7 @@ def test_a_spot_instance_that_was_taken_away_is_followed_by_one_on_demand_with_t
     path = there.repository / "jobs/job.yaml"
     path.write_text(path.read_text().replace("compute: {", "compute: {spot: {max_share: 0.8, interruptions: 1}, "))
     there.push()
-    there.until(lambda record: _steps(there, record.run_id) > 0)
+    there.until(lambda record: is_training(record) and _steps(there, record.run_id) > 0)
     there.simulator.fault("outbid", seconds=0, pod_name="*-a1")
     record = there.until(lambda record: record.is_over)
     assert end(record) == ("succeeded", "")

@@ -65,7 +65,8 @@ orders = json.loads(pathlib.Path("data/orders.json").read_text())
 for step in range(first + 1, orders["steps"] + 1):
     time.sleep(orders["step_s"])
     note("metrics.jsonl", step=step, total_steps=orders["steps"], loss=5.0 / step)
-    saved.write_text(str(step))
+    saved.with_suffix(".new").write_text(str(step))
+    saved.with_suffix(".new").replace(saved)
     while step == orders.get("hang_at") and attempt == 1:
         print("still here", flush=True)
         time.sleep(0.1)
@@ -208,10 +209,11 @@ class World:
         return [pod for pod in self.simulator.state()["pods"] if pod["name"].startswith(prefix)]
 
     def wait_for_step(self, step: int, timeout_s: float = 150.0) -> None:
-        """Until a trainer of this world has saved step `step` on its volume. Nothing ticks meanwhile."""
+        """Until a trainer of this world has saved step `step` on its volume, and the ledger heard that it trains.
+        Nothing ticks meanwhile."""
         end = time.monotonic() + timeout_s
         while time.monotonic() < end:
-            mine = {record.run_id for record in self.records()}
+            mine = {it.run_id for it in self.records() if is_training(it)}
             for saved in self.simulator.state_dir.glob("volumes/*/runs/*/step"):
                 if saved.parent.name in mine and int(saved.read_text() or 0) >= step:
                     return
@@ -282,6 +284,12 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSimulator
     running.stop(stop_pods=True)
     log = (running.state_dir / "simulator.log").read_text()
     assert "Traceback" not in log, log[-3000:]
+
+
+def is_training(record: RunRecord) -> bool:
+    """Whether the newest attempt has said so, whatever was written after it."""
+    newest = max(event.attempt for event in record.events)
+    return any((event.state, event.attempt) == ("training", newest) for event in record.events)
 
 
 @pytest.fixture
