@@ -6,12 +6,16 @@ from pushtrain.estimate.known import known_shape
 from pushtrain.spec import JobSpec, TrainingSpec
 
 
+def attempt_usd(cloud: str, model_gb: float) -> float:
+    """Dollars of one attempt's environment and of a model that large, at the dearest host that is asked; 0 where
+    traffic is free, and at a cloud that only prices are known of. An image is free; data and what is sent are not
+    counted."""
+    return (ENVIRONMENT_GB + model_gb) * _usd_a_gb(cloud)
+
+
 def brought_usd(cloud: str, spec: JobSpec) -> float:
-    """Dollars of one attempt's environment and, where the table of models has it, of its model, at the dearest host
-    that is asked; 0 where traffic is free. A larger model, data and what is sent are not in it."""
-    if cloud not in CLOUDS or not CLOUDS[cloud].traffic_usd:
-        return 0.0
-    return (ENVIRONMENT_GB + _model_gb(spec)) * CLOUDS[cloud].traffic_usd
+    """The same before the Hub was asked: with the model where the table of models has it, else without."""
+    return attempt_usd(cloud, _model_gb(spec)) if _usd_a_gb(cloud) else 0.0
 
 
 def beyond_cap(cloud: str, spec: JobSpec) -> str | None:
@@ -24,6 +28,10 @@ def beyond_cap(cloud: str, spec: JobSpec) -> str | None:
         f"{can.title} bills traffic, at most ${can.traffic_usd:.2f} a GB: budget.max_usd keeps ${kept_usd:.2f} an "
         f"attempt for the {what}; what else a pod gets or sends (data, copies of checkpoints) is beyond that cap"
     )
+
+
+def _usd_a_gb(cloud: str) -> float:
+    return CLOUDS[cloud].traffic_usd if cloud in CLOUDS else 0.0
 
 
 def _model_gb(spec: JobSpec) -> float:

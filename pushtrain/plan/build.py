@@ -7,7 +7,7 @@ from pushtrain.capabilities import CLOUDS
 from pushtrain.errors import NoCapacity, PushtrainError
 from pushtrain.estimate.cards import usable_gb
 from pushtrain.estimate.correction import correction, memory_correction
-from pushtrain.estimate.hours import ENVIRONMENT_GB, Band, Hours, hours
+from pushtrain.estimate.hours import Band, Hours, hours
 from pushtrain.estimate.interruptions import Interruptions, interrupted
 from pushtrain.estimate.memory import GIB, MemoryEstimate, Verdict, memory
 from pushtrain.estimate.recipe import Recipe, recipe_of, trained_parameters
@@ -21,6 +21,7 @@ from pushtrain.plan.model import Money, Place, Plan, Resource
 from pushtrain.plan.sources import Kept, Sources
 from pushtrain.prices import HIGH_PERFORMANCE_NOTE
 from pushtrain.spec import JobSpec, TrainingSpec
+from pushtrain.traffic import attempt_usd
 
 __all__ = ["Training", "bare_plan", "candidate_of", "expectation", "money", "place_of", "resources"]
 
@@ -185,10 +186,8 @@ def spot_money(expected: Hours, spec: JobSpec, candidate: Candidate, taken: Inte
 
 
 def with_traffic(found: Money, cloud: str, training: Training | None, taken: Interruptions | None = None) -> Money:
-    """What each attempt brings over the internet: environment and model, at a cloud that bills each GB. Its image is
-    free; data and what is sent are not counted."""
-    brought_gb = ENVIRONMENT_GB + (training.stored_bytes / 1e9 if training else 0.0)
-    usd = brought_gb * CLOUDS[cloud].traffic_usd if cloud in CLOUDS else 0.0
+    """With what each attempt brings over the internet: environment and model, at a cloud that bills each GB."""
+    usd = attempt_usd(cloud, training.stored_bytes / 1e9 if training else 0.0)
     again = taken.number if taken else Band(low=0.0, expected=0.0, high=0.0)
     return replace(
         found,
