@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pushtrain.budget import Left
-from pushtrain.cloud import Live, Pod, Volume
+from pushtrain.cloud import Live, Volume
 from pushtrain.control import Control
 from pushtrain.errors import (
     ACCESS_DENIED,
@@ -29,9 +29,9 @@ from pushtrain.gpus import MIN_CUDA_VERSION
 from pushtrain.ledger import RunRecord
 from pushtrain.placement import Candidate, ladder
 from pushtrain.provisioned import record_pod
-from pushtrain.rented import note
+from pushtrain.rented import made_s, note
 from pushtrain.run import Run
-from pushtrain.rungs import Rung, is_dearer, planned_here, recorded_rungs, rung_of, rungs_in
+from pushtrain.rungs import Rung, is_dearer, plan_at, recorded_rungs, rung_of, rungs_in
 from pushtrain.soldout import remember, sold_out
 from pushtrain.spec import JobSpec
 from pushtrain.spot import affordable
@@ -124,7 +124,7 @@ def _ask(
 ) -> CloudError | None:
     """None with a pod, else the refusal that is about this rung alone. Raises one that is for all rungs."""
     control.stacks[run.id] = run
-    began = now_text(control.clock())  # billed from the create on, so counted from before it
+    began_s = control.clock()  # billed from the create on, so counted from before it
     try:
         kept = make_kept(control.cloud, spec, candidate, control.ledger.url, given.kept)
         program = control.launch(
@@ -146,7 +146,7 @@ def _ask(
             raise
         return refusal
     remember(control, spec, candidate, None)
-    _settle(control, run, given.attempt, rung, outputs, began)
+    _settle(control, run, given.attempt, rung, outputs, began_s)
     return None
 
 
@@ -171,35 +171,48 @@ def _take_back(control: Control, run: Run, *, must: bool) -> None:
         control.say(f"{run.id}: the volume stays until the next tick: {failure}")
 
 
-def _settle(control: Control, run: Run, attempt: int, asked: Rung, outputs: Mapping[str, Any], began: str) -> None:
+def _settle(control: Control, run: Run, attempt: int, asked: Rung, outputs: Mapping[str, Any], began_s: float) -> None:
     """Look again after the create, leave one pod, and write it down as what it is.
 
     Raises CloudUnavailable when that is not what the recorded rungs know: its deadline and price would be a guess.
     """
-    live = control.cloud.find(run.resource_prefix + "-")
+    live = _listed(control, run)
     pod = keep_one(control, run, attempt, live.pods)
     if pod is None and any(attempt_of(run, other) > attempt for other in live.pods):
         raise CloudUnavailable(f"{run.id}: a later attempt has a pod already", hint="the next tick reads on")
-    if pod is None:  # a list may be behind
+    if pod is None:  # a list may be behind, or refused
         if is_dearer(control, float(outputs.get("usd_per_hour") or 0.0), asked):
             end_one(control, run, str(outputs["pod_id"]))
             raise _no_longer(run, str(outputs["pod_id"]), "dearer than what was asked for")
-        return record_pod(control, run, asked, attempt, outputs, time=began, is_listed=False)
-    rung = rung_of(control, [asked], pod, volume_of(run, live)) or _recorded_rung(control, run, attempt, pod, live)
+        return record_pod(control, run, asked, attempt, outputs, time=now_text(began_s), is_listed=False)
+    record, volume = control.ledger.read(run.id), volume_of(run, live)
+    began_s = min(began_s, made_s(control, record, pod, control.clock()) or began_s)
+    rung = rung_of(control, _rungs_of_its_time(control, record, attempt, asked, began_s), pod, volume)
     if rung is None:
         end_unnamed(control, run, pod)
         raise _no_longer(run, pod.id, "on no recorded rung")
-    record_pod(control, run, rung, attempt, {**outputs, "pod_id": pod.id}, time=began)
+    record_pod(control, run, rung, attempt, {**outputs, "pod_id": pod.id}, time=now_text(began_s))
+
+
+def _listed(control: Control, run: Run) -> Live:
+    """Nothing where nobody may look just now: what was made is written down all the same, or nobody would know it."""
+    try:
+        return control.cloud.find(run.resource_prefix + "-")
+    except CloudError as failure:
+        control.say(f"{run.id}: not looked at again after the create: {failure.reason}: {failure}")
+        return Live(pods=(), volumes=())
 
 
 def _no_longer(run: Run, pod_id: str, why: str) -> CloudUnavailable:
     return CloudUnavailable(f"{run.id}: pod {pod_id} is {why}: terminated", hint="the next tick asks again")
 
 
-def _recorded_rung(control: Control, run: Run, attempt: int, pod: Pod, live: Live) -> Rung | None:
-    """Where an adopted pod is that was asked for by somebody who died, or on another rung."""
-    planned = planned_here(control, control.ledger.read(run.id), attempt)
-    return rung_of(control, rungs_in(planned), pod, volume_of(run, live)) if planned else None
+def _rungs_of_its_time(control: Control, record: RunRecord, attempt: int, asked: Rung, made_s: float) -> Sequence[Rung]:
+    """Where a pod may be that was made then, the rung just asked first: one that was adopted was asked for by somebody
+    who died, or on another rung, and has the deadline of that time."""
+    plan = plan_at(control, record, attempt, made_s)
+    rungs = rungs_in(plan) if plan else []
+    return [asked, *rungs] if asked in rungs else rungs
 
 
 def worst(refusals: Sequence[CloudError]) -> CloudError:

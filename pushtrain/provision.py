@@ -1,20 +1,18 @@
 """From a claimed run to a pod: the ladder is climbed, or the run waits, or it ends; and a pod whose creator died is
 taken over."""
 
-from collections.abc import Sequence
-from itertools import takewhile
-
 from pushtrain.budget import late_hours, left
 from pushtrain.climb import LEAST_USEFUL_S, Turn, volume_of
 from pushtrain.cloud import Live
 from pushtrain.control import Control
 from pushtrain.errors import CloudAuthFailed, CloudError, NoBalance, NoCapacity, RequestRejected, SpecError
-from pushtrain.events import Event, EventDraft, now_text, parse_time
+from pushtrain.events import EventDraft, now_text
 from pushtrain.ledger import RunRecord
 from pushtrain.provisioned import record_pod
 from pushtrain.receipt import billed
+from pushtrain.rented import made_s
 from pushtrain.run import Run
-from pushtrain.rungs import rung_of, rungs_in
+from pushtrain.rungs import plan_at, rung_of, rungs_in
 from pushtrain.several import climb_clouds
 from pushtrain.spec import JobSpec
 from pushtrain.twins import end_unnamed
@@ -55,19 +53,23 @@ def adopt(control: Control, run: Run, record: RunRecord, live: Live) -> bool:
 
     The pod is found in the cloud's listing by its name or, when it has already come and gone, by its own first event;
     price and deadline are those recorded before it was asked for. A pod of that name on no recorded rung has another
-    deadline in its environment than anybody knows: it is terminated.
+    deadline in its environment than anybody knows: it is terminated. Of a run that is being taken down none is.
     """
-    mine = [event for event in record.events if event.attempt == max(event.attempt for event in record.events)]
-    planned = next((event for event in reversed(mine) if event.state == "provisioning"), None)
-    if planned is None or any(event.state == "provisioned" for event in mine):
+    attempt = max(event.attempt for event in record.events)
+    mine = [event for event in record.events if event.attempt == attempt]
+    if any(event.state == "provisioned" for event in mine) or any(it.state == "destroying" for it in record.events):
         return False
-    pod = next((pod for pod in live.pods if pod.name == run.pod_name(planned.attempt)), None)
+    pod = next((pod for pod in live.pods if pod.name == run.pod_name(attempt)), None)
     # A pod does not say at which cloud it is: where several were asked, its word alone tells too little.
     asked = {event.data.get("cloud") for event in mine if event.state == "provisioning"}
     spoke = next((event for event in mine if event.state == "booting" and len(asked) == 1), None)
     if pod is None and spoke is None:
         return False
-    volume = volume_of(run, live)
+    now_s, volume = control.clock(), volume_of(run, live)
+    began_s = made_s(control, record, pod, now_s) if pod else spoke.epoch_s if spoke else None
+    planned = plan_at(control, record, attempt, now_s if began_s is None else began_s)
+    if planned is None:
+        return False
     rung = rung_of(control, rungs_in(planned), pod, volume)
     if rung is None:
         if pod is not None:
@@ -78,17 +80,8 @@ def adopt(control: Control, run: Run, record: RunRecord, live: Live) -> bool:
         "volume_id": volume.id if volume else control.engine.outputs(run.stack).get("volume_id", ""),
         "kept_volume_id": pod.volume_id if pod and record.run.get("kept_volume") else None,
     }
-    began = (_time(pod.created_at) or _asked_since(mine)) if pod else spoke.time if spoke else None
-    record_pod(control, run, rung, planned.attempt, outputs, time=began)
+    record_pod(control, run, rung, attempt, outputs, time=None if began_s is None else now_text(began_s))
     return True
-
-
-def _asked_since(mine: Sequence[Event]) -> str | None:
-    """Since when an attempt's pod may have been there whose cloud does not say when it made it: the first time that it
-    was planned since a climb last came to its end without one (`waiting`)."""
-    ours = [event for event in mine if event.writer == "control"]
-    planned = list(takewhile(lambda event: event.state == "provisioning", reversed(ours)))
-    return planned[-1].time if planned else None
 
 
 def left_behind_usd(run: Run, record: RunRecord, live: Live, now_s: float) -> float:
@@ -101,14 +94,6 @@ def left_behind_usd(run: Run, record: RunRecord, live: Live, now_s: float) -> fl
         return 0.0
     rate = max((rung.volume_usd_per_hour for event in planned for rung in rungs_in(event)), default=0.0)
     return max(0.0, now_s - planned[0].epoch_s) / 3600 * rate
-
-
-def _time(text: str | None) -> str | None:
-    """A cloud's time as the ledger writes it; None for one nobody can read."""
-    try:
-        return now_text(parse_time(text)) if text else None
-    except ValueError:
-        return None
 
 
 def _wait(control: Control, run: Run, attempt: int, why: CloudError) -> None:

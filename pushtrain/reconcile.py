@@ -28,7 +28,7 @@ from pushtrain.lookup import read_each
 from pushtrain.provision import adopt, provision
 from pushtrain.receipt import settle
 from pushtrain.redact import redact
-from pushtrain.rented import note
+from pushtrain.rented import note_unnamed
 from pushtrain.run import RESOURCE_PREFIX, RUN_ID, Run
 from pushtrain.several import found_again, left_at, look_again
 from pushtrain.signs import last_step_s, look
@@ -202,7 +202,7 @@ def _advance(control: Control, run: Run, record: RunRecord, wanted: Desired, liv
         if step.kind == "watch":
             return None
         if step.kind == "destroy":
-            return destroy(control, run, record, step)
+            return destroy(control, run, record, step) or None
         if step.kind == "lost":
             _give_up_attempt(control, run, record, live, step)
         elif step.kind == "cancel":
@@ -253,8 +253,7 @@ def _give_up_attempt(control: Control, run: Run, record: RunRecord, live: Live, 
     """The pod is gone, or as good as gone: make sure of it, keep what the cloud still has of its log, say so."""
     known = [str(it.data["pod_id"]) for it in record.events if (it.state, it.attempt) == ("provisioned", step.attempt)]
     listed = {pod.id: pod for pod in live.pods if pod.name == run.pod_name(step.attempt)}
-    if unnamed := [pod for pod_id, pod in listed.items() if pod_id not in known]:
-        note(control, run.id, pods=unnamed)
+    note_unnamed(control, run.id, known, list(listed.values()))
     for pod_id in dict.fromkeys([*known, *listed]):
         control.cloud.terminate(pod_id)
     lost = EventDraft(state="lost", writer="control", attempt=step.attempt, reason=step.reason, message=step.message)

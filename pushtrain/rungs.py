@@ -12,6 +12,7 @@ from pushtrain.events import Event, EventDraft
 from pushtrain.fleet import named_cloud
 from pushtrain.ledger import RunRecord
 from pushtrain.placement import AS_SPOT, Candidate, hourly_usd, volume_usd_per_hour, where
+from pushtrain.pod.watchdog import TOLERATED_SKEW_S
 from pushtrain.run import Run
 from pushtrain.spec import JobSpec
 from pushtrain.traffic import brought_usd
@@ -20,6 +21,8 @@ from pushtrain.traffic import brought_usd
 # capacity all night then fills neither its branch nor loses the night.
 STALE_SHARE, STALE_MOST_S = 0.05, 600.0
 _CENT_OF_A_CENT = 1e-4
+# Clocks differ by so much before anybody corrects them, and clouds round when a pod was made, or what it has cost.
+_INEXACT_S = TOLERATED_SKEW_S + 5.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,6 +132,14 @@ def planned_here(control: Control, record: RunRecord, attempt: int) -> Event | N
     """The newest plan of an attempt for the cloud that the control plane works at."""
     mine = [it for it in record.events if (it.state, it.attempt) == ("provisioning", attempt)]
     return next((it for it in reversed(mine) if it.data.get("cloud") == _said_cloud(control, record)), None)
+
+
+def plan_at(control: Control, record: RunRecord, attempt: int, made_s: float) -> Event | None:
+    """The plan of an attempt, for the cloud that the control plane works at, under which a pod was asked for that was
+    made then: its deadline is in the pod's environment. The oldest one where it seems to be older than all."""
+    mine = [it for it in record.events if (it.state, it.attempt) == ("provisioning", attempt)]
+    here = [it for it in mine if it.data.get("cloud") == _said_cloud(control, record)]
+    return next((it for it in reversed(here) if it.epoch_s <= made_s + _INEXACT_S), here[0] if here else None)
 
 
 def _said_cloud(control: Control, record: RunRecord) -> str | None:

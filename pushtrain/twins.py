@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pushtrain.cloud import Live, Pod
 from pushtrain.control import Control
 from pushtrain.errors import CloudUnavailable
-from pushtrain.rented import note
+from pushtrain.rented import note, note_head_start
 from pushtrain.run import Run
 
 # How long an earlier attempt's pod may stay listed after it was terminated before the next attempt waits for a tick.
@@ -48,10 +48,12 @@ def keep_one(control: Control, run: Run, attempt: int, pods: Sequence[Pod]) -> P
     mine = [pod for pod in pods if attempt_of(run, pod) == attempt and pod.is_alive]
     behind = any(attempt_of(run, pod) > attempt for pod in pods)
     oldest = None if behind else min(mine, key=lambda pod: pod.age_key, default=None)
-    for pod in mine:
-        if pod is not oldest:
-            control.say(f"{run.id}: pod {pod.id} is one too many: terminated")
-            end_unnamed(control, run, pod)
+    twins = [pod for pod in mine if pod is not oldest]
+    for pod in twins:
+        control.say(f"{run.id}: pod {pod.id} is one too many: terminated")
+        end_unnamed(control, run, pod)
+    if twins and oldest is not None:
+        note_head_start(control, run.id, oldest)
     return oldest
 
 

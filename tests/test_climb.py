@@ -1,6 +1,7 @@
 """The ladder against RunPod in memory: what is asked, what is left, what is said, and how many requests it takes."""
 
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from pushtrain.cloud import VolumeRequest
 from pushtrain.errors import CloudUnavailable, LedgerUnavailable, NoBalance, RequestRejected
 from pushtrain.events import EventDraft
 from pushtrain.receipt import billed
-from pushtrain.rented import elsewhere_usd, rented
+from pushtrain.rented import elsewhere_usd, made_s, rented
 from pushtrain.run import Run
 
 SOLD_OUT = (
@@ -40,11 +41,11 @@ def refuse_pods(world: World, status: int, detail: str, *, gpu: str = "") -> lis
     return asked
 
 
-def make_pod(world: World, run: Run, attempt: int = 1, **order: Any) -> str:
-    """A pod of the run that somebody else made."""
+def make_pod(world: World, run: Run, attempt: int = 1, age_s: float = 0.0, **order: Any) -> str:
+    """A pod of the run that somebody else made, `age_s` ago."""
     values = {"gpu": "NVIDIA A40", "data_centers": ("CA-MTL-1",), **order}
     made = world.runpod.account.create_pod(
-        PodOrder(name=run.pod_name(attempt), image="x", **values), world.runpod.now_s
+        PodOrder(name=run.pod_name(attempt), image="x", **values), world.runpod.now_s - age_s
     )
     return made.id
 
@@ -216,6 +217,28 @@ def test_a_run_whose_recorded_pod_was_the_twin_that_went_goes_on(world: World):
     assert alive(world) == [] and world.record().is_over
 
 
+@pytest.mark.parametrize("is_lost", [False, True], ids=["at work", "lost"])
+def test_what_an_older_twin_cost_before_it_went_on_in_a_named_pods_place_is_counted_once(world: World, is_lost: bool):
+    """No list showed it while the younger one was made and written down."""
+    world.job()
+    world.tick()
+    (named,) = world.events("provisioned")
+    older = make_pod(world, world.run(), age_s=600.0)
+    world.runpod.now_s += 60
+    world.tick()
+    assert alive(world) == [older]
+    if is_lost:
+        world.runpod.now_s += 60
+        draft = EventDraft(state="failed", writer="pod", attempt=1, reason="StepGap")
+        world.control().ledger.append(world.record().run_id, events=[draft])
+        world.tick()
+        assert older not in alive(world) and world.events("lost")
+    notes = {path.removeprefix("rented/pod-"): note["usd"] for path, note in world.record().rented.items()}
+    per_hour = world.runpod.account.pods[older].usd_per_hour
+    assert notes[older] == pytest.approx(per_hour / 6, rel=0.1), "ten minutes, not its whole life"
+    assert notes[named.data["pod_id"]] == pytest.approx(per_hour / 60, rel=0.1), "a minute"
+
+
 def test_a_reconcile_that_is_behind_makes_nothing_beside_a_later_attempt(world: World):
     world.job()
     refuse_pods(world, 400, SOLD_OUT)
@@ -245,6 +268,60 @@ def test_a_pod_that_somebody_else_asked_for_on_another_rung_is_written_down_as_w
     (pod,) = world.runpod.account.live_pods()
     assert (provisioned.data["pod_id"], provisioned.data["gpu"]) == (pod.id, "NVIDIA RTX A6000")
     assert provisioned.data["data_center"] == "EU-SE-1" and provisioned.data["usd_per_hour"] > 0.49
+
+
+def test_a_pod_that_a_create_adopts_has_the_time_and_the_deadline_of_whoever_asked_for_it(world: World):
+    world.job()
+    refuse_pods(world, 400, SOLD_OUT)
+    world.tick()
+    (first,) = world.events("provisioning")
+    world.runpod.now_s += 800
+
+    def appears(path: str, body: Any) -> tuple[int, str] | None:
+        if path == "/v2/pods":
+            make_pod(world, world.run(), age_s=790.0, data_centers=(body["dataCenterIds"][0],))
+            return 500, "Something went wrong."
+        return None
+
+    world.runpod.refuse = appears
+    world.tick()
+    (provisioned,) = world.events("provisioned")
+    assert len(world.events("provisioning")) == 2, "planned anew meanwhile"
+    assert provisioned.epoch_s == pytest.approx(world.runpod.account.live_pods()[0].created_at, abs=1)
+    deadlines = {rung["data_center"]: rung["deadline_epoch_s"] for rung in first.data["rungs"]}
+    assert provisioned.data["deadline_epoch_s"] == deadlines[provisioned.data["data_center"]]
+
+
+def test_what_was_made_is_written_down_though_nobody_may_look_again(world: World):
+    world.job()
+
+    looks = count()
+
+    def refuses_lists(method: str, path: str) -> str | None:
+        """From the second look on: the first is the client's own."""
+        is_look = (method, path) == ("GET", "/v2/pods") and bool(world.runpod.account.live_pods())
+        return "500" if is_look and next(looks) else None
+
+    world.runpod.spoil = refuses_lists
+    world.tick()
+    (mine,) = alive(world)
+    (provisioned,) = world.events("provisioned")
+    assert provisioned.data["pod_id"] == mine and any("not looked at again" in line for line in world.said)
+    world.runpod.spoil = lambda method, path: None
+    world.tick()
+    assert alive(world) == [mine]
+
+
+@pytest.mark.parametrize("told", [None, "a while ago"])
+def test_a_pod_of_which_nobody_says_when_it_was_made_counts_from_its_first_plan(world: World, told: str | None):
+    """Nor what it has cost."""
+    world.job()
+    world.tick()
+    control, (planned,) = world.control(), world.events("provisioning")
+    (pod,) = control.cloud.find("pt-").pods
+    world.runpod.spoil = lambda method, path: "500" if "billing" in path else None
+    assert made_s(control, world.record(), replace(pod, created_at=told), world.now_s()) == planned.epoch_s
+    assert made_s(control, world.record(), pod, world.now_s()) == pytest.approx(world.now_s(), abs=60)
 
 
 def test_a_pod_of_our_name_on_no_rung_is_terminated(world: World):
