@@ -27,7 +27,8 @@ class Capabilities:
     type differ in price, or are priced anew at each create, and the client takes none above what the rung says. Without
     `has_sized_volumes` a volume is as large as what is on it, whatever was asked for; with them it has at least and at
     most `volume_gb`. `framework` is what a pod is made of where the cloud takes no image of one's own; empty: it takes
-    any. `boots_s` is how much longer than a container a machine may take to the pod's first word. With `ends_own_bill`
+    any. `boots_s` is how much longer than a container a machine may take to the pod's first word, `listed_within_s` how
+    long after its create a pod may be in no list. With `ends_own_bill`
     a pod ends what it costs at its deadline with no control plane alive; without, its work alone ends. `ends_after_s`:
     seconds after the deadline at which the cloud itself ends a pod, whatever lives in it; None where it never does.
     `longest_s`: how long a pod may live there, and a longer run goes on in the next one; None where nothing ends it.
@@ -64,6 +65,7 @@ class Capabilities:
     framework: str = ""
     volume_gb: tuple[int, int] = (10, 4096)
     boots_s: float = 0.0
+    listed_within_s: float = 0.0
     has_spot: bool = False
     ends_own_bill: bool = True
     ends_after_s: float | None = None
@@ -225,6 +227,8 @@ JARVISLABS = Capabilities(
     bill="none: time × price",
     data_center_example="india-noida-01",
     framework="pytorch",
+    # Its list has an instance from its start on, and nobody says how long one may take to it.
+    listed_within_s=300.0,
     has_tcp_ports=False,
     volume_gb=(50, 2048),
     volume_usd=JARVISLABS_DISK_USD,

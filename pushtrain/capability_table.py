@@ -39,6 +39,7 @@ _ROWS = (
         lambda can: "yes" if can.has_tcp_ports else f"no: {can.way_in}",
     ),
     ("the pod gets a key that is good for itself alone", lambda can: can.has_scoped_key),
+    ("a pod is in its list", lambda can: "once it has started" if can.listed_within_s else "from its create on"),
     ("how long a pod may live", lambda can: f"{can.longest_s / 3600:g} h" if can.longest_s else "as long as its run"),
     ("how a pod ends itself", lambda can: can.ends_itself),
     ("the bill ends at the deadline with no control plane alive", lambda can: can.ends_own_bill),

@@ -116,6 +116,4 @@ class Control:
         return [self.at(name) for name in members(self.cloud)]
 
     def limits(self, record: RunRecord) -> Limits:
-        can = CLOUDS[cloud_of(record)]
-        asked = record.run.get("limits") or {}
-        return limits_of(asked, self.settings, boots_s=can.boots_s, longest_s=can.longest_s)
+        return limits_of(record.run.get("limits") or {}, self.settings, CLOUDS[cloud_of(record)])

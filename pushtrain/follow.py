@@ -8,6 +8,7 @@ from pushtrain.events import EventDraft
 from pushtrain.lookup import newest_run
 from pushtrain.reconcile import Tick, tick
 from pushtrain.redact import redact
+from pushtrain.teardown import may_be_unlisted_s
 
 # How long a run may wait for a place while somebody follows: places come back within minutes, or not for hours.
 PATIENCE_S = 300.0
@@ -79,7 +80,8 @@ def cancel(control: Control, run_id: str, *, reason: str, by: str = "", why: str
         )
         control.ledger.append(record.run_id, events=[draft])
     job, closing_s = str(record.run["job"]), control.limits(record).closing_s
-    done, end_s = tick(control, only=job, may_claim=False), control.clock() + closing_s
+    wait_s = closing_s + (may_be_unlisted_s(record) if record.receipt is None else 0.0)
+    done, end_s = tick(control, only=job, may_claim=False), control.clock() + wait_s
     if closing_s and record.run_id in done.active:
         control.say(f"{record.run_id}: its work is pushed first, for at most {closing_s / 60:g} minutes")
     while record.run_id in done.active and control.clock() < end_s:

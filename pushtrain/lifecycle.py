@@ -96,6 +96,8 @@ def next_step(
         return _unplaced(events, mine, now_s=now_s, limits=limits)
     deadline_s = _deadline_s(record, provisioned)
     step = _running(mine, provisioned, deadline_s=deadline_s, pods=pods, now_s=now_s, limits=limits, signs=signs)
+    if step is None and not is_stopped and _is_unlisted(mine, provisioned, now_s, limits):
+        return Step(kind="watch", attempt=attempt)
     return step or _gone(mine, provisioned, is_stopped=is_stopped)
 
 
@@ -158,6 +160,12 @@ def _running(
     if now.reason == "BootTimeout":
         return _booting(now, attempt, now_s=now_s, signs=signs)
     return _silent(now, pod, attempt, now_s=now_s, signs=signs)
+
+
+def _is_unlisted(mine: Sequence[Event], provisioned: Event, now_s: float, limits: Limits) -> bool:
+    """Whether a pod may be in no list yet: one that has said something was listed before. With one more look."""
+    may_be = limits.listed_within_s > 0 and now_s < provisioned.epoch_s + limits.listed_within_s + FIRST_LOOK_S
+    return may_be and not any(event.state in POD_STATES for event in mine)
 
 
 def _gone(mine: Sequence[Event], provisioned: Event, *, is_stopped: bool) -> Step:

@@ -8,6 +8,7 @@ says why it never believes the ledger's silence alone.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pushtrain.capabilities import Capabilities
 from pushtrain.events import POD_STATES, Event
 from pushtrain.settings import Settings
 
@@ -22,7 +23,8 @@ MOST_VAIN_RESTARTS = 3
 class Limits:
     """Seconds, and attempts. `placement_held_s` holds once the run's volume exists: it is billed while it waits.
     `closing_s`: what a pod that is cancelled has for its last words, a session for its branch. `longest_s`: after which
-    the cloud ends any pod; None where it does not."""
+    the cloud ends any pod; None where it does not. `listed_within_s`: until when after its create one may be in no
+    list."""
 
     placement_s: float = 24 * 3600.0
     placement_held_s: float = 6 * 3600.0
@@ -34,6 +36,7 @@ class Limits:
     max_attempts: int = 3
     closing_s: float = 0.0
     longest_s: float | None = None
+    listed_within_s: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,23 +50,22 @@ class Phase:
     knob: str
 
 
-def limits_of(
-    asked: Mapping[str, float], settings: Settings, *, boots_s: float = 0.0, longest_s: float | None = None
-) -> Limits:
-    """`asked` is `limits` of the job spec, as run.json has it since the claim; the rest is this control plane's.
-    `boots_s` is what the cloud's machines take before a container may start, `longest_s` how long a pod lives there."""
+def limits_of(asked: Mapping[str, float], settings: Settings, can: Capabilities | None = None) -> Limits:
+    """`asked` is `limits` of the job spec, as run.json has it since the claim; the rest is this control plane's, and of
+    the cloud where the run is (`can`)."""
     placement_s = float(asked.get("placement_hours", 24.0)) * 3600
     return Limits(
         placement_s=placement_s,
         placement_held_s=placement_s / 4,
-        boot_s=settings.boot_limit_s + boots_s,
+        boot_s=settings.boot_limit_s + (can.boots_s if can else 0.0),
         environment_s=settings.environment_limit_s,
         first_step_s=float(asked.get("first_step_minutes", 60.0)) * 60,
         step_gap_s=float(asked.get("step_gap_minutes", 30.0)) * 60,
         upload_s=settings.upload_limit_s,
         max_attempts=min(settings.max_attempts, int(asked.get("max_attempts", settings.max_attempts))),
         closing_s=float(asked.get("closing_minutes", 0.0)) * 60,
-        longest_s=longest_s,
+        longest_s=can.longest_s if can else None,
+        listed_within_s=can.listed_within_s if can else 0.0,
     )
 
 

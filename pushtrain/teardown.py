@@ -3,33 +3,44 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pushtrain.capabilities import CLOUDS
 from pushtrain.cloud import KeepsScripts, Live
 from pushtrain.control import Control
 from pushtrain.deployment import NAME, deployment_file
 from pushtrain.errors import CloudError, EngineError, LeakError, LedgerError, StackLocked
 from pushtrain.events import EventDraft, now_text
-from pushtrain.fleet import clouds_asked, members
+from pushtrain.fleet import cloud_of, clouds_asked, members
 from pushtrain.jsontext import json_bytes
 from pushtrain.ledger import RunRecord
 from pushtrain.lifecycle import Step
 from pushtrain.receipt import cost_said, make_receipt
+from pushtrain.rented import note, rented
 from pushtrain.run import Run, is_kept
 from pushtrain.volumes.kept import ON_PURPOSE
 
 
 def destroy(control: Control, run: Run, record: RunRecord, step: Step) -> str:
-    """Bring one run to its receipt; returns its outcome.
+    """Bring one run to its receipt; returns its outcome, nothing where the next tick has to ask again.
 
-    What the engine says does not count: truth is what the cloud lists, twice. Raises LeakError (and writes `leak`) when
-    something is still listed after `teardown_wait_s`; the next tick tries again.
+    What the engine says does not count: truth is what the cloud lists, twice, once it lists whatever was asked for.
+    Raises LeakError (and writes `leak`) when something is still listed after `teardown_wait_s`; the next tick tries
+    again.
     """
     outcome = step.outcome or "failed"
     record = control.ledger.read(run.id)
     if record.is_over:
         return str((record.receipt or {}).get("outcome", ""))
-    if not any(event.state == "destroying" for event in record.events):
+    if is_news := not any(event.state == "destroying" for event in record.events):
         _announce(control, run, record, step, outcome)
+        record = control.ledger.read(run.id)
     complaint = _destroy_stack(control, run)
+    if control.clock() < (until_s := _all_listed_s(record)):
+        if is_news:
+            said = f"what it may have made is looked for until {now_text(until_s)}"
+            control.say(f"{run.id}: a create was cut short; {said}: no list has a pod there before it has started")
+        for place in _places(control, record):
+            _remove_found(place, run, place.cloud.find(run.resource_prefix + "-"), set(rented(record)[0]))
+        return ""
     proof = _prove_empty(control, run, record, step, complaint)
     if complaint:  # nothing is left that could refuse: now the engine may forget the stack, too
         _destroy_stack(control, run)
@@ -55,10 +66,27 @@ def destroy(control: Control, run: Run, record: RunRecord, step: Step) -> str:
     return outcome
 
 
+def may_be_unlisted_s(record: RunRecord) -> float:
+    """How long after a create that was cut short its cloud may list nothing of it; 0 where no create was."""
+    newest = max(event.attempt for event in record.events)
+    words = ("provisioning", "provisioned", "waiting")
+    last = next((it for it in reversed(record.events) if it.state in words and it.attempt == newest), None)
+    is_cut_short = last is not None and last.state == "provisioning"
+    asked = clouds_asked(record) or [cloud_of(record)]
+    return max(CLOUDS[name].listed_within_s for name in asked) if is_cut_short else 0.0
+
+
 def remove_late(control: Control, run: Run) -> None:
     """What came into being while another reconcile closed the run: gone again, or the next sweep finds it."""
     _destroy_stack(control, run)
     remove(control, control.cloud.find(run.resource_prefix + "-"))
+
+
+def _all_listed_s(record: RunRecord) -> float:
+    """From when on what is not listed is not there, in epoch seconds. Nobody began a create after `destroying`."""
+    since = next(event for event in record.events if event.state == "destroying")
+    wait_s = may_be_unlisted_s(record)
+    return since.epoch_s + wait_s if wait_s else 0.0
 
 
 def _announce(control: Control, run: Run, record: RunRecord, step: Step, outcome: str) -> None:
@@ -123,8 +151,7 @@ def _prove_empty(control: Control, run: Run, record: RunRecord, step: Step, comp
     """Ask until two answers in a row say nothing is left, removing by id whatever is still there: wherever the run was
     asked for, since a climb that was cut short may have left its volume there."""
     give_up_s = control.clock() + control.settings.teardown_wait_s
-    asked = [name for name in clouds_asked(record) if name in members(control.everywhere)]
-    places = [control.at(name) for name in asked] or [control]
+    places, known = _places(control, record), set(rented(record)[0])
     empty_at: list[str] = []
     while len(empty_at) < 2:
         found = [(place, _listed(place, run)) for place in places]
@@ -136,10 +163,24 @@ def _prove_empty(control: Control, run: Run, record: RunRecord, step: Step, comp
             raise _leak(control, run, step, _together([left for _, left in found]), complaint)
         for place, left in found:
             if left:
-                remove(place, left)
+                _remove_found(place, run, left, known)
         control.sleep(1.0)
     scripts = {"scripts": 0} if isinstance(control.cloud, KeepsScripts) else {}
     return {"pods": 0, "volumes": 0, **scripts, "asked_at": empty_at, "engine_complaint": complaint}
+
+
+def _remove_found(control: Control, run: Run, left: Live, known: set[str]) -> None:
+    """A pod that nobody knew of until now was billed, too: it is noted once, and `known` from then on."""
+    if unnamed := [pod for pod in left.pods if pod.id not in known]:
+        note(control, run.id, pods=unnamed)
+        known |= {pod.id for pod in unnamed}
+    remove(control, left)
+
+
+def _places(control: Control, record: RunRecord) -> list[Control]:
+    """The control plane at every cloud where the run was asked for, as far as there is a key for it."""
+    asked = [name for name in clouds_asked(record) if name in members(control.everywhere)]
+    return [control.at(name) for name in asked] or [control]
 
 
 def _listed(control: Control, run: Run) -> Live | None:

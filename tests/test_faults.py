@@ -85,6 +85,30 @@ def test_a_pod_that_no_list_showed_for_minutes_counts_from_when_it_was_planned()
     assert not result.broken and result.figures.pods > 2
 
 
+def test_a_pod_that_was_made_while_nobody_could_look_is_written_down_and_not_made_twice() -> None:
+    """JarvisLabs makes it, then refuses every list for ten seconds, and never says when it was made."""
+    faults = (Fault(kind="never_starts"), Fault(kind="http_403", at_s=56.7, amount=10.0))
+    result = play_safely(Schedule(seed=3453, cloud="jarvislabs", faults=faults))
+    assert not result.broken and "not looked at again after the create" in "\n".join(result.said)
+    assert "one too many" not in "\n".join(result.said)
+
+
+def test_a_pod_keeps_the_deadline_that_it_was_asked_for_with_however_late_it_is_found() -> None:
+    """JarvisLabs lists it five minutes later, when another climb has planned anew."""
+    faults = (Fault(kind="never_starts"), Fault(kind="refused_but_rented", amount=1))
+    result = play_safely(Schedule(seed=20041, cloud="jarvislabs", faults=faults))
+    assert not result.broken and "attempt 1 on" in "\n".join(result.said)
+
+
+def test_no_receipt_says_that_nothing_is_left_while_what_was_asked_for_may_be_in_no_list() -> None:
+    """Ctrl-C while JarvisLabs makes an instance, which it lists once that has started."""
+    by_hand = Fault(kind="run_by_hand", amount=20.0)
+    result = play_safely(Schedule(seed=20033, cloud="jarvislabs", faults=(by_hand,)))
+    said = "\n".join(result.said)
+    assert not result.broken and "a create was cut short" in said and result.figures.pods == 1
+    assert "cancelled; pods 0, volumes 0; $0.12" in said, "what it cost until it was found is counted"
+
+
 def test_the_same_seed_is_the_same_run() -> None:
     first, second = (play_safely(schedule(7)) for _ in range(2))
     assert first.said == second.said and len(first.said) > 3

@@ -57,6 +57,22 @@ class _Rising(httpx.BaseTransport):
         self._wire.close()
 
 
+class _Closing(httpx.BaseTransport):
+    """What the simulator says; from the first create on nobody may look at what there is."""
+
+    def __init__(self) -> None:
+        self._wire, self._closed = httpx.HTTPTransport(), False
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        self._closed = self._closed or request.url.path.endswith("/create")
+        if self._closed and "/users/fetch" in request.url.path:
+            return httpx.Response(403, json={"detail": "access denied"})
+        return self._wire.handle_request(request)
+
+    def close(self) -> None:
+        self._wire.close()
+
+
 class TestJarvisLabsOnTheSimulator(OnTheSimulator, CloudContract):
     def client(self, simulator: RunningSimulator) -> JarvisLabs:
         secrets = {"CANARY": "s3cret canary's"}
@@ -164,6 +180,17 @@ class TestJarvisLabsOnTheSimulator(OnTheSimulator, CloudContract):
             with pytest.raises(NoCapacity, match="an hour or less"):
                 cloud.create_pod(replace(pod, name=f"{pod.name}1", max_usd_per_hour=price))
             cloud.terminate(made.id)
+
+    def test_what_was_made_is_told_though_nobody_may_look_at_it_by_then(
+        self, cloud: JarvisLabs, simulator: RunningSimulator, pod: PodRequest
+    ):
+        """Read as a refusal it would be made once more, and the first one be in no list for minutes."""
+        key, url = simulator.keys.others[NAME], url_of(simulator)
+        with closing(JarvisLabs(key, url, environ={}, limits=LIMITS, transport=_Closing())) as other:
+            made = other.create_pod(pod)
+        assert [it["name"] for it in simulator.state()["pods"] if f"jl-{it['id']}" == made.id] == [pod.name]
+        cloud.terminate(made.id)
+        cloud.delete_script(pod.name)  # by its name: who it was no list said
 
     def test_without_a_region_the_first_that_has_room_is_taken(
         self, cloud: JarvisLabs, pod: PodRequest, simulator: RunningSimulator

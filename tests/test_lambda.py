@@ -218,7 +218,7 @@ def test_the_speedrun_on_eight_h100_moves_by_one_word() -> None:
 def test_a_machine_gets_more_time_to_its_first_word_than_a_container() -> None:
     here = Path()
     settings = Settings(root=here, ledger_url="x", source_url="x", state_dir=here, ledger_token=None)
-    plain, machine = limits_of({}, settings), limits_of({}, settings, boots_s=LAMBDA.boots_s)
+    plain, machine = limits_of({}, settings), limits_of({}, settings, LAMBDA)
     assert machine == replace(plain, boot_s=plain.boot_s + 1200.0)
 
 

@@ -65,11 +65,19 @@ def step(
     now_s: float = 100.0,
     over: bool = False,
     signs: Signs | None = None,
+    limits: Limits = LIMITS,
+    is_stopped: bool = False,
 ) -> Step:
     """`pods` are ids; one with a `!` has no running container."""
     live = [replace(pod(name.rstrip("!")), uptime_s=None if name.endswith("!") else 10) for name in pods.split()]
     return next_step(
-        record(*texts, over=over), pods=live, cancel_reason=cancel, now_s=now_s, limits=LIMITS, signs=signs
+        record(*texts, over=over),
+        pods=live,
+        cancel_reason=cancel,
+        now_s=now_s,
+        limits=limits,
+        signs=signs,
+        is_stopped=is_stopped,
     )
 
 
@@ -182,6 +190,15 @@ def test_while_it_runs_the_cloud_and_the_clock_decide(
     assert (found.kind, found.reason) == expected
     assert found.outcome == ("failed" if found.kind == "destroy" else None)
     assert bool(found.message) == (found.kind not in ("watch", "look"))
+
+
+def test_a_pod_that_no_list_may_have_yet_is_not_gone() -> None:
+    unlisted = partial(step, *RUNNING[:3], limits=replace(LIMITS, listed_within_s=300.0))
+    assert unlisted(now_s=30.0 + 359.9).kind == "watch"
+    assert (unlisted(now_s=30.0 + 360.0).kind, unlisted(now_s=30.0 + 360.0).reason) == ("lost", "PodLost")
+    assert unlisted(now_s=100.0, is_stopped=True).kind == "lost", "it is listed, and stopped"
+    spoke = step(*RUNNING, limits=replace(LIMITS, listed_within_s=300.0), now_s=100.0)
+    assert (spoke.kind, spoke.reason) == ("lost", "PodLost")
 
 
 def test_a_pod_that_its_cloud_ends_after_a_day_uses_up_no_attempt() -> None:

@@ -115,6 +115,8 @@ class VirtualService(Service):
         self.containers, self._watcher = seat.containers, seat.watcher
         self.rental, self.way, self.scheduler = rental, seat.way, scheduler
         self.api = RestApi(self)
+        self.under_way = 0
+        """Requests that their sender has given up, and that are carried out nevertheless."""
 
     def running(self, pod: Pod) -> Running | None:
         return self.containers.running(pod.id) if pod.status == "RUNNING" else None
@@ -277,9 +279,14 @@ class Wire(httpx.BaseTransport):
         """A server slower than the client's patience carries the request out after the client has given up."""
         if slow_s < patience_s:
             return self._process.sleep(slow_s)
-        self._scheduler.after(slow_s, lambda: self._carry_out(request) and None)
+        self._service.under_way += 1
+        self._scheduler.after(slow_s, lambda: self._arrive(request))
         self._process.sleep(patience_s)
         raise httpx.ReadTimeout("timed out")
+
+    def _arrive(self, request: httpx.Request) -> None:
+        self._service.under_way -= 1
+        self._carry_out(request)
 
     def _carry_out(self, request: httpx.Request) -> Answer | None:
         target = request.url.raw_path.decode()

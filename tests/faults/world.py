@@ -71,6 +71,7 @@ class World:
         self.machines = Machines(ground, fates(schedule))
         self.services = {name: self._service(name) for name in self.clouds}
         self.promises.accounts = {name: it.account for name, it in self.services.items()}
+        self.promises.hides = lambda cloud, pod: RENTALS[cloud].hides(self.services[cloud], pod)
         self.repository = Repository(self.boards.source)
         self.office = Office(
             scheduler=self.scheduler,
@@ -139,7 +140,8 @@ class World:
         wanted = [CLAIMS + job.claim for job in jobs if not job.spec.suspend]
         unclaimed = [ref for ref in wanted if ref not in self.promises.remote.refs]
         open_runs = self.promises.figures.runs - len(self.promises.receipts)
-        return not (ours or self.actions.busy or unclaimed or open_runs or self.boards.pushes_under_way)
+        under_way = self.boards.pushes_under_way + sum(it.under_way for it in self.services.values())
+        return not (ours or self.actions.busy or unclaimed or open_runs or under_way)
 
     def hit(self, fault: Fault) -> None:
         """This fault took effect."""

@@ -30,7 +30,7 @@ from infra.clouds.jarvis.volumes import Volumes
 from infra.clouds.requested import key_changes, secrets_of
 from infra.clouds.wire import Limits
 from pushtrain.cloud import Bill, Live, LogLine, Offer, Pod, PodRequest, Template, Volume, VolumeRequest
-from pushtrain.errors import UNKNOWN_TEMPLATE, CloudUnavailable, NoCapacity, RequestRejected
+from pushtrain.errors import UNKNOWN_TEMPLATE, CloudAuthFailed, CloudUnavailable, NoCapacity, RequestRejected
 from pushtrain.events import parse_time
 
 DEFAULT_FRAMEWORK = "pytorch"
@@ -267,7 +267,8 @@ class JarvisLabs:
         return numbers[0]
 
     def _settled(self, request: PodRequest, number: int, row: Any, doing: str) -> Pod:
-        """What was made, once more by its name; a list that stays behind leaves what was asked for.
+        """What was made, once more by its name; a list that stays behind, or is refused by now, leaves what was asked
+        for: it is there, and billed.
 
         No answer says what price it was made at: it is none above what the list says after it was made."""
         raw = self._reads.appeared(number, str(row["region"]), doing)
@@ -286,9 +287,11 @@ class JarvisLabs:
             volume_id=request.volume_id,
             is_spot=request.bid_usd_per_hour is not None,
         )
-        if raw is not None:
-            made = self._reads.as_pods([raw])[0]
-        return self._adopt(request.name, made) or made
+        try:
+            made = self._reads.as_pods([raw])[0] if raw is not None else made
+            return self._adopt(request.name, made) or made
+        except (CloudAuthFailed, CloudUnavailable):
+            return made
 
     def _adopt(self, name: str, created: Pod | None) -> Pod | None:
         return keep_oldest(self._reads.pods(), name, created, self.terminate)

@@ -10,7 +10,7 @@ from infra.clouds.jarvis.hosts import Hosts
 from infra.clouds.jarvis.names import FILE_SYSTEM_CHARS, INSTANCE_CHARS, sold_as, whole
 from infra.clouds.jarvis.scripts import Scripts
 from pushtrain.cloud import Pod, PodRequest, Volume
-from pushtrain.errors import CloudError, CloudUnavailable, RequestRejected
+from pushtrain.errors import CloudAuthFailed, CloudError, CloudUnavailable, RequestRejected
 
 READING_OFFERS = "reading JarvisLabs' offers"
 LISTING = "listing pods"
@@ -81,13 +81,17 @@ class Reads:
         return (pause_s,) * max(1, round(self._hosts.limits.create_s / pause_s))
 
     def appeared(self, number: int, region: str, doing: str) -> Any | None:
-        """An instance that was just made, as soon as it is listed; None where that takes too long.
+        """An instance that was just made, as soon as it is listed; None where that takes too long, or nobody may look.
 
         Its status is told before it is listed. One that failed is destroyed: NoCapacity or CloudUnavailable.
         """
         for pause_s in (0.0, *self.patience_s):
             self._hosts.sleep(pause_s)
-            if (raw := self.instance(number)) is not None:
+            try:
+                raw = self.instance(number)
+            except (CloudAuthFailed, CloudUnavailable):
+                return None
+            if raw is not None:
                 return raw
             query = {"machine_id": str(number)}
             answer = self._hosts.send("GET", "/misc/status", region=region, query=query)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -25,6 +26,7 @@ from infra.simulator.jarvis_gate import JarvisGate
 from infra.simulator.jarvis_market import CATALOG as WHOLE
 from infra.simulator.service import Service
 from infra.simulator.state import Pod
+from pushtrain.capabilities import CLOUDS
 from pushtrain.cloud import Cloud
 
 from .rental import ACCOUNT_KEY, BASE_URL, LIMITS, REFUSALS, Log, Rental, Seams
@@ -46,7 +48,6 @@ CATALOG = Catalog(
     },
     data_centers=WHOLE.data_centers,
 )
-_LISTED_AFTER_S = 300.0
 _EXPORT = re.compile(r"export (?!PUSHTRAIN_BOOT=)\w+=")
 
 
@@ -96,7 +97,7 @@ class _VirtualJarvis(JarvisApi):
 
     def _is_listed(self, pod: Pod) -> bool:
         """One that never starts is listed at last: else nobody could find what was refused and made all the same."""
-        return super()._is_listed(pod) or self._service.clock() > pod.created_at + _LISTED_AFTER_S
+        return super()._is_listed(pod) or self._service.clock() > pod.created_at + CLOUDS["jarvislabs"].listed_within_s
 
 
 def env_of(pod: Pod) -> Mapping[str, str]:
@@ -117,8 +118,16 @@ def _left_over(service: Service) -> list[str]:
     return [name for name in names if not name.endswith("-v")]
 
 
+_LISTS: "WeakKeyDictionary[Service, _VirtualJarvis]" = WeakKeyDictionary()
+
+
+def _hides(service: Service, pod: Pod) -> bool:
+    return not _LISTS[service]._is_listed(pod)
+
+
 def _routes(service: Service, transports: dict[Any, Any], log: Log) -> list[Route]:
-    return _VirtualJarvis(service).routes(JarvisGate(service, transports))
+    api = _LISTS[service] = _VirtualJarvis(service)
+    return api.routes(JarvisGate(service, transports))
 
 
 def _client(seams: Seams) -> Cloud:
@@ -181,6 +190,7 @@ JARVIS = Rental(
     pod_id=lambda its: f"jl-{its}",
     volume_id=lambda volume: f"jlfs-{short(volume.name, FILE_SYSTEM_CHARS)}",
     left_over=_left_over,
+    hides=_hides,
     ending="work",
     env_of=env_of,
     is_refused=_is_refused,

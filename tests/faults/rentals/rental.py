@@ -46,7 +46,8 @@ class Rental:
     schedules. `routes(service, transports, log)` is the API; `lists` the paths of whole lists by what they
     hold; `operation(method, path)` the simulator's name of a request, as far as schedules tell them apart, `ends` its
     name for what ends a pod; `gpu_of` is the account's word for a type by its id in specs, `pod_id` and `volume_id`
-    what its client calls the account's pods and volumes; `left_over` names what is in it beside those, and
+    what its client calls the account's pods and volumes; `left_over` names what is in it beside those,
+    `hides(service, pod)` says whether no list has a pod yet, and
     `late_s` by how much the cloud's own end of a pod is later than was asked;
     `is_refused(status, body)` tells an answer that does nothing now; `spec` a job of the other clouds as one of this.
 
@@ -72,6 +73,7 @@ class Rental:
     pod_id: Callable[[str], str] = field(default=lambda its: its)
     volume_id: Callable[[Volume], str] = field(default=lambda volume: volume.id)
     left_over: Callable[[Service], list[str]] = field(default=lambda service: [])
+    hides: Callable[[Service, Pod], bool] = field(default=lambda service, pod: False)
     late_s: Callable[[Service, str], float] = field(default=lambda service, pod_id: 0.0)
     types: Mapping[str, str] = field(default_factory=dict)
     ways: Callable[[str], Ways] = field(default=lambda pod_id: ())
