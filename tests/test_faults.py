@@ -109,6 +109,12 @@ def test_no_receipt_says_that_nothing_is_left_while_what_was_asked_for_may_be_in
     assert "cancelled; pods 0, volumes 0; $0.12" in said, "what it cost until it was found is counted"
 
 
+def test_a_pod_that_comes_minutes_late_does_not_work_beside_the_first_where_they_share_no_volume() -> None:
+    late = Fault(kind="late_create", amount=400.0, what="create_pod")
+    result = play_safely(Schedule(seed=586, cloud="vast", faults=(late,)))
+    assert not result.broken and result.figures.pods == 2 and "succeeded; pods 0" in "\n".join(result.said)
+
+
 def test_the_same_seed_is_the_same_run() -> None:
     first, second = (play_safely(schedule(7)) for _ in range(2))
     assert first.said == second.said and len(first.said) > 3

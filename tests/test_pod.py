@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from pod_bench import HF_TOKEN, LEDGER_TOKEN, POD_KEY, Api, Bench
 
+from pushtrain.events import EventDraft
+
 MakeBench = Callable[..., Bench]
 
 
@@ -67,6 +69,21 @@ def test_no_secret_in_ledger_log_command_lines_or_files(make_bench: MakeBench) -
     assert HF_TOKEN not in bench.git("-C", str(bench.ledger_dir), "log", "-p", "--all")
     assert all(header["authorization"] == f"Bearer {POD_KEY}" for header in bench.api.headers)
     assert all(header["user-agent"].startswith("pushtrain-pod/") for header in bench.api.headers)
+
+
+def test_a_pod_whose_attempt_another_one_is_at_work_on_ends_itself_and_starts_nothing(make_bench: MakeBench) -> None:
+    """Its cloud carried a create out late, and no volume tells the two of each other."""
+    bench = make_bench("event training\nresult")
+    before = [
+        EventDraft(state="provisioned", writer="control", attempt=1, data={"pod_id": "another"}),
+        EventDraft(state="booting", writer="pod", attempt=1, data={"pod": "another"}),
+    ]
+    bench.ledger().append(bench.run.id, events=before)
+    bench.start(PUSHTRAIN_POD_TICK_S="1")
+    bench.wait_until_terminated()
+    assert bench.states() == ["provisioned", "booting", "booting"], "nobody hears of an end of the attempt"
+    assert bench.said("this attempt is pod another's") and bench.said("the end: Twin")
+    assert not bench.said("trainer pid") and not bench.attempt_dir.joinpath("ended.json").exists()
 
 
 def test_a_trainer_killed_by_the_kernel_is_a_failed_run_that_says_so(make_bench: MakeBench) -> None:

@@ -1,6 +1,7 @@
 """One attempt, from the checkout: environment, trainer, and everything they say into the ledger.
 
-`python -m pushtrain.pod.agent`, started by boot in the checkout. Exit codes: 0 finished, 1 or 2 failed, 75 preempted.
+`python -m pushtrain.pod.agent`, started by boot in the checkout. Exit codes: 0 finished, 1 or 2 failed, 70 another
+pod's attempt, 75 preempted.
 """
 
 import json
@@ -16,9 +17,10 @@ from typing import Any
 from pushtrain.errors import RunFailed
 from pushtrain.events import EventDraft, now_text
 from pushtrain.ledger import Ledger
+from pushtrain.pod.arrival import Arrival
 from pushtrain.pod.child import Heartbeat, LogFile, StopRequest, Watch, run_child
 from pushtrain.pod.console import clean
-from pushtrain.pod.context import LEDGER_TOKEN, SAVING_SHARE, Context, read_context
+from pushtrain.pod.context import EXIT_TWIN, LEDGER_TOKEN, SAVING_SHARE, Context, read_context
 from pushtrain.pod.environment import prepare_environment, programs, trainer_env
 from pushtrain.pod.figures import Disk
 from pushtrain.pod.figures import places as disk_places
@@ -32,10 +34,16 @@ from pushtrain.pod.spool import Spool, plain
 from pushtrain.pod.ssh import Door, open_door
 
 LAST_EFFORT_S = 120.0
+# How long the ledger may take to say whose attempt this is: one that is away keeps no training back.
+ARRIVAL_TICKS = 30.0
 
 
 class Interrupted(Exception):
     """SIGTERM came while the environment was being installed."""
+
+
+class Twin(Exception):
+    """The attempt is another pod's, which is at work: `Twin(its id)`."""
 
 
 def main() -> int:
@@ -51,6 +59,7 @@ def main() -> int:
         ledger = Ledger(
             context.ledger_url, cache_dir=Path(cache) / "git", token=environ.get(LEDGER_TOKEN), environ=environ
         )
+        arrival = Arrival(ledger, context.run_id, context.attempt, pod_id(environ))
         shipper = Shipper(
             Spool(
                 context.attempt_dir,
@@ -58,7 +67,7 @@ def main() -> int:
                 clean=partial(clean, environ=environ),
                 figures=Disk(disk_places(context.workspace)),
             ),
-            partial(ledger.append, context.run_id),
+            arrival.append,
             every_s=context.ship_every_s,
             tick_s=context.tick_s,
         )
@@ -66,8 +75,11 @@ def main() -> int:
         clear_finished(context, environ)
         attempt = Attempt(context, environ, shipper, stop)
         try:
-            outcome = attempt.run(heartbeat)
+            outcome = attempt.run(heartbeat, arrival)
             return attempt.report(outcome)
+        except Twin as twin:
+            print(f"agent: this attempt is pod {twin}'s, which is at work", flush=True)
+            return EXIT_TWIN
         finally:
             attempt.close()
 
@@ -81,8 +93,9 @@ class Attempt:
         self._log = LogFile(context.attempt_dir / "trainer.log", environ)
         self._door = Door()
 
-    def run(self, heartbeat: Heartbeat) -> Outcome:
-        """Environment and trainer. An end that an earlier container of this attempt left is only reported."""
+    def run(self, heartbeat: Heartbeat, arrival: Arrival) -> Outcome:
+        """Environment and trainer. An end that an earlier container of this attempt left is only reported. Raises Twin,
+        with nothing begun."""
         watch = Watch(
             heartbeat=heartbeat,
             stop=self._stop,
@@ -97,6 +110,7 @@ class Attempt:
             say=self._log.line,
         )
         self._say_hello()
+        self._meet(arrival)
         earlier = self._remains(None)
         if earlier.failure is not None or decide(earlier).state == "finished":
             return decide(earlier)
@@ -130,6 +144,13 @@ class Attempt:
 
     def _places(self) -> dict[str, str]:
         return places(self._context) if self._context.task == "session" else {}
+
+    def _meet(self, arrival: Arrival) -> None:
+        give_up_s = time.monotonic() + ARRIVAL_TICKS * self._context.tick_s
+        while not arrival.is_known and not self._stop and time.monotonic() < give_up_s:
+            arrival.wait(self._context.tick_s)
+        if arrival.other:
+            raise Twin(arrival.other)
 
     def _environment(self, watch: Watch) -> str:
         def tool(argv: Sequence[str], env: Mapping[str, str]) -> int:

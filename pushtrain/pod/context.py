@@ -24,8 +24,10 @@ LEDGER_TOKEN = "PUSHTRAIN_LEDGER_TOKEN"
 STOP_FILE = "PUSHTRAIN_STOP_FILE"
 FIRST_PID = "PUSHTRAIN_FIRST_PID"
 
-# Exit codes along the process chain: boot's own failure, and the trainer's "resume me", which the agent hands on.
+# Exit codes along the process chain: boot's own failure, an attempt that is another pod's, and the trainer's "resume
+# me", which the agent hands on.
 EXIT_BOOT_FAILED = 69
+EXIT_TWIN = 70
 EXIT_PREEMPTED = 75
 # Of the grace a SIGTERM leaves, what the trainer has for its last save; the rest is for the ledger.
 SAVING_SHARE = 2 / 3

@@ -27,6 +27,7 @@ from pushtrain.pod.console import Console
 from pushtrain.pod.context import (
     EXIT_BOOT_FAILED,
     EXIT_PREEMPTED,
+    EXIT_TWIN,
     FIRST_PID,
     STOP_FILE,
     Context,
@@ -75,6 +76,14 @@ _OVERDUE = {
     Phase.FIRST_STEP: Reason.FIRST_STEP_TIMEOUT,
     Phase.STEPS: Reason.STEP_GAP,
     Phase.UPLOAD: Reason.UPLOAD_TIMEOUT,
+}
+
+
+_BY_CODE = {
+    0: Reason.FINISHED,
+    EXIT_PREEMPTED: Reason.PREEMPTED,
+    EXIT_BOOT_FAILED: Reason.BOOT_FAILED,
+    EXIT_TWIN: Reason.TWIN,
 }
 
 
@@ -128,8 +137,7 @@ class View:
 def verdict(view: View, limits: Limits) -> Reason | None:
     """Why the pod has to end now; None while it may go on."""
     if view.exit_code is not None:
-        by_code = {0: Reason.FINISHED, EXIT_PREEMPTED: Reason.PREEMPTED, EXIT_BOOT_FAILED: Reason.BOOT_FAILED}
-        return by_code.get(view.exit_code, Reason.TRAINER_GONE)
+        return _BY_CODE.get(view.exit_code, Reason.TRAINER_GONE)
     if view.wall_s >= limits.stop_epoch_s or view.monotonic_s >= limits.stop_monotonic_s:
         return Reason.DEADLINE
     if view.told_to_stop:

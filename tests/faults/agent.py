@@ -9,9 +9,10 @@ from typing import Any, Protocol
 
 from pushtrain.events import EventDraft, now_text
 from pushtrain.ledger import Ledger
-from pushtrain.pod.agent import LAST_EFFORT_S, SAVING_SHARE
+from pushtrain.pod.agent import ARRIVAL_TICKS, LAST_EFFORT_S, SAVING_SHARE
+from pushtrain.pod.arrival import Arrival
 from pushtrain.pod.boot import TRIES
-from pushtrain.pod.context import EXIT_BOOT_FAILED, Context
+from pushtrain.pod.context import EXIT_BOOT_FAILED, EXIT_TWIN, Context
 from pushtrain.pod.outcome import Outcome, Remains, decide
 from pushtrain.pod.shipper import Shipper
 from pushtrain.pod.spool import Spool
@@ -45,6 +46,8 @@ class Seat:
     shipper_dies_at: int | None
     crash: Callable[[], None]
     """Told when the shipper died at that point: its process is the agent's."""
+    begins: Callable[[], None]
+    """Told when the agent has looked whose attempt it is, and works from here on."""
 
 
 class VirtualShipper(Shipper):
@@ -53,12 +56,13 @@ class VirtualShipper(Shipper):
     def __init__(self, seat: Seat, process: Process) -> None:
         context, ledger = seat.context, seat.open_ledger(process)
         spool = Spool(context.attempt_dir, attempt=context.attempt, clean=str)
-
-        def append(**what: Any) -> str:
-            return ledger.append(context.run_id, **what)
-
+        self.arrival = Arrival(ledger, context.run_id, context.attempt, seat.pod_id)
         super().__init__(
-            spool, append, every_s=context.ship_every_s, tick_s=context.tick_s, clock=lambda: seat.scheduler.now
+            spool,
+            self.arrival.append,
+            every_s=context.ship_every_s,
+            tick_s=context.tick_s,
+            clock=lambda: seat.scheduler.now,
         )
         self._wake = Event(process)  # type: ignore[assignment]
 
@@ -118,6 +122,9 @@ class Agent:
         self.shipping = self._seat.scheduler.start("shipper", self._ship, lambda it: setattr(it, "kill_at", dies_at))
         yield 0.0  # the shipper makes itself
         self._say("booting", pod=self._seat.pod_id, python="3.12")
+        if (yield from self._is_twin()):
+            return EXIT_TWIN
+        self._seat.begins()
         earlier = self._remains(None)
         if earlier.failure is not None or decide(earlier).state == "finished":
             return (yield from self._report(decide(earlier)))
@@ -129,6 +136,13 @@ class Agent:
         training = train(context.run_dir, context.attempt, work, self.orders, hub, self._seat.clock)
         code = yield from self._watched(training)
         return (yield from self._report(decide(self._remains(code))))
+
+    def _is_twin(self) -> Generator[float, None, bool]:
+        assert self._shipper is not None
+        arrival, give_up_s = self._shipper.arrival, self._seat.scheduler.now + ARRIVAL_TICKS * self._seat.context.tick_s
+        while not arrival.is_known and not self.orders.stop and self._seat.scheduler.now < give_up_s:
+            yield self._seat.context.tick_s
+        return bool(arrival.other)
 
     def _watched(self, training: Steps) -> Steps:
         """The trainer under the agent's eyes: the heartbeat moves when its files do, and SIGKILL follows SIGTERM."""

@@ -91,6 +91,7 @@ class Container:
             log=lambda line: machine.log("container", line),
             shipper_dies_at=int(fatal.amount) if fatal is not None and fatal.what == "shipper" else None,
             crash=self._die,
+            begins=lambda: self._at_work(True),
         )
         self.agent = Agent(self._seat)
         self._alive, self._told, self._watched = True, False, True
@@ -156,7 +157,6 @@ class Container:
         if reason is None and found.vain_starts > MOST_STARTS:
             reason = Reason.CRASH_LOOP
         if reason is None:
-            self._at_work(True)
             self._play(self._pointed(self.agent.steps()), lambda: self.agent.exit_code is None)
             while reason is None:
                 yield context.tick_s
