@@ -111,6 +111,9 @@ def _announce(control: Control, run: Run, record: RunRecord, step: Step, outcome
     except LedgerError:
         remove(control, there)
         raise
+    if there.pods:  # one that the engine knows nothing of would be billed for as long as it holds the volume
+        mine = control.engine.outputs(run.stack).get("pod_id")
+        remove(control, Live(pods=tuple(pod for pod in there.pods if pod.id != mine), volumes=()))
 
 
 def _deployment(control: Control, run: Run, record: RunRecord) -> dict[str, bytes]:

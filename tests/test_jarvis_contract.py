@@ -3,6 +3,7 @@ host for each region, start scripts that go with their instances, names that are
 
 import base64
 import gzip
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -324,6 +325,33 @@ class TestJarvisLabsOnTheSimulator(OnTheSimulator, CloudContract):
         assert holder.volume_id == made.id
         cloud.terminate(holder.id)
         assert within(PATIENCE_S, lambda: cloud.find(pod.name).pods == ())
+
+    def test_of_two_kept_volumes_with_one_name_each_can_be_told_and_deleted(
+        self, cloud: JarvisLabs, volume: VolumeRequest, raw: Raw
+    ):
+        """A create that is carried out minutes late makes another one; by the name alone nobody would ever see it."""
+        name, region = f"pt-keep-{uuid.uuid4().hex[:6]}-models", volume.data_center
+
+        def there() -> list[str]:
+            return [it.id for it in cloud.volumes() if it.name == name]
+
+        def comes_late() -> str:
+            raw("POST", "/filesystem/create", json={"fs_name": name, "storage": 50, "region": region})
+            return there()[-1]
+
+        made, twin = cloud.create_volume(replace(volume, name=name)), comes_late()
+        assert there() == [made.id, twin] and twin.startswith(f"{made.id}~")
+        with pytest.raises(CloudUnavailable, match="2 times") as caught:
+            cloud.grow_volume(made.id, 60)
+        assert f"volumes delete {twin} --yes" in str(caught.value.hint)
+        for _ in range(2):
+            cloud.delete_volume(twin)
+            assert there() == [made.id]
+        comes_late()
+        cloud.delete_volume(made.id)
+        assert there() == [made.id], "of kept ones the one that is meant; the other one has its name to itself"
+        cloud.delete_volume(made.id)
+        assert there() == []
 
     def test_a_volume_is_as_small_as_jarvislabs_makes_it(self, cloud: JarvisLabs, volume: VolumeRequest):
         assert cloud.create_volume(replace(volume, size_gb=10)).size_gb == 50

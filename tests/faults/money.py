@@ -2,8 +2,9 @@
 
     overshoot   dollars that fell due after the run's first cap was reached: `max_usd` counts pods, disks and volume,
                 `max_hours` counts pods alone
-    excused     the part of it during which nobody could have ended it: the cloud refused, or answered nobody; or there
-                was neither a watchdog of the pod running nor a control plane that the ledger answered
+    excused     the part of it during which nobody could have ended it: the cloud refused or answered nobody, or had the
+                pod in no list yet; or there was neither a watchdog of the pod running nor a control plane that the
+                ledger answered
 
 What is not excused may be one tick of the control plane at the run's rate, and no more. A pod's watchdog counts where
 `pushtrain.capabilities` says that a pod of its cloud can end its own bill.
@@ -124,14 +125,21 @@ def _stretch(world: "World", its: Rented, start: float, end: float) -> Stretch:
     ways = [boards.ways[name] for name in there]
     reachable = not any(away.seconds_within(start, end) > 0 for way in ways for away in (way.away, way.refusing))
     refused = any(_covers(world.machines.refused(pod.id), middle) for _, pod in live)
+    unseen = any(middle < _listed_s(world, name, pod) for name, pod in live)
     return Stretch(
         start,
         end,
         sum(billing.pod_cost(pod, start, end).total for _, pod in its.pods),
         sum(billing.volume_cost(volume, start, end) for _, volume in its.volumes),
         len(live),
-        reachable and not refused and (at_work or watched),
+        reachable and not refused and not unseen and (at_work or watched),
     )
+
+
+def _listed_s(world: "World", cloud: str, pod: Pod) -> float:
+    """From when on a list has a pod, where that is once it has started."""
+    within_s = CLOUDS[cloud].listed_within_s
+    return min([pod.created_at + within_s, *(since for since, _ in world.machines.ran(pod.id))]) if within_s else 0.0
 
 
 def _runs(pod: Pod, moment: float, end: float) -> bool:
@@ -145,6 +153,8 @@ def _moments(world: "World", now: float) -> Iterable[float]:
     for pod_id in world.machines.pods:
         for since, until in (*world.machines.ran(pod_id), *world.machines.refused(pod_id)):
             yield from (since, min(until, now))
+    for name, account in world.promises.accounts.items():
+        yield from (min(_listed_s(world, name, pod), now) for pod in account.pods.values())
     boards = world.boards
     ways = [away for way in boards.ways.values() for away in (way.away, way.refusing)]
     for away in (*ways, *_ledger_outages(boards)):

@@ -137,8 +137,9 @@ class Reads:
         """`meant` are whole names that are known without their labels."""
         rows = self.file_systems()
         known = [*meant, *self.whole_names([shapes.file_system_name(it) for it in rows], FILE_SYSTEM_CHARS)]
+        shown = [shapes.file_system_name(raw) for raw in rows]
         with SPEAKS.expected_shape("listing file systems"):
-            return [shapes.volume(raw, known) for raw in rows]
+            return [shapes.volume(raw, known, is_twin=shown[at] in shown[:at]) for at, raw in enumerate(rows)]
 
     def frameworks(self) -> dict[str, str]:
         """Id → title of what a container can be made from."""

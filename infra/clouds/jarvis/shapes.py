@@ -28,9 +28,10 @@ def machine_number(pod_id: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def volume_id(fs_name: str) -> str:
-    """By name, since a file system that grows may get another number."""
-    return f"jlfs-{fs_name}"
+def volume_id(fs_name: str, twin: int | None = None) -> str:
+    """By name, since a file system that grows may get another number. Of several with one name the lowest number is
+    meant; another one, a `twin`, has its number in its id."""
+    return f"jlfs-{fs_name}" + ("" if twin is None else f"~{twin}")
 
 
 def rows_for(rows: Sequence[Any], gpu: str, regions: Sequence[str]) -> list[Any]:
@@ -191,10 +192,10 @@ def pod(raw: Any, *, known: Sequence[str], usd_per_gpu_hour: float, fs_name: str
     )
 
 
-def volume(raw: Any, known: Sequence[str]) -> Volume:
+def volume(raw: Any, known: Sequence[str], *, is_twin: bool = False) -> Volume:
     shown = file_system_name(raw)
     return Volume(
-        id=volume_id(shown),
+        id=volume_id(shown, int(raw["fs_id"]) if is_twin else None),
         name=whole(shown, FILE_SYSTEM_CHARS, known),
         size_gb=int(raw.get("storage") or 0),
         data_center=str(raw.get("region") or ""),

@@ -71,6 +71,11 @@ class Volumes:
         numbers = self.numbers(volume_id)
         if known is None or not numbers:
             raise RequestRejected(f"{doing}: it is gone", hint="`pushtrain volumes` lists what there is")
+        if len(numbers) > 1:
+            raise CloudUnavailable(
+                f"{doing}: it is there {len(numbers)} times, and one that grows may get a higher number than the other",
+                hint=f"first `pushtrain volumes delete {volume_id}~{numbers[1]} --yes`",
+            )
         body = {"fs_id": numbers[0], "storage": size_gb}
         answer = self._hosts.send("POST", "/filesystem/edit", region=known.data_center, body=body)
         if not (answer.ok or answer.ambiguous):
@@ -81,13 +86,15 @@ class Volumes:
         return grown
 
     def delete(self, volume_id: str) -> None:
-        """All of that name; absent is success. Raises CloudUnavailable while an instance mounts it."""
+        """All of a run's own that bear its name; of kept ones the one that is meant. Absent is success. Raises
+        CloudUnavailable while an instance mounts it."""
         doing = f"deleting network volume {volume_id}"
-        mine = [it for it in self._reads.file_systems() if _is(it, volume_id)]
+        mine = self._meant(volume_id)
         if not mine:
             return
         known = self._reads.whole_names([shapes.file_system_name(it) for it in mine], FILE_SYSTEM_CHARS)
         name = shapes.volume(mine[0], known).name
+        mine = mine[:1] if is_kept(name) else mine
         holders = self.holders([int(it["fs_id"]) for it in mine])
         if holders:
             raise CloudUnavailable(
@@ -99,8 +106,8 @@ class Volumes:
         self._scripts.forget(name, [shapes.instance_name(it) for it in self._reads.instances()])
 
     def numbers(self, volume_id: str) -> list[int]:
-        """Of what bears that name now, the lowest first."""
-        return [int(it["fs_id"]) for it in self._reads.file_systems() if _is(it, volume_id)]
+        """Of what bears that name now, the lowest first; of a twin its own."""
+        return [int(it["fs_id"]) for it in self._meant(volume_id)]
 
     def holders(self, numbers: list[int]) -> list[str]:
         """Instances that mount one of them; one that is being destroyed still does."""
@@ -132,6 +139,11 @@ class Volumes:
             self._take_back(same, [first], doing)
         return shapes.volume(first, [request.name])
 
+    def _meant(self, volume_id: str) -> list[Any]:
+        rows = [(shapes.file_system_name(it), it) for it in self._reads.file_systems()]
+        same = [it for shown, it in rows if shapes.volume_id(shown) == volume_id]
+        return same or [it for shown, it in rows if shapes.volume_id(shown, int(it["fs_id"])) == volume_id]
+
     def _of_name(self, name: str) -> list[Any]:
         """The lowest number first."""
         shown = short(name, FILE_SYSTEM_CHARS)
@@ -162,10 +174,6 @@ class Volumes:
         if answer.ambiguous or answer.status in (401, 402, 403, 429):
             raise SPEAKS.failure(answer, doing)
         raise CloudUnavailable(f"{doing}: {answer.said}", hint="an instance may still hold it: try again later")
-
-
-def _is(raw: Any, volume_id: str) -> bool:
-    return shapes.volume_id(shapes.file_system_name(raw)) == volume_id
 
 
 def _number(answer: Answer) -> int | None:

@@ -195,5 +195,5 @@ JARVIS = Rental(
     env_of=env_of,
     is_refused=_is_refused,
     spec=_spec,
-    tick_s=60.0,
+    tick_s=100.0,  # up to 85 s of them for a file system that an instance holds
 )
