@@ -214,24 +214,28 @@ def _advance(control: Control, run: Run, record: RunRecord, wanted: Desired, liv
 
 
 def _next(control: Control, run: Run, record: RunRecord, wanted: Desired, live: Live) -> Step:
-    """What to do now; a pod that says nothing is looked at, once a minute."""
+    """What to do now; a pod that says nothing is looked at, once a minute, and one that is in no list by its id."""
     attempt = max(event.attempt for event in record.events)
+    pods = one_pod(control, run, attempt, live)
     decide = partial(
         next_step,
         record,
-        pods=one_pod(control, run, attempt, live),
+        pods=pods,
         is_stopped=any(attempt_of(run, pod) == attempt and not pod.is_alive for pod in live.pods),
         cancel_reason=_cancel_reason(control, record, wanted),
         now_s=control.clock(),
         limits=control.limits(record),
     )
     step = decide()
+    pod_id = next((str(it.data["pod_id"]) for it in reversed(record.events) if it.state == "provisioned"), "")
+    if step.kind == "lost" and not pods and (late := control.cloud.read_pod(pod_id)) and late.is_alive:
+        decide = partial(decide, pods=[late])
+        step = decide()
     if step.kind != "look":
         return step
     if control.clock() < control.looked_s.get(run.id, 0.0) + LOOK_EVERY_S:
         return Step(kind="watch", attempt=step.attempt)
     control.looked_s[run.id] = control.clock()
-    pod_id = next(str(event.data["pod_id"]) for event in reversed(record.events) if event.state == "provisioned")
     stepped_s = last_step_s(control.ledger, record)
     restarts = control.uptimes.restarts(control.cloud.name, pod_id)
     return decide(signs=look(control.cloud, pod_id, restarts=restarts, stepped_s=stepped_s))

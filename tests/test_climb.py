@@ -324,6 +324,21 @@ def test_a_pod_of_which_nobody_says_when_it_was_made_counts_from_its_first_plan(
     assert made_s(control, world.record(), pod, world.now_s()) == pytest.approx(world.now_s(), abs=60)
 
 
+def test_a_pod_that_a_list_which_is_behind_does_not_show_is_asked_for_by_its_id(world: World):
+    world.job()
+    world.runpod.lag = 1000
+    world.tick()
+    (mine,) = alive(world)
+    for seconds in (1.0, 61.0):  # also when it is old enough for a look at its log
+        world.runpod.now_s += seconds
+        world.tick()
+        assert alive(world) == [mine] and not world.events("lost")
+    assert world.runpod.asked["GET", "/v2/pods/…"] >= 2
+    world.runpod.account.terminate_pod(mine, world.runpod.now_s)
+    world.tick()
+    assert world.events("lost")[0].reason == "PodLost", "nor is it known by its id any more"
+
+
 def test_a_pod_of_our_name_on_no_rung_is_terminated(world: World):
     world.job()
 

@@ -100,6 +100,13 @@ def test_a_pod_keeps_the_deadline_that_it_was_asked_for_with_however_late_it_is_
     assert not result.broken and "attempt 1 on" in "\n".join(result.said)
 
 
+def test_a_pod_that_the_engine_does_not_know_goes_before_the_volume_that_it_holds() -> None:
+    """Refused, made all the same, seen minutes later at $1.80 an hour: the engine alone would wait for the volume."""
+    faults = (Fault(kind="never_starts"), Fault(kind="refused_but_rented", amount=1))
+    result = play_safely(Schedule(seed=30969, cloud="jarvislabs", faults=faults))
+    assert not result.broken and "failed; pods 0" in "\n".join(result.said)
+
+
 def test_no_receipt_says_that_nothing_is_left_while_what_was_asked_for_may_be_in_no_list() -> None:
     """Ctrl-C while JarvisLabs makes an instance, which it lists once that has started."""
     by_hand = Fault(kind="run_by_hand", amount=20.0)
