@@ -60,12 +60,15 @@ def top(
     from pushtrain.wiring import open_clouds, open_ledger
 
     looks = Top(open_ledger(load_settings(Path.cwd())), open_clouds())
+    if not (as_json or once) and out.is_terminal:
+        return watch(looks, out, every_s=every)
+    found = looks.look()
+    for line in looks.unknown():
+        say(line)
     if as_json:
-        print_json([row.as_json() for row in looks.look()])
-    elif once or not out.is_terminal:
-        out.print(draw(looks.look()))
+        print_json([row.as_json() for row in found])
     else:
-        watch(looks, out, every_s=every)
+        out.print(draw(found))
 
 
 def _follow(name: str, as_json: bool) -> None:

@@ -12,6 +12,7 @@ from pushtrain.claim import claim
 from pushtrain.cloud import PodRequest
 from pushtrain.errors import CloudAuthFailed, CloudError, CloudUnavailable, RequestRejected
 from pushtrain.fleet import Fleet, listing, member, members
+from pushtrain.live.top import Top, draw
 from pushtrain.run import ledger_prefix
 
 NOWHERE = "http://127.0.0.1:1"
@@ -94,6 +95,20 @@ def test_what_nobody_owns_is_swept_at_the_cloud_that_answers(world: World, away:
     assert [line.partition(" (")[0] for line in report.swept] == [f"pod {mark}gone-0-0-a1"]
     assert control.at("runpod").cloud.read_pod(orphan.id) is None
     assert [type(failure) for failure in report.failures] == [CloudUnavailable]
+
+
+def test_top_shows_what_the_other_clouds_have_while_one_is_away(world: World, away: Vast) -> None:
+    world.job()
+    world.tick()
+    control = world.control()
+    top = Top(control.ledger, Fleet({"runpod": control.cloud, "vast": away}), clock=world.now_s)
+    (row,) = top.look()
+    assert row.pod_id == world.runpod.account.live_pods()[0].id
+    (said,) = top.unknown()
+    assert said.startswith("what Vast.ai has is not known: ") and draw([row], [said]).caption == said
+    top.cloud = Fleet({"vast": away})
+    with pytest.raises(CloudUnavailable):
+        top.look()
 
 
 KEYS = {"RUNPOD_API_KEY": "rpa_0123456789abcdef", "LAMBDA_API_KEY": "secret_0123456789abcdef"}

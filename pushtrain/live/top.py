@@ -1,7 +1,7 @@
 """`pushtrain top`: every pod of this ledger, refreshed until Ctrl-C."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,8 +11,10 @@ from rich.live import Live as Screen
 from rich.table import Table
 
 from pushtrain.branch import number
+from pushtrain.capabilities import CLOUDS
 from pushtrain.cloud import Cloud, Pod
-from pushtrain.errors import CloudUnavailable, LedgerUnavailable
+from pushtrain.errors import CloudError, CloudUnavailable, LedgerUnavailable
+from pushtrain.fleet import listing
 from pushtrain.ledger import Ledger, RunRecord
 from pushtrain.live.rows import Row, last_figures, rows
 from pushtrain.lookup import read_each
@@ -25,20 +27,27 @@ _CHUNKS = 3
 
 @dataclass
 class Top:
-    """Looks at ledger and cloud; what did not move since the last look is not read again."""
+    """Looks at ledger and clouds; what did not move since the last look is not read again. `away`: what the clouds said
+    by name that did not answer the last one."""
 
     ledger: Ledger
     cloud: Cloud
     clock: Callable[[], float] = time.time
+    away: Mapping[str, CloudError] = field(default_factory=dict)
     _figures: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)
 
     def look(self) -> list[Row]:
-        """Raises LedgerUnavailable, CloudUnavailable: an old answer is not passed off as a new one."""
-        pods = self.cloud.find(ledger_prefix(self.ledger.url)).pods
+        """Raises LedgerUnavailable, CloudError where no cloud answers: an old answer is not passed off as a new one."""
+        told = listing(self.cloud, ledger_prefix(self.ledger.url))
+        self.away, pods = told.away, told.live.pods
         records, _ = read_each(self.ledger, self.ledger.look().open_runs)
         active = [record for record in records.values() if not record.is_over]
         figures = {record.run_id: self._last_figures(record) for record in active}
         return rows(active, [pod for pod in pods if _is_there(pod)], figures, self.clock())
+
+    def unknown(self) -> list[str]:
+        """For people: whose pods the last look did not see, and why."""
+        return [f"what {CLOUDS[name].title} has is not known: {failure}" for name, failure in self.away.items()]
 
     def _last_figures(self, record: RunRecord) -> Mapping[str, Any]:
         known = self._figures.get(record.run_id)
@@ -52,18 +61,18 @@ class Top:
 def watch(top: Top, console: Console, *, every_s: float, sleep: Callable[[float], None] = time.sleep) -> None:
     """The table in a terminal until Ctrl-C; a look that fails leaves the last one standing and says so. Raises what the
     first look raises."""
-    table = draw(top.look())
+    table = draw(top.look(), top.unknown())
     with suppress(KeyboardInterrupt), Screen(table, console=console, auto_refresh=False, screen=False) as screen:
         while True:
             sleep(every_s)
             try:
-                table = draw(top.look())
+                table = draw(top.look(), top.unknown())
             except (LedgerUnavailable, CloudUnavailable) as away:
                 table.caption = redact(f"{away}: this is how it was")
             screen.update(table, refresh=True)
 
 
-def draw(found: list[Row]) -> Table:
+def draw(found: list[Row], unknown: Sequence[str] = ()) -> Table:
     hourly = sum(row.usd_per_hour for row in found)
     title = f"{sum(row.pod_id is not None for row in found)} pods, ${hourly:.2f} an hour together"
     # Two lines a pod and no frame: a terminal of 80 columns has room for all of it.
@@ -72,6 +81,7 @@ def draw(found: list[Row]) -> Table:
         table.add_column(name, no_wrap=name == "run", overflow="fold", justify="left" if name in _TEXTS else "right")
     for row in found:
         table.add_row(*(redact(cell) for cell in _cells(row)))
+    table.caption = redact("; ".join(unknown)) or None
     return table
 
 
