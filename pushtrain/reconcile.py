@@ -30,7 +30,7 @@ from pushtrain.receipt import settle
 from pushtrain.redact import redact
 from pushtrain.rented import note_unnamed
 from pushtrain.run import RESOURCE_PREFIX, RUN_ID, Run
-from pushtrain.several import found_again, left_at, look_again
+from pushtrain.several import clouds_of, found_again, left_at, look_again
 from pushtrain.signs import last_step_s, look
 from pushtrain.source import Source
 from pushtrain.spec.file import loads
@@ -139,8 +139,9 @@ def _reported(report: Tick, kind: type[PushtrainError] = PushtrainError) -> Iter
 
 
 def _is_away(control: Control, record: RunRecord, there: Listing) -> bool:
-    """Whether the cloud of a run did not answer: what it lists of the run nobody knows, and absent is not gone."""
-    failure = there.away.get(cloud_of(record))
+    """Whether no cloud of a run answered: what it lists of the run nobody knows, and absent is not gone."""
+    names = clouds_of(record)
+    failure = None if any(name in there.by_cloud for name in names) else there.away.get(names[0])
     if failure is not None:
         control.say(f"{record.run_id}: left alone: {failure.reason}: {redact(str(failure))}")
     return failure is not None

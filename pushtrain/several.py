@@ -79,6 +79,11 @@ def is_anywhere(record: RunRecord) -> bool:
     return bool(record.run.get("clouds")) and not was_placed and not named_cloud(record, newest)
 
 
+def clouds_of(record: RunRecord) -> list[str]:
+    """Where a run is: at one cloud, or while it waits for its first pod at each that it may go to."""
+    return [cloud_of(record), *(record.run["clouds"] if is_anywhere(record) else ())]
+
+
 def found_again(control: Control, run: Run, record: RunRecord, listed: Mapping[str, Live]) -> RunRecord:
     """What the ledger says of a run. Of one that waits and all the same has a pod at one of its clouds, by a reconcile
     that died or a request that was carried out late, it names that cloud when this returns: the pod is looked for
@@ -113,11 +118,7 @@ def left_at(
 
 
 def _owners_at(cloud: str, owners: Iterable[str], records: Mapping[str, RunRecord]) -> list[str]:
-    return [run_id for run_id in owners if run_id not in records or cloud in _clouds_of(records[run_id])]
-
-
-def _clouds_of(record: RunRecord) -> list[str]:
-    return [cloud_of(record), *(record.run["clouds"] if is_anywhere(record) else ())]
+    return [run_id for run_id in owners if run_id not in records or cloud in clouds_of(records[run_id])]
 
 
 def climb_clouds(control: Control, run: Run, spec: JobSpec, record: RunRecord, turn: Turn, *, live: Live) -> bool:

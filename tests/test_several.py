@@ -363,6 +363,28 @@ def test_a_run_that_waits_asks_every_cloud_and_names_none(world: Two) -> None:
     assert len(world.record().events) == said and world.record().last.state == "waiting"
 
 
+def test_a_run_that_waits_goes_elsewhere_while_a_cloud_that_refused_it_is_away(world: Two) -> None:
+    world.refuses(world.vast), world.refuses(world.runpod)
+    world.job(more=BOTH)
+    world.tick(world.both())
+    world.runpod.refuse = lambda path, body: None
+    world.sleep(61)
+    down = world.both()
+
+    def away(*_: object) -> Any:
+        raise CloudUnavailable("Vast.ai is away")
+
+    vast: Any = down.at("vast").cloud
+    vast.find = vast.offers = away
+    (failure,) = world.tick(down).failures
+    assert "Vast.ai is away" in str(failure)
+    assert world.alive() == {"runpod": ["a1"], "vast": []}
+    (mine,) = world.runpod.account.live_pods()
+    world.sleep(61)
+    world.tick(down)
+    assert world.runpod.account.live_pods() == [mine], "it is at one cloud from now on"
+
+
 def test_a_receipt_is_about_every_cloud_that_was_asked(world: Two) -> None:
     world.job(more=BOTH)
     world.tick(world.both())
