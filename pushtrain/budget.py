@@ -4,7 +4,6 @@ Both caps hold over all attempts with storage. Time × price is counted here by 
 comes late, but where it says more, more was spent.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pushtrain.capabilities import CLOUDS
@@ -68,7 +67,7 @@ def beside_usd(record: RunRecord, since_s: float = 0.0) -> float:
 
 def attempt_hours(record: RunRecord, start: Event) -> float:
     """How long the pod of the attempt lived that began with the `provisioned` event `start`."""
-    return max(0.0, (_end_s(record.events, start.attempt, start) - start.epoch_s) / 3600)
+    return max(0.0, (_end_s(record, start) - start.epoch_s) / 3600)
 
 
 def left(spec: JobSpec, record: RunRecord, now_s: float, billed_usd: float = 0.0, late_h: float = 0.0) -> Left:
@@ -115,12 +114,13 @@ def pod_seconds(rest: Left, *, usd_per_hour: float, volume_usd_per_hour: float) 
     return seconds - reserve_s, reserve_s
 
 
-def _end_s(events: Sequence[Event], attempt: int, start: Event) -> float:
-    """The pod's own last word where it can be true (its clock may be hours off), else when the control plane saw to it.
+def _end_s(record: RunRecord, start: Event) -> float:
+    """The pod's own last word, where it can end its bill and the word can be true (its clock may be hours off), else
+    when the control plane saw to it.
 
     A teardown that leaks goes on costing until it is done.
     """
-    after = [event for event in events if event.seq > start.seq]
+    attempt, after = start.attempt, [event for event in record.events if event.seq > start.seq]
     lost = next((event for event in after if event.state == "lost" and event.attempt == attempt), None)
     teardown = [event for event in after if event.state in ("destroying", "leak", "closed")]
     if lost is not None:
@@ -130,7 +130,8 @@ def _end_s(events: Sequence[Event], attempt: int, start: Event) -> float:
     else:
         latest_s = max([start.epoch_s, *(event.epoch_s for event in after if event.attempt == attempt)])
     word = next((event for event in after if event.attempt == attempt and event.state in POD_ENDS), None)
-    if word is not None and word.writer == "pod" and start.epoch_s <= word.epoch_s <= latest_s:
+    can_end = CLOUDS[cloud_of(record)].ends_own_bill
+    if can_end and word is not None and word.writer == "pod" and start.epoch_s <= word.epoch_s <= latest_s:
         return word.epoch_s
     return latest_s
 

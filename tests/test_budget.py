@@ -116,6 +116,14 @@ def test_a_pod_whose_clock_is_hours_off_is_counted_by_the_control_planes(off_s: 
     assert hours == pytest.approx(30 / 3600)
 
 
+def test_a_pod_that_cannot_end_its_own_bill_is_billed_until_somebody_ends_it() -> None:
+    """Its last word says that its work is over: the machine stands idle until a control plane comes by."""
+    made = priced("claimed", "provisioned", "training", "finished", "destroying")
+    hours = {name: used(replace(made, run={"cloud": name}))[0] for name in CLOUDS}
+    assert {name for name in CLOUDS if hours[name] == pytest.approx(30 / 3600)} == {"lambda", "jarvislabs"}
+    assert all(it == pytest.approx(20 / 3600) for name, it in hours.items() if CLOUDS[name].ends_own_bill)
+
+
 def test_a_teardown_that_leaks_goes_on_costing() -> None:
     assert used(record("provisioned", "training", "destroying", "leak", "leak"))[0] == pytest.approx(40 / 3600)
     assert used(record("provisioned", "training", "finished", "destroying", "leak"))[0] == pytest.approx(20 / 3600)
