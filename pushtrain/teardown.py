@@ -18,6 +18,9 @@ from pushtrain.rented import note, rented
 from pushtrain.run import Run, is_kept
 from pushtrain.volumes.kept import ON_PURPOSE
 
+# How far a cloud's list may be behind what it has made: what was asked for in the moment of Ctrl-C is in none yet.
+LISTS_BEHIND_S = 45.0
+
 
 def destroy(control: Control, run: Run, record: RunRecord, step: Step) -> str:
     """Bring one run to its receipt; returns its outcome, nothing where the next tick has to ask again.
@@ -37,7 +40,7 @@ def destroy(control: Control, run: Run, record: RunRecord, step: Step) -> str:
     if control.clock() < (until_s := _all_listed_s(record)):
         if is_news:
             said = f"what it may have made is looked for until {now_text(until_s)}"
-            control.say(f"{run.id}: a create was cut short; {said}: no list has a pod there before it has started")
+            control.say(f"{run.id}: a create was cut short; {said}: a list may have it late")
         for place in _places(control, record):
             _remove_found(place, run, place.cloud.find(run.resource_prefix + "-"), set(rented(record)[0]))
         return ""
@@ -69,11 +72,11 @@ def destroy(control: Control, run: Run, record: RunRecord, step: Step) -> str:
 def may_be_unlisted_s(record: RunRecord) -> float:
     """How long after a create that was cut short its cloud may list nothing of it; 0 where no create was."""
     newest = max(event.attempt for event in record.events)
-    words = ("provisioning", "provisioned", "waiting")
+    words = ("provisioning", "provisioned", "waiting", "failed")  # the first one, and what a climb comes to
     last = next((it for it in reversed(record.events) if it.state in words and it.attempt == newest), None)
     is_cut_short = last is not None and last.state == "provisioning"
     asked = clouds_asked(record) or [cloud_of(record)]
-    return max(CLOUDS[name].listed_within_s for name in asked) if is_cut_short else 0.0
+    return max(LISTS_BEHIND_S, *(CLOUDS[name].listed_within_s for name in asked)) if is_cut_short else 0.0
 
 
 def remove_late(control: Control, run: Run) -> None:

@@ -15,6 +15,7 @@ from pushtrain.control import Control
 from pushtrain.engine import Engine, Outputs, Program
 from pushtrain.events import broken_links
 from pushtrain.reconcile import tick
+from pushtrain.teardown import LISTS_BEHIND_S
 from pushtrain.wiring import open_control
 
 pytest_plugins = ("whole",)
@@ -148,6 +149,9 @@ def test_a_pod_made_while_another_reconcile_closed_the_run_does_not_stay(world: 
             world.write_job(more="suspend: true\n")
             world.push()
             other = open_control(world.repository, world.said.append, other_machine)
+            tick(other)
+            assert not world.record("job").is_over, "a create was cut short, for all it knows: its list may be behind"
+            other.clock = lambda: time.time() + LISTS_BEHIND_S
             tick(other)
             assert world.record("job").is_over
             return self._engine.up(stack, program)
