@@ -28,9 +28,9 @@ class Capabilities:
     `has_sized_volumes` a volume is as large as what is on it, whatever was asked for; with them it has at least and at
     most `volume_gb`. `framework` is what a pod is made of where the cloud takes no image of one's own; empty: it takes
     any. `boots_s` is how much longer than a container a machine may take to the pod's first word, `listed_within_s` how
-    long after its create a pod may be in no list. With `ends_own_bill`
-    a pod ends what it costs at its deadline with no control plane alive; without, its work alone ends. `ends_after_s`:
-    seconds after the deadline at which the cloud itself ends a pod, whatever lives in it; None where it never does.
+    long after its create a pod may be in no list. With `ends_own_bill` a pod ends what it costs at its deadline with no
+    control plane alive; without, its work alone ends. `ends_after_s`: seconds after the deadline at which the cloud
+    itself ends a pod, whatever lives in it; None where it never does.
     `longest_s`: how long a pod may live there, and a longer run goes on in the next one; None where nothing ends it.
     `more_keys` are the other variables of the account's key, `key_begins` how a key begins where its maker says so,
     `funds_at` where the account is paid, `files_instead` how files of a volume are reached there, `way_in` how one gets

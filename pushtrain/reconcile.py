@@ -229,7 +229,7 @@ def _next(control: Control, run: Run, record: RunRecord, wanted: Desired, live: 
     )
     step = decide()
     pod_id = next((str(it.data["pod_id"]) for it in reversed(record.events) if it.state == "provisioned"), "")
-    if step.kind == "lost" and not pods and (late := control.cloud.read_pod(pod_id)) and late.is_alive:
+    if step.kind == "lost" and pod_id and not pods and (late := control.cloud.read_pod(pod_id)) and late.is_alive:
         decide = partial(decide, pods=[late])
         step = decide()
     if step.kind != "look":
