@@ -162,6 +162,10 @@ class Pod:
         return self.created_at or "~", self.id
 
 
+# How far a list may be behind what its cloud has made: no cloud says, so as far as fault schedules put it and a bit.
+LISTS_BEHIND_S = 45.0
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Live:
     """What exists right now under a name prefix, whatever any state file remembers. `scripts` are names of start

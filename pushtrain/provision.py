@@ -3,10 +3,18 @@ taken over."""
 
 from pushtrain.budget import late_hours, left
 from pushtrain.climb import LEAST_USEFUL_S, Turn, volume_of
-from pushtrain.cloud import Live
+from pushtrain.cloud import LISTS_BEHIND_S, Live, Pod
 from pushtrain.control import Control
-from pushtrain.errors import CloudAuthFailed, CloudError, NoBalance, NoCapacity, RequestRejected, SpecError
-from pushtrain.events import EventDraft, now_text
+from pushtrain.errors import (
+    CloudAuthFailed,
+    CloudError,
+    CloudUnavailable,
+    NoBalance,
+    NoCapacity,
+    RequestRejected,
+    SpecError,
+)
+from pushtrain.events import Event, EventDraft, now_text
 from pushtrain.ledger import RunRecord
 from pushtrain.provisioned import record_pod
 from pushtrain.receipt import billed
@@ -66,6 +74,7 @@ def adopt(control: Control, run: Run, record: RunRecord, live: Live) -> bool:
     if pod is None and spoke is None:
         return False
     now_s, volume = control.clock(), volume_of(run, live)
+    pod = pod or _unlisted(control, run, spoke, now_s)
     began_s = made_s(control, record, pod, now_s) if pod else spoke.epoch_s if spoke else None
     planned = plan_at(control, record, attempt, now_s if began_s is None else began_s)
     if planned is None:
@@ -82,6 +91,21 @@ def adopt(control: Control, run: Run, record: RunRecord, live: Live) -> bool:
     }
     record_pod(control, run, rung, attempt, outputs, time=None if began_s is None else now_text(began_s))
     return True
+
+
+def _unlisted(control: Control, run: Run, spoke: Event | None, now_s: float) -> Pod | None:
+    """The pod that has spoken and is in no list, where that is but behind. Raises CloudUnavailable where a pod that is
+    not told its id spoke so lately that nobody can tell."""
+    if spoke is None:
+        return None
+    if pod_id := str(spoke.data.get("pod") or ""):
+        found = control.cloud.read_pod(pod_id)
+        return found if found is not None and found.is_alive else None
+    if abs(now_s - spoke.epoch_s) < LISTS_BEHIND_S:
+        raise CloudUnavailable(
+            f"{run.id}: its pod has spoken and is not listed", hint="a list may be behind: the next tick looks again"
+        )
+    return None
 
 
 def left_behind_usd(run: Run, record: RunRecord, live: Live, now_s: float) -> float:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pushtrain.capabilities import CLOUDS
-from pushtrain.cloud import KeepsScripts, Live
+from pushtrain.cloud import LISTS_BEHIND_S, KeepsScripts, Live
 from pushtrain.control import Control
 from pushtrain.deployment import NAME, deployment_file
 from pushtrain.errors import CloudError, EngineError, LeakError, LedgerError, StackLocked
@@ -17,9 +17,6 @@ from pushtrain.receipt import cost_said, make_receipt
 from pushtrain.rented import note, rented
 from pushtrain.run import Run, is_kept
 from pushtrain.volumes.kept import ON_PURPOSE
-
-# How far a cloud's list may be behind what it has made: what was asked for in the moment of Ctrl-C is in none yet.
-LISTS_BEHIND_S = 45.0
 
 
 def destroy(control: Control, run: Run, record: RunRecord, step: Step) -> str:
@@ -40,7 +37,7 @@ def destroy(control: Control, run: Run, record: RunRecord, step: Step) -> str:
     if control.clock() < (until_s := _all_listed_s(record)):
         if is_news:
             said = f"what it may have made is looked for until {now_text(until_s)}"
-            control.say(f"{run.id}: a create was cut short; {said}: a list may have it late")
+            control.say(f"{run.id}: no pod of its last create is known; {said}: a list may have it late")
         for place in _places(control, record):
             _remove_found(place, run, place.cloud.find(run.resource_prefix + "-"), set(rented(record)[0]))
         return ""
@@ -70,13 +67,15 @@ def destroy(control: Control, run: Run, record: RunRecord, step: Step) -> str:
 
 
 def may_be_unlisted_s(record: RunRecord) -> float:
-    """How long after a create that was cut short its cloud may list nothing of it; 0 where no create was."""
+    """How long a cloud may list nothing of what it made for a climb that named no pod: one that was cut short and,
+    where pods are listed late, one that was refused: it may have made one all the same. 0 where there was none."""
     newest = max(event.attempt for event in record.events)
-    words = ("provisioning", "provisioned", "waiting", "failed")  # the first one, and what a climb comes to
-    last = next((it for it in reversed(record.events) if it.state in words and it.attempt == newest), None)
-    is_cut_short = last is not None and last.state == "provisioning"
-    asked = clouds_asked(record) or [cloud_of(record)]
-    return max(LISTS_BEHIND_S, *(CLOUDS[name].listed_within_s for name in asked)) if is_cut_short else 0.0
+    said = [event.state for event in record.events if event.attempt == newest]
+    came_to = [state for state in said if state in ("provisioning", "waiting", "failed")]
+    if "provisioning" not in said or "provisioned" in said or came_to[-1] == "waiting":
+        return 0.0
+    late_s = max(CLOUDS[name].listed_within_s for name in clouds_asked(record) or [cloud_of(record)])
+    return max(LISTS_BEHIND_S, late_s) if came_to[-1] == "provisioning" else late_s
 
 
 def remove_late(control: Control, run: Run) -> None:

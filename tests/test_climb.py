@@ -7,15 +7,17 @@ from typing import Any
 
 import pytest
 from climb_world import World
+from test_lifecycle import record as record_of
 
 from infra.simulator.catalog import Stock
 from infra.simulator.state import PodOrder
-from pushtrain.cloud import VolumeRequest
+from pushtrain.cloud import LISTS_BEHIND_S, VolumeRequest
 from pushtrain.errors import CloudUnavailable, LedgerUnavailable, NoBalance, RequestRejected
-from pushtrain.events import EventDraft
+from pushtrain.events import EventDraft, now_text
 from pushtrain.receipt import billed
 from pushtrain.rented import elsewhere_usd, made_s, rented
 from pushtrain.run import Run
+from pushtrain.teardown import may_be_unlisted_s
 
 SOLD_OUT = (
     "There are no longer any instances available with the requested specifications. Please refresh and try again."
@@ -337,6 +339,44 @@ def test_a_pod_that_a_list_which_is_behind_does_not_show_is_asked_for_by_its_id(
     world.runpod.account.terminate_pod(mine, world.runpod.now_s)
     world.tick()
     assert world.events("lost")[0].reason == "PodLost", "nor is it known by its id any more"
+
+
+@pytest.mark.parametrize("is_told", [True, False], ids=["told its id", "not told"])
+def test_a_pod_that_has_spoken_and_is_in_no_list_yet_is_not_gone(world: World, is_told: bool):
+    world.job()
+    world.runpod.refuse = lambda path, body: (500, "Something went wrong.") if path == "/v2/pods" else None
+    world.fails(CloudUnavailable)
+    world.runpod.refuse, world.runpod.lag = lambda path, body: None, 1000
+    mine = make_pod(world, world.run())
+    record, word = world.record(), now_text(world.now_s())
+    booting = EventDraft(state="booting", writer="pod", attempt=1, data={"pod": mine if is_told else ""}, time=word)
+    world.control().ledger.append(record.run_id, events=[booting])
+    if not is_told:
+        assert "has spoken" in str(world.fails(CloudUnavailable)) and not world.events("provisioned")
+        world.runpod.lag = 0
+    world.tick()
+    assert alive(world) == [mine] and not world.events("lost")
+    assert [it.data["pod_id"] for it in world.events("provisioned")] == [mine]
+
+
+@pytest.mark.parametrize(
+    ("texts", "elsewhere_s", "at_jarvislabs_s"),
+    [
+        ("claimed", 0.0, 0.0),
+        ("claimed provisioning", LISTS_BEHIND_S, 300.0),
+        ("claimed provisioning cancelled destroying", LISTS_BEHIND_S, 300.0),
+        ("claimed provisioning waiting cancelled", 0.0, 0.0),
+        ("claimed provisioning failed", 0.0, 300.0),
+        ("claimed provisioning provisioned booting failed", 0.0, 0.0),
+        ("claimed provisioning:1 provisioned:1 lost:1 provisioning:2", LISTS_BEHIND_S, 300.0),
+    ],
+)
+def test_what_a_create_made_may_be_in_no_list_where_its_climb_named_no_pod(
+    texts: str, elsewhere_s: float, at_jarvislabs_s: float
+):
+    made = record_of(*texts.split())
+    assert may_be_unlisted_s(made) == elsewhere_s
+    assert may_be_unlisted_s(replace(made, run={"cloud": "jarvislabs"})) == at_jarvislabs_s
 
 
 def test_a_pod_of_our_name_on_no_rung_is_terminated(world: World):

@@ -11,11 +11,11 @@ import pytest
 from whole import World, end, make_world, simulator_config
 
 from infra.simulator.server import start
+from pushtrain.cloud import LISTS_BEHIND_S
 from pushtrain.control import Control
 from pushtrain.engine import Engine, Outputs, Program
 from pushtrain.events import broken_links
 from pushtrain.reconcile import tick
-from pushtrain.teardown import LISTS_BEHIND_S
 from pushtrain.wiring import open_control
 
 pytest_plugins = ("whole",)
