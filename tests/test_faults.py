@@ -116,9 +116,13 @@ def test_no_receipt_says_that_nothing_is_left_while_what_was_asked_for_may_be_in
     assert "cancelled; pods 0, volumes 0; $0.12" in said, "what it cost until it was found is counted"
 
 
-def test_a_pod_that_comes_minutes_late_does_not_work_beside_the_first_where_they_share_no_volume() -> None:
-    late = Fault(kind="late_create", amount=400.0, what="create_pod")
-    result = play_safely(Schedule(seed=586, cloud="vast", faults=(late,)))
+@pytest.mark.parametrize(("seed", "late_s", "behind_s"), [(586, 400.0, 0.0), (60071, 130.0, 2.0)])
+def test_a_pod_that_comes_minutes_late_does_not_work_beside_the_first_where_they_share_no_volume(
+    seed: int, late_s: float, behind_s: float
+) -> None:
+    """Also where the one that the control plane does not know of is the first at work."""
+    faults = Fault(kind="late_create", amount=late_s, what="create_pod"), Fault(kind="list_behind", amount=behind_s)
+    result = play_safely(Schedule(seed=seed, cloud="vast", faults=faults))
     assert not result.broken and result.figures.pods == 2 and "succeeded; pods 0" in "\n".join(result.said)
 
 

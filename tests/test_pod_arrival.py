@@ -37,16 +37,16 @@ OTHER = ("provisioned:pod-1", "booting:pod-1", "booting:pod-2")
 @pytest.mark.parametrize(
     ("texts", "paths", "expected"),
     [
-        # Another pod is named, has spoken, and nobody ended it.
+        # Another pod spoke first, and nobody ended it, whichever one is named.
         (OTHER, (), "pod-1"),
         (("booting:pod-1", "provisioned:pod-1", "training:", "booting:pod-2"), (), "pod-1"),
-        # This one is named, or is the named one's next container.
-        (("provisioned:pod-2", "booting:pod-1", "booting:pod-2"), (), ""),
-        (("provisioned:pod-2", "booting:pod-2", "training:", "booting:pod-2"), (), ""),
-        # Nobody is named yet: a pod may be faster than the control plane's word.
-        (("booting:pod-1", "booting:pod-2"), (), ""),
-        # The named one never spoke, was ended as one too many, or given up: this one goes on in its place.
+        (("booting:pod-1", "provisioned:pod-2", "booting:pod-2"), (), "pod-1"),
+        (("booting:pod-1", "booting:pod-2"), (), "pod-1"),
+        # This one did, or an earlier container of it.
         (("provisioned:pod-1", "booting:pod-2"), (), ""),
+        (("provisioned:pod-1", "booting:pod-2", "booting:pod-1"), (), ""),
+        (("provisioned:pod-2", "booting:pod-2", "training:", "booting:pod-2"), (), ""),
+        # The other one was ended as one too many, or given up: this one goes on in its place.
         (OTHER, ("rented/pod-pod-1",), ""),
         ((*OTHER[:2], "lost:", "booting:pod-2"), (), ""),
         # Where a pod is not told its id it speaks without one.
@@ -55,7 +55,7 @@ OTHER = ("provisioned:pod-1", "booting:pod-1", "booting:pod-2")
         ((*OTHER[:2], "lost:", "provisioned:pod-2:2", "booting:pod-2:2"), (), ""),
     ],
 )
-def test_an_attempt_is_the_pods_that_is_named_and_at_work(
+def test_an_attempt_is_the_pods_that_spoke_first_and_is_at_work(
     texts: tuple[str, ...], paths: tuple[str, ...], expected: str
 ) -> None:
     attempt = max(event.attempt for event in events(*texts))

@@ -41,9 +41,11 @@ class Arrival:
 
 
 def other_pod(events: Sequence[Event], paths: Mapping[str, str], attempt: int, pod_id: str) -> str:
-    """The pod that an attempt is named to have, where that is another one, has spoken, and was not ended since."""
+    """Another pod that has spoken in this attempt before this one, and was not ended since: the first of them. It goes
+    on, whichever one the control plane has named: it is at work."""
     mine = [event for event in events if event.attempt == attempt]
-    named = next((str(it.data.get("pod_id") or "") for it in reversed(mine) if it.state == "provisioned"), "")
-    has_spoken = any(it.state == "booting" and it.data.get("pod") == named for it in mine)
-    is_ended = f"{RENTED}pod-{named}" in paths or any(it.state == "lost" for it in mine)
-    return named if named != pod_id and has_spoken and not is_ended else ""
+    spoke = [str(it.data.get("pod") or "") for it in mine if it.state == "booting"]
+    there = [it for it in spoke if it and f"{RENTED}pod-{it}" not in paths]
+    if not there or there[0] == pod_id or any(it.state == "lost" for it in mine):
+        return ""
+    return there[0]
