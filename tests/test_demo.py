@@ -80,6 +80,7 @@ def wait_until_nothing_lives(folder: Path) -> None:
         time.sleep(0.2)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1300)
 def test_the_demo_trains_publishes_proves_and_leaves_nothing(folder: Path, tmp_path: Path) -> None:
     demo = start_demo(folder, tmp_path)

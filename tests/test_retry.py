@@ -59,6 +59,7 @@ def test_a_closed_run_is_run_again_with_a_budget_of_its_own_and_only_once(world:
     world.assert_nothing_left()
 
 
+@pytest.mark.long
 def test_a_failed_run_whose_teardown_has_not_begun_goes_on_with_its_volume(world: World) -> None:
     world.orders(steps=6, step_s=0.02, fail_at=4, fails=1)
     world.write_job()
@@ -94,6 +95,7 @@ def test_a_failed_run_whose_teardown_has_not_begun_goes_on_with_its_volume(world
     world.assert_nothing_left()
 
 
+@pytest.mark.long
 def test_a_retry_of_what_is_being_taken_down_is_a_run_of_its_own(world: World) -> None:
     world.orders(steps=400, step_s=0.05)
     world.write_job()
