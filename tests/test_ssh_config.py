@@ -4,13 +4,14 @@ import os
 import stat
 import subprocess
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from ssh_world import needs_clients
 
 from pushtrain.ssh import config
-from pushtrain.ssh.client import SshFiles, pin
+from pushtrain.ssh.client import SshFiles, pin, write_private
 from pushtrain.ssh.endpoint import Endpoint
 
 MINE = "# mine\nHost work\n    HostName work.example\n    User me"
@@ -74,7 +75,7 @@ def test_a_write_that_fails_leaves_the_file_as_it_was(environ: dict[str, str]) -
     user_file(environ).write_text(MINE)
     if os.getuid() == 0:
         # root writes everywhere but over a folder
-        (user_file(environ).parent / f"config.{os.getpid()}.new").mkdir()
+        (user_file(environ).parent / f"config.{os.getpid()}-{threading.get_ident()}.new").mkdir()
     else:
         user_file(environ).parent.chmod(0o500)
     try:
@@ -148,3 +149,17 @@ def test_the_real_ssh_reads_it_and_the_users_hosts_are_as_before(environ: dict[s
 def _resolved(file: Path, host: str) -> set[str]:
     done = subprocess.run(["ssh", "-G", "-F", str(file), host], capture_output=True, text=True, timeout=150, check=True)
     return {line.strip() for line in done.stdout.replace('"', "").splitlines()}
+
+
+def test_what_several_threads_write_at_once_is_whole(tmp_path: Path) -> None:
+    """Two copies at once pin the same host key."""
+    path, texts = tmp_path / "hosts", [f"{number}\n" * 1000 for number in range(4)]
+
+    def write(text: str) -> None:
+        for _ in range(25):
+            write_private(path, text)
+            assert path.read_text() in texts
+
+    with ThreadPoolExecutor(len(texts)) as pool:
+        list(pool.map(write, texts))
+    assert [it.name for it in tmp_path.iterdir()] == ["hosts"]

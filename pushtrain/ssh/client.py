@@ -5,6 +5,7 @@ Everything of ours lies in `~/.ssh/pushtrain`; the user's own known_hosts is nei
 
 import os
 import stat
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,10 +129,10 @@ def only_terminal(endpoint: Endpoint) -> SshError:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Whole or not at all; mode 0600, or what the file had; a link stays a link."""
+    """Whole or not at all, also from several threads at once; mode 0600, or what the file had; a link stays a link."""
     target = path.resolve()
     mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o600
-    new = target.with_name(f"{target.name}.{os.getpid()}.new")
+    new = target.with_name(f"{target.name}.{os.getpid()}-{threading.get_ident()}.new")
     try:
         with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w", encoding="utf-8") as file:
             os.fchmod(file.fileno(), mode)
