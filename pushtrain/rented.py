@@ -6,7 +6,7 @@ seconds, "usd": what it cost by then}`, which the budget counts. So it counts wh
 place of the pod that an event names.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import takewhile
 
 from pushtrain.cloud import Pod
@@ -27,13 +27,12 @@ def note(control: Control, run_id: str, *, pods: Iterable[Pod] = (), volumes: It
 
     A volume, empty and minutes old, counts nothing.
     """
-    ended, ended_s = list(pods), control.clock()
+    ended, now_s = list(pods), control.clock()
     names = [_POD + pod.id for pod in ended] + [_VOLUME + it for it in volumes]
     try:
         record = control.ledger.read(run_id)
-        costs = dict.fromkeys(names, 0.0) | {_POD + it.id: _cost_usd(control, record, it, ended_s) for it in ended}
-        about = {"ended": ended_s, "cloud": control.cloud.name}
-        control.ledger.append(run_id, files={name: json_bytes({**about, "usd": usd}) for name, usd in costs.items()})
+        costs = {_POD + it.id: _cost_usd(control, record, it, now_s, until_s=now_s) for it in ended}
+        _write(control, run_id, dict.fromkeys(names, 0.0) | costs, now_s)
     except LedgerError as failure:
         control.say(f"{run_id}: not noted for the bill: {', '.join(names)}: {redact(str(failure))}")
 
@@ -54,11 +53,9 @@ def note_head_start(control: Control, run_id: str, pod: Pod) -> None:
     try:
         record, now_s = control.ledger.read(run_id), control.clock()
         named = next((event for event in reversed(record.events) if event.state == "provisioned"), None)
-        if named is None or named.data["pod_id"] == pod.id or (began_s := made_s(control, record, pod, now_s)) is None:
-            return
-        usd = round(max(0.0, named.epoch_s - began_s) / 3600 * pod.usd_per_hour, 6)
-        about = {"ended": now_s, "usd": usd, "cloud": control.cloud.name}
-        control.ledger.append(run_id, files={_POD + pod.id: json_bytes(about)})
+        if named is not None and named.data["pod_id"] != pod.id:
+            usd = _cost_usd(control, record, pod, now_s, until_s=named.epoch_s)
+            _write(control, run_id, {_POD + pod.id: usd}, now_s)
     except LedgerError as failure:
         control.say(f"{run_id}: not noted for the bill: pod {pod.id}: {redact(str(failure))}")
 
@@ -107,9 +104,14 @@ def _is_at(record: RunRecord, path: str) -> bool:
     return path.startswith(RENTED) and record.rented.get(path, {}).get("cloud") in (None, cloud_of(record))
 
 
-def _cost_usd(control: Control, record: RunRecord, pod: Pod, now_s: float) -> float:
+def _write(control: Control, run_id: str, costs: Mapping[str, float], now_s: float) -> None:
+    about = {"ended": now_s, "cloud": control.cloud.name}
+    control.ledger.append(run_id, files={name: json_bytes({**about, "usd": usd}) for name, usd in costs.items()})
+
+
+def _cost_usd(control: Control, record: RunRecord, pod: Pod, now_s: float, *, until_s: float) -> float:
     began_s = made_s(control, record, pod, now_s)
-    return 0.0 if began_s is None else round(max(0.0, now_s - began_s) / 3600 * pod.usd_per_hour, 6)
+    return 0.0 if began_s is None else round(max(0.0, until_s - began_s) / 3600 * pod.usd_per_hour, 6)
 
 
 def _asked_since(record: RunRecord) -> float | None:

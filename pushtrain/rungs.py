@@ -130,8 +130,7 @@ def recorded_rungs(control: Control, run: Run, record: RunRecord, fresh: Sequenc
 
 def planned_here(control: Control, record: RunRecord, attempt: int) -> Event | None:
     """The newest plan of an attempt for the cloud that the control plane works at."""
-    mine = [it for it in record.events if (it.state, it.attempt) == ("provisioning", attempt)]
-    return next((it for it in reversed(mine) if it.data.get("cloud") == _said_cloud(control, record)), None)
+    return plan_at(control, record, attempt, float("inf"))
 
 
 def plan_at(control: Control, record: RunRecord, attempt: int, made_s: float) -> Event | None:
